@@ -1,0 +1,57 @@
+# Everything a fresh machine needs is made by the targets themselves: `make demo`, `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+EXTRAS ?= torch,tensorflow,jax,plot,examples,dev
+KERAS_BACKEND ?= torch
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST := $(BIN)/python -X faulthandler -m pytest
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+export JAX_PLATFORMS ?= cpu
+
+.PHONY: demo test test-tensorflow test-jax test-all test-wheel test-crash lint bench clean
+
+demo: $(STAMP)
+	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/digits.py
+
+test: $(STAMP)
+	KERAS_BACKEND=torch $(PYTEST) $(ARGS)
+
+test-tensorflow: $(STAMP)
+	KERAS_BACKEND=tensorflow $(PYTEST) $(ARGS)
+
+test-jax: $(STAMP)
+	KERAS_BACKEND=jax $(PYTEST) $(ARGS)
+
+test-all: test test-tensorflow test-jax test-wheel
+
+# The wheel is built and installed apart; the tests run from a copy, out of reach of src.
+test-wheel: $(STAMP)
+	rm -rf build/wheel && mkdir -p build/wheel
+	$(BIN)/python -m build --wheel --outdir build/wheel . > build/wheel/build.log 2>&1 || { cat build/wheel/build.log; exit 1; }
+	$(BIN)/python -m pip install -q --no-deps --target build/wheel/site build/wheel/*.whl
+	cp -r tests examples README.md docs pyproject.toml build/wheel/
+	cd build/wheel && KERAS_BACKEND=$(KERAS_BACKEND) PYTHONPATH=site RATCHET_WHEEL=$(CURDIR)/build/wheel/site \
+	  $(CURDIR)/$(PYTEST) tests -m "not slow" $(ARGS)
+
+# The long kill suite: hundreds of SIGKILLs on each backend.
+test-crash: $(STAMP)
+	for backend in torch tensorflow jax; do \
+	  KERAS_BACKEND=$$backend RATCHET_LONG=1 $(PYTEST) tests/crash $(ARGS) || exit 1; done
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/save_time.py
+
+$(STAMP): pyproject.toml $(CONSTRAINTS)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e ".[$(EXTRAS)]"
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

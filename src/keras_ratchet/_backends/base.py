@@ -1,0 +1,38 @@
+"""What every backend module offers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Backend(Protocol):
+    """The functions of a backend module."""
+
+    def view(self, variable: Any) -> NDArray[Any]:
+        """Return a variable's value as an array that is right until training goes on.
+
+        It may be a view of live memory: read it at once, never keep or change it.
+        """
+
+    def assign(self, variable: Any, value: NDArray[Any]) -> None:
+        """Set a variable to a copy of `value`."""
+
+    def unalias(self, variables: Iterable[Any]) -> None:
+        """Give each variable memory of its own where two share one buffer."""
+
+
+def all_finite(value: NDArray[Any]) -> bool:
+    """Say whether an array of any dtype holds neither NaN nor infinity.
+
+    One sum without temporary memory settles nearly every case; only a sum that is not finite
+    (an overflow, or the real thing) makes a second look necessary.
+    """
+    if value.size == 0 or value.dtype.kind in "biuSUO?":
+        return True
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = value.sum(dtype=np.float64) if value.dtype.kind == "f" else np.nan
+    return bool(np.isfinite(total)) or bool(np.isfinite(value).all())

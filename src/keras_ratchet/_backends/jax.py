@@ -1,0 +1,36 @@
+"""JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+
+def view(variable: Any) -> NDArray[Any]:
+    """Return a read-only view of the array's buffer (no copy on the CPU).
+
+    Holding the view keeps the buffer from being donated to the next step.
+    """
+    return np.asarray(variable.value)
+
+
+def assign(variable: Any, value: NDArray[Any]) -> None:
+    """Set the variable to a copy: jax may otherwise borrow NumPy's memory for its array."""
+    variable.assign(jnp.array(value, copy=True))
+
+
+def unalias(variables: Iterable[Any]) -> None:
+    """Give each variable a buffer of its own.
+
+    With `use_ema=True` Keras ends training by assigning the averages to the weights, and on
+    JAX that shares the array; the next `fit` would donate one buffer twice and lose it.
+    """
+    seen: set[int] = set()
+    for variable in variables:
+        if id(variable.value) in seen:
+            variable.assign(jnp.array(variable.value, copy=True))
+        seen.add(id(variable.value))

@@ -1,0 +1,24 @@
+"""TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+
+def view(variable: Any) -> NDArray[Any]:
+    """Return a copy of the value."""
+    return np.asarray(keras.ops.convert_to_numpy(variable))
+
+
+def assign(variable: Any, value: NDArray[Any]) -> None:
+    """Set the variable; TensorFlow copies."""
+    variable.assign(value)
+
+
+def unalias(variables: Iterable[Any]) -> None:
+    """Do nothing: TensorFlow copies on assignment."""

@@ -1,0 +1,1 @@
+"""DO: the only place where decisions meet effects."""

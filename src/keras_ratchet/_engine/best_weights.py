@@ -1,0 +1,125 @@
+"""One copy of the best weights in host memory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_ratchet import _backends
+from keras_ratchet._backends.base import all_finite
+from keras_ratchet.errors import ConfigError
+
+
+class VariableCopies:
+    """Values of a list of variables, in buffers that are allocated once and reused."""
+
+    def __init__(self) -> None:
+        self._variables: list[Any] = []
+        self.buffers: list[NDArray[Any]] = []
+
+    def keep(self, variables: Sequence[Any], sources: Mapping[int, Any]) -> None:
+        """Copy the values; `sources` maps the id of a variable to the one to read instead."""
+        backend = _backends.current()
+        if len(self._variables) != len(variables):
+            self._variables = list(variables)
+            self.buffers = [np.empty(v.shape, backend.view(v).dtype) for v in variables]
+        for variable, buffer in zip(variables, self.buffers, strict=True):
+            np.copyto(buffer, backend.view(sources.get(id(variable), variable)))
+
+    def restore(self) -> None:
+        """Assign the values to the variables that they were taken from."""
+        backend = _backends.current()
+        for variable, buffer in zip(self._variables, self.buffers, strict=True):
+            backend.assign(variable, buffer)
+
+
+class BestWeights:
+    """The weights (and, if asked for, the optimizer) of the best moment so far.
+
+    Models that only have `get_weights` and `set_weights` work too.
+
+    Args:
+        optimizer: False for weights only; True for the model's optimizer (slots, iterations,
+            learning rate); or the optimizer of a custom loop: a Keras one, or anything with
+            `state_dict` and `load_state_dict` (torch's).
+    """
+
+    def __init__(self, optimizer: Any = False) -> None:
+        self._optimizer = optimizer
+        self._weights = VariableCopies()
+        self._slots = VariableCopies()
+        self._opaque: Any = None
+        self._optimizer_state: Any = None
+        self.filled = False
+
+    def keep(self, model: Any, sources: Mapping[int, Any]) -> Any:
+        """Overwrite what was kept with the present values.
+
+        Args:
+            model: The model.
+            sources: For each weight whose scored value lies elsewhere (an EMA slot): the id of
+                the weight and the variable to read instead.
+
+        Returns:
+            The kept weights, in the order of `model.get_weights()`. The next call overwrites
+            these arrays in place.
+        """
+        weights = weights_of(model)
+        if weights is None:
+            self._opaque = copy.deepcopy(model.get_weights())
+        else:
+            self._weights.keep(weights, sources)
+            self._keep_optimizer(model)
+        self.filled = True
+        return self._opaque if weights is None else self._weights.buffers
+
+    def restore(self, model: Any) -> None:
+        """Put back what was kept."""
+        if weights_of(model) is None:
+            model.set_weights(self._opaque)
+            return
+        self._weights.restore()
+        self._slots.restore()
+        if self._optimizer_state is not None:
+            self._optimizer.load_state_dict(self._optimizer_state)
+
+    def _keep_optimizer(self, model: Any) -> None:
+        if self._optimizer is False:
+            return
+        optimizer = model.optimizer if self._optimizer is True else self._optimizer
+        if hasattr(optimizer, "variables"):
+            self._slots.keep(list(optimizer.variables), {})
+        else:
+            self._optimizer_state = copy.deepcopy(optimizer.state_dict())
+
+
+def check_optimizer(model: Any, optimizer: Any) -> None:
+    """Raise a ConfigError if `optimizer` names nothing whose state can be kept."""
+    if optimizer is False:
+        return
+    found = getattr(model, "optimizer", None) if optimizer is True else optimizer
+    if not (hasattr(found, "variables") or hasattr(found, "load_state_dict")):
+        raise ConfigError(
+            "restore_optimizer needs an optimizer with variables (Keras) or state_dict (torch). "
+            f"Got: {found!r}. Compile the model, or pass the loop's optimizer: "
+            "restore_optimizer=optimizer."
+        )
+
+
+def weights_of(model: Any) -> list[Any] | None:
+    """Return the model's weight variables, or None if it only has get_weights/set_weights."""
+    weights = getattr(model, "weights", None)
+    return list(weights) if isinstance(weights, list | tuple) else None
+
+
+def not_finite(model: Any, sources: Mapping[int, Any]) -> str | None:
+    """Return the path of the first weight that holds NaN or infinity, or None."""
+    backend = _backends.current()
+    for variable in weights_of(model) or ():
+        if not all_finite(backend.view(sources.get(id(variable), variable))):
+            return str(getattr(variable, "path", variable.name))
+    return None

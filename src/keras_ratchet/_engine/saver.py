@@ -1,0 +1,83 @@
+"""Saves a model into one file that cannot be torn."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from typing import Any
+
+from keras_ratchet import _compat
+from keras_ratchet._formats import format_of
+from keras_ratchet._formats.base import Format
+from keras_ratchet._storage import durable
+from keras_ratchet.errors import ConfigError, SaveError
+
+_log = logging.getLogger("keras_ratchet")
+
+
+def check_target(path: str, fixed: bool) -> None:
+    """Raise now what a save to `path` would raise later.
+
+    Args:
+        path: The file, or (if not `fixed`) the part of a template before its first placeholder.
+        fixed: Whether `path` is the whole name of the file.
+
+    Raises:
+        SaveError: If the directory cannot be made or written, or the path is a directory.
+    """
+    directory = os.path.dirname(os.path.abspath(path))
+    try:
+        durable.make_directories(directory)
+        durable.probe(directory)
+    except OSError as error:
+        raise SaveError(
+            error.errno, f"cannot write checkpoints to {directory!r}: {error.strerror}"
+        ) from error
+    if fixed and os.path.isdir(path):
+        raise SaveError(
+            errno.EISDIR,
+            "Please specify a non-directory filepath for ModelCheckpoint. "
+            f"Filepath used is an existing directory: {path}",
+        )
+
+
+def save_model(model: Any, path: str) -> None:
+    """Save a model, or its weights, in the format that the suffix of `path` names.
+
+    Whatever happens meanwhile, `path` is the whole older file or the whole new one.
+
+    Raises:
+        SaveError: If the disk refuses; the older file is untouched.
+    """
+    form = format_of(path)
+    if form is None:
+        raise ConfigError(f"filepath must end in .keras, .weights.h5 or .h5. Got: {path!r}.")
+    directory = os.path.dirname(os.path.abspath(path))
+    try:
+        durable.make_directories(directory)
+        with durable.FileDraft(path) as draft:
+            _fill(draft, model, form)
+            draft.commit()
+    except OSError as error:
+        raise _save_error(error, path) from error
+    _log.info("saved %s", path)
+
+
+def _fill(draft: durable.FileDraft, model: Any, form: Format) -> None:
+    method = "save_weights" if form.suffix == ".weights.h5" else "save"
+    if _compat.has_own_saving(model, method):  # the model's class knows better than we do
+        getattr(model, method)(draft.path)
+        draft.sync()
+        return
+    frozen = form.freeze(model)
+    draft.write(lambda file: form.write(frozen, file))
+
+
+def _save_error(error: OSError, path: str) -> SaveError:
+    what = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        what = f"{what}. Free some space, or keep fewer checkpoints"
+    return SaveError(
+        error.errno, f"could not save {path!r}: {what}. Files saved earlier are untouched."
+    )

@@ -1,0 +1,51 @@
+"""Which weights did the last validation score? With SwapEMAWeights: the averages."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from keras_ratchet import _backends, _compat
+
+
+def averages_are_meant(swap: Any, metric: str) -> bool:
+    """Say whether `metric` was measured on averaged weights."""
+    return swap is not None and (metric.startswith("val_") or swap.swap_on_epoch)
+
+
+def scored_sources(model: Any, swap: Any, metric: str) -> dict[int, Any]:
+    """Return, for each weight whose scored value lies elsewhere, its id and that variable.
+
+    Args:
+        model: The model, at the end of an epoch.
+        swap: The `SwapEMAWeights` of the callback list, or None.
+        metric: Name of the metric that the score is.
+    """
+    if not averages_are_meant(swap, metric) or _compat.is_swapped(swap):
+        return {}
+    return {id(weight): average for weight, average in _compat.ema_pairs(model.optimizer)}
+
+
+@contextlib.contextmanager
+def holding_averages(model: Any, swap: Any) -> Iterator[None]:
+    """Let the model hold the averaged weights for as long as a save takes.
+
+    The slots hold them too meanwhile, so that training can go on from the file (Keras's own
+    swap would leave the raw weights in the averages' place there).
+    """
+    backend = _backends.current()
+    pairs = _compat.ema_pairs(model.optimizer)
+    before = [(v, np.array(backend.view(v))) for pair in pairs for v in pair]
+    swapped = _compat.is_swapped(swap)
+    try:
+        for weight, slot in pairs:
+            averages = np.array(backend.view(weight if swapped else slot))
+            backend.assign(weight, averages)
+            backend.assign(slot, averages)
+        yield
+    finally:
+        for variable, value in before:
+            backend.assign(variable, value)

@@ -1,0 +1,1 @@
+"""BYTES: files that cannot be torn. Never Keras."""

@@ -1,0 +1,234 @@
+"""The only place that writes, syncs, renames or removes: every effect on the disk passes `Disk`.
+
+The order that makes a file durable (docs/write-order.md has the whole of it):
+
+1. a draft is created beside its target, in the same directory: `.draft-<token>-<name>`;
+2. its bytes are written and synced;
+3. `os.replace` puts it in the target's place: the one commit point;
+4. the directory is synced, so that the new name survives a power cut.
+
+A crash before 3 leaves a draft that nobody lists and the next start removes; the older file
+is untouched. After 3 the new file is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+DRAFT_PREFIX = ".draft-"
+TRASH_PREFIX = ".trash-"
+_MAX_NAME_BYTES = 255
+
+
+class Disk:
+    """The system calls that change a disk. Fault tests put their own in its place."""
+
+    def open(self, path: str, flags: int) -> int:
+        """Open a file; new ones get the mode that the umask allows."""
+        return os.open(
+            path, flags | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0), 0o666
+        )
+
+    def write(self, fd: int, data: memoryview) -> int:
+        """Write some bytes of `data`; return how many."""
+        return os.write(fd, data)
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Cut or extend a file."""
+        os.ftruncate(fd, size)
+
+    def sync(self, fd: int) -> None:
+        """Wait until a file's bytes are on the disk."""
+        os.fsync(fd)
+
+    def sync_directory(self, path: str) -> None:
+        """Wait until a directory's entries are on the disk (where the platform can)."""
+        if os.name == "nt":
+            return
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        except OSError as error:  # some network file systems refuse it
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+        finally:
+            os.close(fd)
+
+    def replace(self, source: str, target: str) -> None:
+        """Rename a file over another, atomically."""
+        os.replace(source, target)
+
+    def rename(self, source: str, target: str) -> None:
+        """Rename a directory or file to a name that is free."""
+        os.rename(source, target)
+
+    def unlink(self, path: str) -> None:
+        """Remove a file."""
+        os.unlink(path)
+
+    def mkdir(self, path: str) -> None:
+        """Make a directory."""
+        os.mkdir(path)
+
+    def rmdir(self, path: str) -> None:
+        """Remove an empty directory."""
+        os.rmdir(path)
+
+
+disk = Disk()
+
+
+class DraftFile(io.RawIOBase):
+    """A new file, open for reading and writing, whose every write passes `Disk`."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._fd = disk.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def fileno(self) -> int:
+        """Return the file descriptor."""
+        return self._fd
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`."""
+        rest = memoryview(data).cast("B")
+        total = len(rest)
+        while rest:
+            rest = rest[disk.write(self._fd, rest) :]
+        return total
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` from the current position; return the number of bytes read."""
+        view = memoryview(buffer).cast("B")
+        data = os.read(self._fd, len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a position; return it."""
+        return os.lseek(self._fd, offset, whence)
+
+    def tell(self) -> int:
+        """Return the position."""
+        return os.lseek(self._fd, 0, os.SEEK_CUR)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Cut or extend the file to `size` bytes; return it."""
+        size = self.tell() if size is None else size
+        disk.truncate(self._fd, size)
+        return size
+
+    def sync(self) -> None:
+        """Wait until the bytes are on the disk."""
+        disk.sync(self._fd)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if not self.closed:
+            super().close()
+            os.close(self._fd)
+
+
+def draft_path(target: str) -> str:
+    """Return a new temporary name beside `target`, kept within the length limit of names."""
+    directory, name = os.path.split(target)
+    prefix = f"{DRAFT_PREFIX}{secrets.token_hex(4)}-"
+    room = _MAX_NAME_BYTES - len(prefix)
+    tail = os.fsencode(name)[-room:]  # the end holds the suffix
+    return os.path.join(directory, prefix + tail.decode("utf-8", "replace").lstrip("\ufffd"))
+
+
+class FileDraft:
+    """A file that becomes `target` in one rename, or never existed.
+
+    Use it as a context manager: leaving it before `commit` discards the draft, so `target` is,
+    at every instant, the whole old file or the whole new one.
+
+    Args:
+        target: The path; its directory exists. A symbolic link is followed.
+
+    Attributes:
+        path: Where the draft is written, with the target's suffix.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.target = os.path.realpath(target)
+        self.path = draft_path(self.target)
+        self._committed = False
+
+    def __enter__(self) -> FileDraft:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._committed:
+            discard(self.path)
+
+    def write(self, write: Callable[[DraftFile], None]) -> None:
+        """Create the draft, let `write` fill it, and sync it."""
+        with contextlib.closing(DraftFile(self.path)) as file:
+            write(file)
+            file.sync()
+
+    def sync(self) -> None:
+        """Sync a draft that somebody else wrote and closed."""
+        fd = disk.open(self.path, os.O_RDWR)
+        try:
+            disk.sync(fd)
+        finally:
+            os.close(fd)
+
+    def commit(self) -> None:
+        """Put the synced draft in the target's place and make that durable."""
+        disk.replace(self.path, self.target)
+        self._committed = True
+        disk.sync_directory(os.path.dirname(self.target))
+
+
+def discard(path: str) -> None:
+    """Remove a file of ours if it is there; the error that led here matters more than this one."""
+    with contextlib.suppress(OSError):
+        disk.unlink(path)
+
+
+def make_directories(path: str) -> None:
+    """Make a directory and those above it, durably."""
+    path = os.path.abspath(path)
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    make_directories(parent)
+    try:
+        disk.mkdir(path)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
+        return
+    disk.sync_directory(parent)
+
+
+def probe(directory: str) -> None:
+    """Raise an OSError unless a file can be written in `directory`, and leave nothing there."""
+    draft = draft_path(os.path.join(directory, "probe"))
+    try:
+        with contextlib.closing(DraftFile(draft)) as file:
+            file.write(b"keras-ratchet")
+    finally:
+        discard(draft)

@@ -1,0 +1,1 @@
+"""KERAS: hooks in, calls out."""

@@ -1,0 +1,97 @@
+"""The base of the callbacks that watch a metric."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import keras
+
+from keras_ratchet import _compat
+from keras_ratchet.callbacks._base import RatchetCallback
+from keras_ratchet.errors import ConfigError, UnknownDirectionError
+from keras_ratchet.policy.monitor import DeltaMode, Monitor, NanRule
+
+
+class MonitorCallback(RatchetCallback):
+    """Watches a metric and knows what "better" means for it.
+
+    Args:
+        monitor: Key of the metric in the logs.
+        mode: "min", "max" or "auto". "auto" asks the model's metrics: a loss is minimised, a
+            compiled metric has its own direction, also as a per-output metric.
+        baseline: First value of `best`.
+        min_delta: How much better a value has to be to count as an improvement. As in Keras,
+            the sign is ignored.
+        min_delta_mode: "absolute", or "relative" to the magnitude of the best value.
+        nan: What a NaN does: "ignore", "stop" or "raise".
+
+    Attributes:
+        best: The value to improve on, or None.
+        monitor_op: `keras.ops.less` or `keras.ops.greater` once the direction is known.
+
+    Raises:
+        ConfigError: If an argument cannot work.
+        UnknownDirectionError: From the first hook that can tell, if "auto" finds no direction.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        mode: str = "auto",
+        baseline: float | None = None,
+        min_delta: float = 0,
+        *,
+        min_delta_mode: DeltaMode = "absolute",
+        nan: NanRule = "ignore",
+    ) -> None:
+        super().__init__()
+        if not isinstance(monitor, str):
+            raise ConfigError(f"monitor is the name of one metric. Got: {monitor!r}.")
+        if mode not in ("auto", "min", "max"):
+            warnings.warn(
+                f"{type(self).__name__} mode '{mode}' is unknown, fallback to auto mode.",
+                stacklevel=3,
+            )
+            mode = "auto"
+        self.monitor = monitor
+        self.mode = mode
+        self.best = baseline
+        self.min_delta = abs(min_delta)
+        self.min_delta_mode = min_delta_mode
+        self.nan = nan
+        self.monitor_op: Any = None
+        self._rule = Monitor(monitor, "min", self.min_delta, min_delta_mode, nan)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Begin a run."""
+        super().on_train_begin(logs)
+        self.monitor_op = None
+
+    def _set_monitor_op(self) -> None:
+        """Settle the direction, or raise."""
+        mode = self.mode
+        if mode == "auto":
+            mode = _compat.metric_direction(self._model, self.monitor) or "auto"
+        if mode == "auto":
+            raise UnknownDirectionError(
+                f"{type(self).__name__} cannot tell whether {self.monitor!r} should be small or "
+                f"large: it is no loss and no compiled metric with a known direction. "
+                f"Pass mode='min' or mode='max'."
+            )
+        self.monitor_op = keras.ops.less if mode == "min" else keras.ops.greater
+        self._rule = Monitor(
+            self.monitor,
+            "min" if mode == "min" else "max",
+            self.min_delta,
+            self.min_delta_mode,
+            self.nan,
+        )
+
+    def _set_monitor_op_early(self) -> None:
+        """Settle the direction now if the model's metrics are known by now."""
+        if self.mode != "auto" or _compat.metrics_are_known(self._model):
+            self._set_monitor_op()
+
+    def _is_improvement(self, monitor_value: float, reference_value: float | None) -> bool:
+        return self._rule.improves(float(monitor_value), reference_value)

@@ -1,0 +1,55 @@
+"""Every exception that keras-ratchet raises on purpose.
+
+```
+RatchetError
+├── ConfigError        (ValueError)       an argument that cannot work
+├── MetricError        (ValueError)       a monitored metric that cannot be used
+│   ├── MissingMetricError                it is not among the logs
+│   └── UnknownDirectionError             mode="auto" cannot tell min from max
+├── NonFiniteError     (ArithmeticError)  a NaN where `nan="raise"` was asked for
+├── SaveError          (OSError)          a save failed; older files are untouched
+├── LockedError        (RuntimeError)     another process writes here
+└── LoadError          (ValueError)       nothing that can be loaded safely
+    └── CorruptError                      a file's bytes are not those that were saved
+```
+"""
+
+
+class RatchetError(Exception):
+    """Base class of every error raised by this package."""
+
+
+class ConfigError(RatchetError, ValueError):
+    """An argument has a value that cannot work."""
+
+
+class MetricError(RatchetError, ValueError):
+    """A monitored metric cannot be used."""
+
+
+class MissingMetricError(MetricError):
+    """The monitored metric is not among the logs and will not appear."""
+
+
+class UnknownDirectionError(MetricError):
+    """`mode="auto"` cannot tell whether smaller or larger is better."""
+
+
+class NonFiniteError(RatchetError, ArithmeticError):
+    """The monitored metric is NaN and `nan="raise"` was asked for."""
+
+
+class SaveError(RatchetError, OSError):
+    """A save failed. Files of earlier saves are untouched."""
+
+
+class LockedError(RatchetError, RuntimeError):
+    """Another live process is writing to this directory or file."""
+
+
+class LoadError(RatchetError, ValueError):
+    """There is nothing here that can be loaded safely."""
+
+
+class CorruptError(LoadError):
+    """A file's bytes are not the bytes that were saved."""

@@ -1,0 +1,1 @@
+"""DECIDE: pure rules. No clock, disk, environment, randomness, logging, NumPy or Keras."""

@@ -1,0 +1,92 @@
+"""File name templates: `"{epoch:02d}-{val_loss:.2f}.keras"`.
+
+A field is a key: `{val_top-5}` works, and no attribute or index of a value can be reached.
+"""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Mapping
+
+from keras_ratchet.errors import ConfigError
+
+_COUNTERS = ("epoch", "batch")
+_parse = string.Formatter().parse
+
+
+def fields(template: str) -> tuple[str, ...]:
+    """Return the names of the placeholders, in their order.
+
+    Raises:
+        ConfigError: If the template's braces do not match or a placeholder has no name.
+    """
+    try:
+        names = [name for _, name, _, _ in _parse(template) if name is not None]
+    except ValueError as error:
+        raise ConfigError(
+            f"filepath is not a valid template: {error}. Got: {template!r}."
+        ) from None
+    for name in names:
+        if not name or name.isdigit():
+            raise ConfigError(
+                f"Placeholders in filepath need a name, as in '{{epoch:02d}}' or "
+                f"'{{val_loss:.2f}}'. Got: {template!r}."
+            )
+    return tuple(names)
+
+
+def validate(template: str) -> None:
+    """Raise a ConfigError if the template cannot be filled in whatever the metrics are."""
+    fields(template)
+    for _, name, spec, conversion in _parse(template):
+        if name is None:
+            continue
+        sample: float = 1 if name in _COUNTERS else 0.5
+        try:
+            _format(sample, spec or "", conversion)
+        except ValueError as error:
+            raise ConfigError(
+                f"Placeholder {{{name}:{spec}}} in filepath does not fit "
+                f"{'a whole number' if name in _COUNTERS else 'a float'}: {error}. "
+                f"Got: {template!r}."
+            ) from None
+
+
+def render(template: str, values: Mapping[str, float]) -> tuple[str, tuple[str, ...]]:
+    """Fill in a template.
+
+    Args:
+        template: A template that `validate` accepts.
+        values: Counters and metrics by name. What is absent prints as `nan`.
+
+    Returns:
+        The file name, and the names that were absent.
+
+    Example:
+        >>> render("{epoch:02d}-{val_loss:.2f}.keras", {"epoch": 3})
+        ('03-nan.keras', ('val_loss',))
+    """
+    parts: list[str] = []
+    missing: list[str] = []
+    for literal, name, spec, conversion in _parse(template):
+        parts.append(literal)
+        if name is None:
+            continue
+        if name not in values:
+            missing.append(name)
+        parts.append(_fill(values.get(name, math.nan), spec or "", conversion))
+    return "".join(parts), tuple(missing)
+
+
+def _fill(value: float, spec: str, conversion: str | None) -> str:
+    try:
+        return _format(value, spec, conversion)
+    except ValueError:  # `{batch:02d}` of an absent batch
+        return format(str(value))
+
+
+def _format(value: float, spec: str, conversion: str | None) -> str:
+    if conversion:
+        return format(string.Formatter().convert_field(value, conversion), spec)
+    return format(value, spec)

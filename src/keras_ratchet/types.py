@@ -1,0 +1,88 @@
+"""The records that the parts of the package hand to one another. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How much training is *done*.
+
+    Attributes:
+        epoch: Completed epochs.
+        batch: Completed batches of the epoch after those.
+        step: Completed batches in all, or None where nobody counted them.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Everything a decision may look at.
+
+    Attributes:
+        position: How much training is done.
+        metrics: The logs of this moment as plain floats; arrays are left out.
+        end_of_epoch: Whether an epoch has just ended.
+        time_s: Seconds of training so far (of this run and those before it), if known.
+    """
+
+    position: Position
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    end_of_epoch: bool = True
+    time_s: float | None = None
+
+    @property
+    def epoch(self) -> int:
+        """Index, from 0, of the epoch that this moment belongs to."""
+        return self.position.epoch - 1 if self.end_of_epoch else self.position.epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A yes or no with the sentence that explains it."""
+
+    yes: bool
+    kind: str
+    reason: str
+    values: Mapping[str, float] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return self.yes
+
+
+@dataclass(frozen=True, slots=True)
+class StopReason:
+    """Why training stopped.
+
+    Attributes:
+        kind: One word for programs: "patience" or "nan".
+        sentence: The same for people.
+        values: The numbers behind the decision.
+        epoch: Index, from 0, of the epoch after which training stopped.
+    """
+
+    kind: str
+    sentence: str
+    values: Mapping[str, float]
+    epoch: int
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Anything whose state can be taken out and put back."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return the state as plain data."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> Any:
+        """Put a state back that `state_dict` returned."""
