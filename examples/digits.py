@@ -82,7 +82,7 @@ def plot(history, stopper, saves, path):
     axes.set(xlabel="epoch", ylabel="cross-entropy", yscale="log", xlim=(0.5, epochs[-1] + 0.5))
     axes.set_title("Handwritten digits: training until it no longer helps", loc="left")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper right")
+    axes.legend(frameon=False, loc="lower left")
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

@@ -1,0 +1,21 @@
+"""Settings for every test: one backend per run, chosen by KERAS_BACKEND."""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci")
+
+
+@pytest.fixture
+def backend():
+    """Name of the backend under test."""
+    import keras
+
+    return keras.backend.backend()
