@@ -109,9 +109,7 @@ def main():
     best_file = RUN / "best.keras"
     best_file.unlink(missing_ok=True)
 
-    stopper = keras_ratchet.EarlyStopping(
-        monitor="val_loss", patience=6, restore_best_weights=True
-    )
+    stopper = keras_ratchet.EarlyStopping(monitor="val_loss", patience=6, restore_best_weights=True)
     checkpoint = keras_ratchet.ModelCheckpoint(best_file, save_best_only=True)
     saves = SaveLog(best_file)
     model = build_model()

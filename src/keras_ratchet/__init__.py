@@ -1,12 +1,15 @@
-"""Training that never loses ground: Keras 3 callbacks for stopping, best weights and saving.
+r"""Training that never loses ground: Keras 3 callbacks for stopping, best weights and saving.
 
 | name | what it is |
 |---|---|
 | `EarlyStopping` | drop-in for Keras's: stop on a metric, end with the best weights |
 | `ModelCheckpoint` | drop-in for Keras's: files that cannot be torn |
+| `load_model`, `load_weights` | load the best or the latest, verified first |
+| `checkpoints`, `verify` | what is saved in a directory; is it what was saved? |
+| `KeepBest`, `KeepLast`, `KeepEvery`, `KeepNewer` | which files stay; they combine with `\|` |
 | `MonitorCallback` | base of both, for callbacks of your own that watch a metric |
 | `guard` | the callbacks' last work is done after an exception too |
-| `StopReason` | why training stopped |
+| `StopReason`, `SnapshotInfo` | why training stopped; what is known about a checkpoint |
 | `errors` | every exception raised on purpose |
 
 Importing the package is free: Keras is imported when a name that needs it is first used.
@@ -19,11 +22,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keras_ratchet import errors
+    from keras_ratchet._engine.loader import load_model, load_weights
+    from keras_ratchet._storage.records import checkpoints
+    from keras_ratchet._storage.verify import verify
     from keras_ratchet.callbacks.early_stopping import EarlyStopping
     from keras_ratchet.callbacks.guard import guard
     from keras_ratchet.callbacks.model_checkpoint import ModelCheckpoint
     from keras_ratchet.callbacks.monitor_callback import MonitorCallback
-    from keras_ratchet.types import StopReason
+    from keras_ratchet.policy.retention import KeepBest, KeepEvery, KeepLast, KeepNewer
+    from keras_ratchet.types import SnapshotInfo, StopReason
 
 __version__ = "0.1.0"
 
@@ -31,17 +38,35 @@ __all__ = [
     "EarlyStopping",
     "ModelCheckpoint",
     "MonitorCallback",
-    "StopReason",
-    "errors",
     "guard",
+    "load_model",
+    "load_weights",
+    "checkpoints",
+    "verify",
+    "KeepBest",
+    "KeepLast",
+    "KeepEvery",
+    "KeepNewer",
+    "StopReason",
+    "SnapshotInfo",
+    "errors",
 ]
 
 _HOME = {
     "EarlyStopping": "keras_ratchet.callbacks.early_stopping",
     "ModelCheckpoint": "keras_ratchet.callbacks.model_checkpoint",
     "MonitorCallback": "keras_ratchet.callbacks.monitor_callback",
-    "StopReason": "keras_ratchet.types",
     "guard": "keras_ratchet.callbacks.guard",
+    "load_model": "keras_ratchet._engine.loader",
+    "load_weights": "keras_ratchet._engine.loader",
+    "checkpoints": "keras_ratchet._storage.records",
+    "verify": "keras_ratchet._storage.verify",
+    "KeepBest": "keras_ratchet.policy.retention",
+    "KeepLast": "keras_ratchet.policy.retention",
+    "KeepEvery": "keras_ratchet.policy.retention",
+    "KeepNewer": "keras_ratchet.policy.retention",
+    "StopReason": "keras_ratchet.types",
+    "SnapshotInfo": "keras_ratchet.types",
 }
 
 

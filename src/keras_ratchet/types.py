@@ -77,6 +77,43 @@ class StopReason:
         return self.sentence
 
 
+@dataclass(frozen=True, slots=True)
+class SnapshotInfo:
+    """What is known about one checkpoint.
+
+    Attributes:
+        name: File or directory name.
+        path: Where it is.
+        manifest: Whether it has a manifest; without one most of what follows is unknown.
+        directory: Whether it is a snapshot directory rather than a single file.
+        position: How much training was done.
+        metrics: The logs of that moment.
+        ranking: Names of the metrics that rank it and their modes, the first one first.
+        reason: Why it was saved.
+        series: The file name template it was saved under.
+        saved_at: Seconds since 1970, UTC.
+        bytes: Size of its files.
+        versions: Of keras, backend, python and keras_ratchet.
+        fingerprint: Digest of the model's weight names, shapes and dtypes.
+        pinned: Whether it is protected from retention.
+    """
+
+    name: str
+    path: str
+    manifest: bool = False
+    directory: bool = False
+    position: Position = field(default_factory=Position)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    ranking: tuple[tuple[str, str], ...] = ()
+    reason: str = ""
+    series: str = ""
+    saved_at: float = 0.0
+    bytes: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
+    fingerprint: str = ""
+    pinned: bool = False
+
+
 @runtime_checkable
 class Stateful(Protocol):
     """Anything whose state can be taken out and put back."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 from typing import Any
 
 from keras_ratchet import _compat
+from keras_ratchet._engine.facts import state_bytes
 from keras_ratchet._formats import format_of
 from keras_ratchet._formats.base import Format
-from keras_ratchet._storage import durable
+from keras_ratchet._storage import durable, files, space
+from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet.errors import ConfigError, SaveError
-
-_log = logging.getLogger("keras_ratchet")
 
 
 def check_target(path: str, fixed: bool) -> None:
@@ -42,26 +41,29 @@ def check_target(path: str, fixed: bool) -> None:
         )
 
 
-def save_model(model: Any, path: str) -> None:
+def save_model(model: Any, path: str, facts: Manifest) -> Manifest:
     """Save a model, or its weights, in the format that the suffix of `path` names.
 
     Whatever happens meanwhile, `path` is the whole older file or the whole new one.
 
+    Args:
+        model: A built Keras model.
+        path: The file; directories above it are made.
+        facts: The manifest but for its files.
+
+    Returns:
+        The manifest.
+
     Raises:
-        SaveError: If the disk refuses; the older file is untouched.
+        OSError: If the disk refuses; the older file is untouched.
     """
     form = format_of(path)
     if form is None:
         raise ConfigError(f"filepath must end in .keras, .weights.h5 or .h5. Got: {path!r}.")
     directory = os.path.dirname(os.path.abspath(path))
-    try:
-        durable.make_directories(directory)
-        with durable.FileDraft(path) as draft:
-            _fill(draft, model, form)
-            draft.commit()
-    except OSError as error:
-        raise _save_error(error, path) from error
-    _log.info("saved %s", path)
+    durable.make_directories(directory)
+    space.require(directory, state_bytes(model))
+    return files.save_file(path, lambda draft: _fill(draft, model, form), facts)
 
 
 def _fill(draft: durable.FileDraft, model: Any, form: Format) -> None:
@@ -74,7 +76,8 @@ def _fill(draft: durable.FileDraft, model: Any, form: Format) -> None:
     draft.write(lambda file: form.write(frozen, file))
 
 
-def _save_error(error: OSError, path: str) -> SaveError:
+def save_error(error: OSError, path: str) -> SaveError:
+    """Return the error that tells a user what a failed save means."""
     what = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         what = f"{what}. Free some space, or keep fewer checkpoints"

@@ -147,10 +147,10 @@ class DraftFile(io.RawIOBase):
             os.close(self._fd)
 
 
-def draft_path(target: str) -> str:
+def draft_path(target: str, prefix: str = DRAFT_PREFIX) -> str:
     """Return a new temporary name beside `target`, kept within the length limit of names."""
-    directory, name = os.path.split(target)
-    prefix = f"{DRAFT_PREFIX}{secrets.token_hex(4)}-"
+    directory, name = os.path.split(os.path.abspath(target))
+    prefix = f"{prefix}{secrets.token_hex(4)}-"
     room = _MAX_NAME_BYTES - len(prefix)
     tail = os.fsencode(name)[-room:]  # the end holds the suffix
     return os.path.join(directory, prefix + tail.decode("utf-8", "replace").lstrip("\ufffd"))

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
-import warnings
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal, get_args
 
 from keras_ratchet import _compat
-from keras_ratchet._engine.best_weights import not_finite
-from keras_ratchet._engine.saver import check_target, save_model
-from keras_ratchet._engine.scored import averages_are_meant, holding_averages, scored_sources
-from keras_ratchet.callbacks._moments import as_float, metrics_of
+from keras_ratchet._engine.checkpointer import Checkpointer
+from keras_ratchet._engine.series import Series
+from keras_ratchet.callbacks._base import abandon
+from keras_ratchet.callbacks._checkpoint_args import check_filepath, check_monitors, retention_of
+from keras_ratchet.callbacks._moments import end_of_epoch, metrics_of
 from keras_ratchet.callbacks.monitor_callback import MonitorCallback
-from keras_ratchet.errors import ConfigError
-from keras_ratchet.policy import naming
-from keras_ratchet.policy.monitor import NanRule, missing_message
+from keras_ratchet.errors import SaveError, UnknownDirectionError
+from keras_ratchet.policy.monitor import one_of
+from keras_ratchet.policy.retention import Ranking, Retention, Ties, combined
 from keras_ratchet.policy.trigger import EveryBatches
+from keras_ratchet.types import Moment, Position
 
-_log = logging.getLogger("keras_ratchet")
+OnSaveError = Literal["raise", "warn"]
 
 
 class ModelCheckpoint(MonitorCallback):
@@ -28,21 +27,35 @@ class ModelCheckpoint(MonitorCallback):
 
     Takes every argument of `keras.callbacks.ModelCheckpoint`, in its place and with its
     meaning; files are plain Keras files. Every save is atomic and durable: a crash, a full disk
-    or a power cut leaves the older file whole. docs/differences.md lists where the two differ
-    on purpose.
+    or a power cut leaves the older file whole. Each file has a manifest in `.ratchet/` beside
+    it, with its digest, its metrics and the reason why it was saved. docs/differences.md lists
+    where the two differ on purpose.
 
     Args:
         filepath: The file; `.keras` or `.h5` for the whole model, `.weights.h5` for weights.
             Placeholders are `{epoch}` and `{batch}` (from 1) and every metric in the logs; one
             that is absent prints as `nan`.
-        monitor: Key of the metric that decides what is best.
+        monitor: Key of the metric that decides what is best; or several, of which the later
+            ones decide ties: `("val_accuracy", "val_loss")`.
         verbose: 1 prints a line for each decision.
-        save_best_only: Whether to save only when the metric is better than ever before.
+        save_best_only: Whether to save only when the metric is better than ever before, in this
+            run or in those whose files are in place.
         save_weights_only: Whether to save weights only; `filepath` then ends in `.weights.h5`.
-        mode: "min", "max" or "auto".
+        mode: "min", "max" or "auto"; or one for each metric of `monitor`.
         save_freq: "epoch", or a number of batches. The metrics of a batch are running means.
         initial_value_threshold: A value that the metric has to beat before the first save.
-        nan: What a NaN of the metric does: "ignore" (it is never best) or "raise".
+        keep_best: Keep the files of this many best moments.
+        keep_last: Keep this many newest files.
+        keep_every: Keep the files of every so many epochs, for ever.
+        keep_for_s: Keep files that are not older than this many seconds.
+        retention: A rule made of `KeepBest`, `KeepLast`, `KeepEvery` and `KeepNewer`, combined
+            with `|`, or one of your own, in place of the `keep_*` arguments.
+        save_at_end: Whether to save once more when training ends, if its last state has not been
+            saved; also after Ctrl-C, and after any exception inside `keras_ratchet.guard`.
+        ties: Which of two equally good moments is the better one, the "earlier" or the "later".
+        fresh: Whether to start anew at each `fit`: a worse model may replace a better file.
+        on_save_error: "raise" a failed save as SaveError (after the best weights were restored),
+            or "warn" once for each kind of failure and try again at the next save.
 
     Attributes:
         best: The metric of the best save, or None.
@@ -50,35 +63,70 @@ class ModelCheckpoint(MonitorCallback):
     Raises:
         ConfigError: If an argument cannot work.
         SaveError: At train begin if nothing can be written there; later if a save fails.
+        LockedError: At train begin if another process saves under the same path.
     """
 
     def __init__(
         self,
         filepath: str | os.PathLike[str],
-        monitor: str = "val_loss",
+        monitor: str | tuple[str, ...] = "val_loss",
         verbose: int = 0,
         save_best_only: bool = False,
         save_weights_only: bool = False,
-        mode: str = "auto",
+        mode: str | tuple[str, ...] = "auto",
         save_freq: str | int = "epoch",
         initial_value_threshold: float | None = None,
         *,
-        nan: NanRule = "ignore",
+        keep_best: int | None = None,
+        keep_last: int | None = None,
+        keep_every: int | None = None,
+        keep_for_s: float | None = None,
+        retention: Retention | None = None,
+        save_at_end: bool = False,
+        ties: Ties = "earlier",
+        fresh: bool = False,
+        on_save_error: OnSaveError = "raise",
     ) -> None:
-        super().__init__(monitor, mode, initial_value_threshold, nan=nan)
-        self.verbose = verbose
+        names, modes = check_monitors(monitor, mode)
         self.filepath = os.fspath(filepath)
+        check_filepath(self.filepath, save_weights_only)
+        kept = combined(keep_best, keep_last, keep_every, keep_for_s)
+        rule = retention_of(self.filepath, save_best_only, save_at_end, retention, kept)
+        one_of("on_save_error", on_save_error, get_args(OnSaveError))
+        self._saves = Checkpointer(
+            Series(self.filepath, rule, Ranking((), ties)),
+            best_only=save_best_only,
+            warn_only=on_save_error == "warn",
+            say=self._say,
+        )
+        super().__init__(names[0], modes[0], initial_value_threshold)
+        self.verbose = verbose
         self.save_best_only = save_best_only
         self.save_weights_only = save_weights_only
         self.save_freq = save_freq
+        self.initial_value_threshold = initial_value_threshold
+        self.save_at_end = save_at_end
+        self.ties: Ties = ties
+        self.fresh = fresh
+        self._tie_breakers = tuple(zip(names[1:], modes[1:], strict=True))
+        self._needs_order = save_best_only or keep_best is not None or retention is not None
+        self._settled = False
         self._pending = 0
         self._current_epoch = 0
         self._last_batch_seen: int | None = None
-        self._warned: set[str] = set()
-        _check_filepath(self.filepath, save_weights_only)
+        self._unsaved: Moment | None = None
         if save_freq != "epoch":
             self._every = EveryBatches(save_freq)  # type: ignore[arg-type]  # it checks
             self.on_train_batch_end = self._count_batches
+
+    @property
+    def best(self) -> float | None:
+        """The metric of the best save, or None."""
+        return self._saves.best
+
+    @best.setter
+    def best(self, value: float | None) -> None:
+        self._saves.best = value
 
     def set_model(self, model: Any) -> None:
         """Note the model, and have batch hooks called on the training thread."""
@@ -89,12 +137,16 @@ class ModelCheckpoint(MonitorCallback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Find out now, not after the first epoch, whether saving can work."""
         super().on_train_begin(logs)
-        prefix, brace, _ = self.filepath.partition("{")
-        check_target(prefix, fixed=not brace)
+        self._saves.series.begin(self._model)
         self._pending = 0
         self._last_batch_seen = None
-        if self.save_best_only:
-            self._set_monitor_op_early()
+        self._unsaved = None
+        self._settled = False
+        if self.fresh:
+            self._saves.forget(self.initial_value_threshold)
+        if self.mode != "auto" or _compat.metrics_are_known(self._model):
+            self._settle()
+        self._saves.series.note("begin", epochs=(self.params or {}).get("epochs"))
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Note the epoch."""
@@ -106,9 +158,31 @@ class ModelCheckpoint(MonitorCallback):
         """Save, if epochs are what it goes by."""
         if self._epoch_is_partial():
             self._raise_if_interrupted()
+        moment = end_of_epoch(epoch, metrics_of(logs))
+        self._saves.series.note("epoch", epoch=epoch + 1, metrics=dict(moment.metrics))
+        self._unsaved = moment
         if self.save_freq == "epoch":
-            self._save_model(epoch, None, logs or {})
+            self._consider(moment, f"epoch {epoch + 1} has ended")
         self._raise_if_interrupted()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Save once more if asked for, and let others write here again."""
+        self._finish("training has ended")
+        super().on_train_end(logs)
+
+    def _wind_down(self, error: BaseException) -> None:
+        self._finish(f"training was ended by {type(error).__name__}")
+
+    def _finish(self, reason: str) -> None:
+        stops = [getattr(c, "stop_reason", None) for c in getattr(self._list, "callbacks", ())]
+        for stop in filter(None, stops):
+            self._saves.series.note("stop", reason=str(stop), kind=stop.kind, epoch=stop.epoch + 1)
+        try:
+            if self.save_at_end and self._unsaved is not None:
+                self._consider(replace(self._unsaved, metrics={}), reason)
+        finally:
+            self._saves.series.note("end", reason=reason)
+            self._saves.series.end()
 
     def _count_batches(self, batch: int, logs: Any = None) -> None:
         """Save, if enough batches are done; `batch` is the index of the last one that ended."""
@@ -116,105 +190,37 @@ class ModelCheckpoint(MonitorCallback):
         ended = batch - last if batch > last else batch + 1
         self._last_batch_seen = batch
         self._pending, verdict = self._every.check(self._pending, ended)
+        position = Position(self._current_epoch, batch + 1)
+        self._unsaved = Moment(position, {}, end_of_epoch=False)
         if verdict:
-            self._save_model(self._current_epoch, batch, logs or {})
+            self._consider(replace(self._unsaved, metrics=metrics_of(logs)), verdict.reason)
 
-    def _save_model(self, epoch: int, batch: int | None, logs: Mapping[str, Any]) -> None:
-        path = self._path(epoch, batch, logs)
-        wanted, value = self._wants(epoch, logs, path)
-        if not wanted or not self._may_be_saved(path):
-            return
-        with self._scored_weights():
-            save_model(self.model, path)
-        if value is not None:
-            self.best = value
-        self._say(f"\nEpoch {epoch + 1}: finished saving model to {path}")
+    def _consider(self, moment: Moment, reason: str) -> None:
+        if not self._settled:
+            self._settle()
+        try:
+            if self._saves.consider(self.model, moment, self._swap(), reason):
+                self._unsaved = None
+        except SaveError as error:
+            abandon(getattr(self._list, "callbacks", []), error)
+            raise
 
-    def _wants(self, epoch: int, logs: Mapping[str, Any], path: str) -> tuple[bool, float | None]:
-        """Say whether to save, and the value that is then the best."""
-        if not self.save_best_only:
-            self._say(f"\nEpoch {epoch + 1}: saving model to {path}")
-            return True, None
-        if self.monitor_op is None:
+    def _settle(self) -> None:
+        """Settle the order of the metrics; unless it is needed, an unknown one is no error."""
+        self._settled = True
+        try:
             self._set_monitor_op()
-        value = as_float(logs[self.monitor]) if self.monitor in logs else None
-        if value is None:
-            return self._wants_without_value(logs), None
-        best = "None" if self.best is None else f"{self.best:.5f}"
-        if not self._rule.beats(value, self.best):
-            self._say(f"\nEpoch {epoch + 1}: {self.monitor} did not improve from {best}")
-            return False, None
-        self._say(
-            f"\nEpoch {epoch + 1}: {self.monitor} improved from {best} to {value:.5f}, "
-            f"saving model to {path}"
-        )
-        return True, value
-
-    def _wants_without_value(self, logs: Mapping[str, Any]) -> bool:
-        """Without a value, save only while no best is known: there is nothing to lose yet."""
-        if self.monitor in logs:
-            why = f"Can save best model only when {self.monitor!r} is one number."
-        else:
-            why = f"Can save best model only with {self.monitor} available. "
-            why += missing_message(self.monitor, logs)
-        self._warn_once(self.monitor, f"{why} Saving all the same until a best is known, then not.")
-        return self.best is None
-
-    def _may_be_saved(self, path: str) -> bool:
-        """Say no to weights that are not finite, if they would count as best or replace a file."""
-        sources = scored_sources(self.model, self._swap(), self.monitor)
-        bad = not_finite(self.model, sources if self.save_best_only else {})
-        if bad is None or not (self.save_best_only or os.path.exists(path)):
-            return True
-        self._warn_once(
-            "not finite", f"ModelCheckpoint did not save {path!r}: weight {bad!r} is not finite."
-        )
-        return False
-
-    def _scored_weights(self) -> contextlib.AbstractContextManager[None]:
-        """Let the model hold what was scored: under SwapEMAWeights the averages."""
-        swap = self._swap()
-        meant = self.save_best_only and averages_are_meant(swap, self.monitor)
-        if swap is not None and (meant or swap.swap_on_epoch):
-            return holding_averages(self.model, swap)
-        return contextlib.nullcontext()
-
-    def _path(self, epoch: int, batch: int | None, logs: Mapping[str, Any]) -> str:
-        values: dict[str, float] = {"epoch": epoch + 1}
-        if batch is not None:
-            values["batch"] = batch + 1
-        elif (self.params or {}).get("steps"):
-            values["batch"] = self.params["steps"]
-        values |= metrics_of(logs)
-        path, missing = naming.render(self.filepath, values)
-        for name in missing:
-            self._warn_once(name, f"filepath {self.filepath!r}: {missing_message(name, values)}")
-        return path
+        except UnknownDirectionError:
+            if self._needs_order:
+                raise
+            return
+        pairs = [(self.monitor, self._rule.mode)]
+        pairs += [(name, self._direction(name, mode)) for name, mode in self._tie_breakers]
+        self._saves.settle(Ranking(tuple(pairs), self.ties))
 
     def _swap(self) -> Any:
         return _compat.swap_callback(self._list)
 
     def _say(self, message: str) -> None:
         if self.verbose > 0:
-            _compat.print_message(message)
-
-    def _warn_once(self, key: str, message: str) -> None:
-        _log.info(message)
-        if key not in self._warned:
-            self._warned.add(key)
-            warnings.warn(message, stacklevel=4)
-
-
-def _check_filepath(filepath: str, weights_only: bool) -> None:
-    naming.validate(filepath)
-    if "://" in filepath:
-        raise ConfigError(
-            f"filepath has to be on a mounted file system; remote stores are not supported yet. "
-            f"Got: {filepath!r}."
-        )
-    if weights_only and not filepath.endswith(".weights.h5"):
-        raise ConfigError(
-            f"With save_weights_only=True filepath must end in '.weights.h5'. Got: {filepath!r}."
-        )
-    if not weights_only and not filepath.endswith((".keras", ".h5")):
-        raise ConfigError(f"filepath must end in '.keras' or '.h5'. Got: {filepath!r}.")
+            _compat.print_message(f"\nEpoch {self._current_epoch + 1}: {message}")

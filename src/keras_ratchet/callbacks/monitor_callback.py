@@ -10,7 +10,7 @@ import keras
 from keras_ratchet import _compat
 from keras_ratchet.callbacks._base import RatchetCallback
 from keras_ratchet.errors import ConfigError, UnknownDirectionError
-from keras_ratchet.policy.monitor import DeltaMode, Monitor, NanRule
+from keras_ratchet.policy.monitor import DeltaMode, Mode, Monitor, NanRule
 
 
 class MonitorCallback(RatchetCallback):
@@ -70,23 +70,21 @@ class MonitorCallback(RatchetCallback):
 
     def _set_monitor_op(self) -> None:
         """Settle the direction, or raise."""
-        mode = self.mode
+        mode = self._direction(self.monitor, self.mode)
+        self.monitor_op = keras.ops.less if mode == "min" else keras.ops.greater
+        self._rule = Monitor(self.monitor, mode, self.min_delta, self.min_delta_mode, self.nan)
+
+    def _direction(self, name: str, mode: str) -> Mode:
+        """Return the direction of a metric, asking the model for "auto", or raise."""
         if mode == "auto":
-            mode = _compat.metric_direction(self._model, self.monitor) or "auto"
+            mode = _compat.metric_direction(self._model, name) or "auto"
         if mode == "auto":
             raise UnknownDirectionError(
-                f"{type(self).__name__} cannot tell whether {self.monitor!r} should be small or "
+                f"{type(self).__name__} cannot tell whether {name!r} should be small or "
                 f"large: it is no loss and no compiled metric with a known direction. "
                 f"Pass mode='min' or mode='max'."
             )
-        self.monitor_op = keras.ops.less if mode == "min" else keras.ops.greater
-        self._rule = Monitor(
-            self.monitor,
-            "min" if mode == "min" else "max",
-            self.min_delta,
-            self.min_delta_mode,
-            self.nan,
-        )
+        return "min" if mode == "min" else "max"
 
     def _set_monitor_op_early(self) -> None:
         """Settle the direction now if the model's metrics are known by now."""

@@ -1,0 +1,167 @@
+"""Decides about one save of a ModelCheckpoint, and does it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from keras_ratchet._engine.best_weights import not_finite
+from keras_ratchet._engine.scored import averages_are_meant, holding_averages, scored_sources
+from keras_ratchet._engine.series import Series
+from keras_ratchet.errors import SaveError
+from keras_ratchet.policy import naming
+from keras_ratchet.policy.best import is_best
+from keras_ratchet.policy.monitor import missing_message
+from keras_ratchet.policy.retention import Ranking
+from keras_ratchet.types import Moment, Verdict
+
+_log = logging.getLogger("keras_ratchet")
+
+
+@dataclass(slots=True)
+class Checkpointer:
+    """Saves a model at given moments if they are worth it.
+
+    Args:
+        series: Where the files go.
+        best_only: Whether only an improvement is worth a file.
+        warn_only: Whether a failed save is a warning.
+        say: Gets a line for each decision.
+
+    Attributes:
+        best: The value that the first metric has to beat, or None.
+    """
+
+    series: Series
+    best_only: bool
+    warn_only: bool
+    say: Callable[[str], None]
+    best: float | None = None
+    _best_metrics: Mapping[str, float] = field(default_factory=dict)
+    _best_path: str | None = None
+    _warned: set[str] = field(default_factory=set)
+
+    def settle(self, ranking: Ranking) -> None:
+        """Take the order of the metrics, and what the files in place say is best."""
+        self.series.ranking = ranking
+        found = self.series.best() if self.best_only else None
+        if found is None or not ranking.beats(found.metrics, self._best()):
+            return
+        self._remember(found.metrics, found.path)
+        _log.warning(
+            "%s from an earlier run has %s=%.6g: only better models replace it (fresh=True "
+            "starts anew)",
+            found.path,
+            ranking.metrics[0][0],
+            self.best,
+        )
+
+    def forget(self, threshold: float | None) -> None:
+        """Start anew: no best but a value to beat."""
+        self.best, self._best_metrics, self._best_path = threshold, {}, None
+
+    def consider(self, model: Any, moment: Moment, swap: Any, reason: str) -> bool:
+        """Save if the moment is worth it.
+
+        Args:
+            model: The model.
+            moment: Position and metrics.
+            swap: The `SwapEMAWeights` of the callback list, or None.
+            reason: Why a save is considered.
+
+        Returns:
+            Whether a file was saved.
+
+        Raises:
+            SaveError: If the save fails, unless that is to be a warning.
+        """
+        path = self._path(moment)
+        verdict = self._wanted(moment, reason)
+        self.say(f"{verdict.reason}, saving model to {path}" if verdict else verdict.reason)
+        if not verdict or not self._may_be_saved(model, path, swap):
+            self.series.note("skip", reason=verdict.reason, epoch=moment.position.epoch)
+            return False
+        facts = self.series.facts(model, moment.position, moment.metrics, verdict.reason)
+        try:
+            with self._scored_weights(model, swap):
+                self.series.save(model, path, facts)
+        except SaveError as error:
+            if not self.warn_only:
+                raise
+            self.series.forgive(error)
+            return False
+        if verdict.kind == "improved":
+            self._remember(moment.metrics, path)
+        self.say(f"finished saving model to {path}")
+        return True
+
+    def _wanted(self, moment: Moment, reason: str) -> Verdict:
+        if not self.best_only:
+            return Verdict(True, "always", reason)
+        verdict = is_best(self.series.ranking, moment.metrics, self._best())
+        if verdict.kind != "missing":
+            return verdict
+        name = self.series.ranking.metrics[0][0]
+        self._warn_once(
+            name,
+            f"Can save best model only with {name} available (as one number). "
+            f"{missing_message(name, moment.metrics)} Saving all the same until a best is known.",
+        )
+        if self._best() is None:  # there is nothing to lose yet
+            return Verdict(True, "missing", f"{verdict.reason}, and no best is known yet")
+        return verdict
+
+    def _may_be_saved(self, model: Any, path: str, swap: Any) -> bool:
+        """Say no to weights that are not finite, if they would count as best or replace a file."""
+        sources = {}
+        if self.best_only:
+            sources = scored_sources(model, swap, self.series.ranking.metrics[0][0])
+        bad = not_finite(model, sources)
+        if bad is None or not (self.best_only or os.path.exists(path)):
+            return True
+        self._warn_once(
+            "not finite", f"ModelCheckpoint did not save {path!r}: weight {bad!r} is not finite."
+        )
+        return False
+
+    def _scored_weights(self, model: Any, swap: Any) -> contextlib.AbstractContextManager[None]:
+        """Let the model hold what was scored: under SwapEMAWeights the averages."""
+        meant = self.best_only and averages_are_meant(swap, self.series.ranking.metrics[0][0])
+        if swap is not None and (meant or swap.swap_on_epoch):
+            return holding_averages(model, swap)
+        return contextlib.nullcontext()
+
+    def _best(self) -> Mapping[str, float] | None:
+        """Return the metrics to beat; a file that is gone no longer counts as best."""
+        if self._best_path is not None and not os.path.exists(self._best_path):
+            self.forget(None)
+        if self.best is None:
+            return None
+        return {**self._best_metrics, self.series.ranking.metrics[0][0]: self.best}
+
+    def _remember(self, metrics: Mapping[str, float], path: str) -> None:
+        self.best = metrics[self.series.ranking.metrics[0][0]]
+        self._best_metrics, self._best_path = dict(metrics), path
+
+    def _path(self, moment: Moment) -> str:
+        position = moment.position
+        values: dict[str, float] = {"epoch": moment.epoch + 1}
+        if position.batch:
+            values["batch"] = position.batch
+        values |= moment.metrics
+        path, missing = naming.render(self.series.template, values)
+        for name in missing:
+            what = missing_message(name, values)
+            self._warn_once(name, f"filepath {self.series.template!r}: {what}")
+        return path
+
+    def _warn_once(self, key: str, message: str) -> None:
+        _log.info(message)
+        if key not in self._warned:
+            self._warned.add(key)
+            warnings.warn(message, stacklevel=5)

@@ -1,0 +1,57 @@
+"""What a manifest says about the model and the program that saved it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import platform
+import re
+from typing import Any
+
+import keras
+import xxhash
+
+from keras_ratchet._engine.best_weights import weights_of
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a checkpoint was written with."""
+    backend = keras.backend.backend()
+    return {
+        "keras": keras.__version__,
+        "backend": backend,
+        backend: _version(backend),
+        "python": platform.python_version(),
+        "keras_ratchet": _version("keras-ratchet"),
+    }
+
+
+def _version(package: str) -> str:
+    for name in (package, f"{package}-cpu"):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+def fingerprint(model: Any) -> str:
+    """Return a digest of the model's weight names, shapes and dtypes, in their order."""
+    facts = [[v.name, list(v.shape), str(v.dtype)] for v in weights_of(model) or ()]
+    return str(xxhash.xxh3_128(json.dumps(facts).encode()).hexdigest())
+
+
+def state_bytes(model: Any, weights_only: bool = False) -> int:
+    """Return the size of the weights and of the optimizer's variables built so far, in bytes."""
+    variables = list(weights_of(model) or ())
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None and not weights_only and hasattr(optimizer, "variables"):
+        variables += list(optimizer.variables)
+    return sum(_bytes(v) for v in variables)
+
+
+def _bytes(variable: Any) -> int:
+    """Return the size of a variable's value; what NumPy has no dtype for counts as one byte."""
+    width = re.search(r"(8|16|32|64)", keras.backend.standardize_dtype(variable.dtype))
+    return math.prod(int(d) for d in variable.shape) * (int(width[0]) // 8 if width else 1)

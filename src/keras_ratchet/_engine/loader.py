@@ -1,0 +1,129 @@
+"""Load what was saved: verified first, with a fall-back that says so."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from keras_ratchet._formats.safety import check_file
+from keras_ratchet._storage.records import checkpoints, record
+from keras_ratchet._storage.verify import verify
+from keras_ratchet.errors import CorruptError, LoadError
+from keras_ratchet.policy.retention import Ranking, age
+from keras_ratchet.types import SnapshotInfo
+
+_log = logging.getLogger("keras_ratchet")
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    which: str = "best",
+    *,
+    custom_objects: Mapping[str, Any] | None = None,
+    compile: bool = True,
+) -> Any:
+    """Load a whole model from a file, or from a directory of checkpoints.
+
+    The file's digest is compared with its manifest before Keras sees it. In a directory, a
+    checkpoint that does not verify is passed over with a warning that names its problem, and the
+    next best (or next newest) one is loaded. Keras's `safe_mode` stays on.
+
+    Args:
+        path: A `.keras` or `.h5` file, or a directory.
+        which: In a directory: "best", "latest", or a file's name.
+        custom_objects: As in `keras.models.load_model`.
+        compile: As in `keras.models.load_model`.
+
+    Returns:
+        The model.
+
+    Raises:
+        LoadError: If there is none that can be loaded safely; the message names each problem.
+        CorruptError: If the one file asked for is not what was saved.
+    """
+    chosen = _choose(os.fspath(path), which, whole=True)
+    return keras.models.load_model(chosen, custom_objects=custom_objects, compile=compile)
+
+
+def load_weights(model: Any, path: str | os.PathLike[str], which: str = "best") -> None:
+    """Load weights into a model from a file, or from a directory of checkpoints.
+
+    Args:
+        model: The model. Compile it first if the optimizer is to be loaded too.
+        path: A `.weights.h5`, `.keras` or `.h5` file, or a directory.
+        which: In a directory: "best", "latest", or a file's name.
+
+    Raises:
+        LoadError: If there is none that can be loaded safely; the message names each problem.
+        CorruptError: If the one file asked for is not what was saved.
+    """
+    model.load_weights(_choose(os.fspath(path), which, whole=False))
+
+
+def _choose(path: str, which: str, whole: bool) -> str:
+    """Return the path of the file to load."""
+    if not os.path.isdir(path):
+        return _accept(record(path))
+    infos = [info for info in checkpoints(path) if _fits(info.name, whole)]
+    if which not in ("best", "latest"):
+        named = [info for info in infos if info.name == which]
+        if not named:
+            there = ", ".join(info.name for info in infos) or "none"
+            raise LoadError(f"there is no checkpoint {which!r} in {path!r}. There are: {there}.")
+        return _accept(named[0])
+    return _first_good(path, which, _order(infos, which))
+
+
+def _fits(name: str, whole: bool) -> bool:
+    if not name.endswith((".keras", ".h5")):
+        return False
+    return not (whole and name.endswith(".weights.h5"))
+
+
+def _order(infos: list[SnapshotInfo], which: str) -> list[SnapshotInfo]:
+    """Return candidates, the wanted one first."""
+    newest_first = sorted(infos, key=age, reverse=True)
+    if which == "latest":
+        return newest_first
+    first = next((info.ranking for info in newest_first if info.ranking), ())
+    metrics = tuple((name, "min" if mode == "min" else "max") for name, mode in first)
+    return Ranking(metrics, "later").sort(infos)  # type: ignore[arg-type]
+
+
+def _first_good(path: str, which: str, candidates: list[SnapshotInfo]) -> str:
+    problems = []
+    for info in candidates:
+        try:
+            chosen = _accept(info)
+        except LoadError as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            message = f"{' '.join(problems)} Loading {info.name} instead."
+            _log.info(message)
+            warnings.warn(message, stacklevel=4)
+        return chosen
+    if not problems:
+        hint = " No file there says by which metric it was saved." if which == "best" else ""
+        raise LoadError(f"there is no {which} checkpoint in {path!r}.{hint}")
+    raise CorruptError(f"no checkpoint in {path!r} can be loaded: {' '.join(problems)}")
+
+
+def _accept(info: SnapshotInfo) -> str:
+    """Return the path of a checkpoint that verifies and is safe, or raise."""
+    outcome = verify(info.path)
+    if outcome.status == "corrupt":
+        raise CorruptError(f"{info.path!r} is corrupt: {outcome.problem}.")
+    check_file(info.path)
+    if outcome.status == "unverified":
+        warnings.warn(
+            f"{info.path!r} has no manifest, so it is loaded unverified. "
+            f"`ratchet adopt` gives it one.",
+            stacklevel=5,
+        )
+    return info.path

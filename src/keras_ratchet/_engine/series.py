@@ -1,0 +1,185 @@
+"""The files of one ModelCheckpoint: one path, or all that a template gives."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from keras_ratchet._engine.facts import fingerprint, state_bytes, versions
+from keras_ratchet._engine.saver import check_target, save_error, save_model
+from keras_ratchet._storage import durable, files, journal, space
+from keras_ratchet._storage.lock import FileLock
+from keras_ratchet._storage.manifest import Manifest
+from keras_ratchet._storage.records import checkpoints
+from keras_ratchet._storage.verify import verify
+from keras_ratchet.errors import SaveError
+from keras_ratchet.policy.retention import Ranking, Retention, plan
+from keras_ratchet.types import Position, SnapshotInfo
+
+_log = logging.getLogger("keras_ratchet")
+
+
+@dataclass(slots=True)
+class Series:
+    """Saves the files of one template, keeps those it should, and remembers what is best.
+
+    Args:
+        template: The file path; placeholders stand in its last part where retention is used.
+        retention: Which files stay, or None for all.
+        ranking: What is best.
+    """
+
+    template: str
+    retention: Retention | None
+    ranking: Ranking
+    resumed_from: str | None = None
+    _lock: FileLock | None = field(default=None, init=False)
+    _failures: set[str] = field(default_factory=set, init=False)
+
+    @property
+    def name(self) -> str:
+        """The template's last part, which its manifests carry."""
+        return os.path.basename(self.template)
+
+    @property
+    def directory(self) -> str:
+        """The directory above the first placeholder."""
+        return os.path.dirname(os.path.abspath(self.template.partition("{")[0]))
+
+    def begin(self, model: Any) -> None:
+        """Check that saving can work, take the lock, and clean up after a crash.
+
+        Raises:
+            SaveError: If nothing can be written there.
+            LockedError: If another process saves under this template.
+        """
+        prefix, brace, _ = self.template.partition("{")
+        check_target(prefix, fixed=not brace)
+        self._failures.clear()
+        if self._lock is None:
+            lock = FileLock(self._lock_path(), f"checkpoint {self.template!r}")
+            lock.acquire()
+            self._lock = lock
+        for path in files.sweep(self.directory, self._is_ours):
+            _log.info("removed what a crash had left: %s", path)
+        if message := space.warning(self.directory, state_bytes(model)):
+            warnings.warn(message, stacklevel=5)
+
+    def end(self) -> None:
+        """Give the lock back."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def best(self) -> SnapshotInfo | None:
+        """Return the best of the files that are there, as its manifest tells; None if unknown.
+
+        A file whose bytes are not those that were saved does not count.
+        """
+        found = [s for s in self.snapshots() if s.ranking[:1] == self.ranking.metrics[:1]]
+        for snapshot in self.ranking.sort(found):
+            if verify(snapshot.path):
+                return snapshot
+            _log.warning("%s does not verify, so it does not count as best", snapshot.path)
+        return None
+
+    def snapshots(self) -> list[SnapshotInfo]:
+        """Return the records of this series' files, oldest first."""
+        return [s for s in checkpoints(self.directory) if s.manifest and s.series == self.name]
+
+    def save(self, model: Any, path: str, facts: Manifest) -> None:
+        """Save one file, then drop those that no rule keeps.
+
+        Raises:
+            SaveError: If the disk refuses; older files are untouched.
+        """
+        started = time.perf_counter()
+        try:
+            manifest = save_model(model, path, facts)
+        except OSError as error:
+            self.note("save_error", name=os.path.basename(path), problem=str(error))
+            raise save_error(error, path) from error
+        self.note(
+            "save",
+            name=os.path.basename(path),
+            reason=facts.reason,
+            epoch=facts.position.epoch,
+            batch=facts.position.batch,
+            metrics=dict(facts.metrics),
+            bytes=sum(record.bytes for record in manifest.files.values()),
+            blocked_s=round(time.perf_counter() - started, 4),
+        )
+        _log.info("saved %s: %s", path, facts.reason)
+        self._retain()
+
+    def facts(
+        self, model: Any, position: Position, metrics: Mapping[str, float], reason: str
+    ) -> Manifest:
+        """Return a manifest without its files."""
+        return Manifest(
+            files={},
+            position=position,
+            metrics=dict(metrics),
+            ranking=self.ranking.metrics,
+            reason=reason,
+            series=self.name,
+            saved_at=time.time(),
+            versions=versions(),
+            fingerprint=fingerprint(model),
+        )
+
+    def note(self, event: str, **facts: Any) -> None:
+        """Add a line to the journal."""
+        journal.append(self.directory, event, series=self.name, **facts)
+
+    def forgive(self, error: SaveError) -> None:
+        """Warn of a failed save, once for each kind of failure."""
+        kind = f"{error.errno}"
+        if kind not in self._failures:
+            self._failures.add(kind)
+            warnings.warn(f"{error} Training goes on; the next save tries again.", stacklevel=6)
+
+    def _retain(self) -> None:
+        if self.retention is None:
+            return
+        decisions = plan(
+            self.snapshots(), self.retention, self.ranking, time.time(), self.resumed_from
+        )
+        for decision in decisions:
+            if decision.keep:
+                continue
+            try:
+                self._drop(decision.snapshot, decision.reason)
+            except OSError as error:
+                raise SaveError(
+                    error.errno,
+                    f"saved, but could not delete {decision.snapshot.path!r}: {error.strerror}",
+                ) from error
+
+    def _drop(self, snapshot: SnapshotInfo, reason: str) -> None:
+        """Delete a file, unless somebody has changed it since we wrote it."""
+        if not verify(snapshot.path):
+            _log.warning("%s is not as we saved it, so it is not deleted", snapshot.path)
+            return
+        files.delete_file(snapshot.path)
+        self.note("drop", name=snapshot.name, reason=reason, epoch=snapshot.position.epoch)
+        _log.info("dropped %s: %s", snapshot.path, reason)
+
+    def _is_ours(self, name: str) -> bool:
+        """Say whether a file name may come from this template (a draft's may be cut off)."""
+        pattern = re.sub(r"\\\{.*?\\\}", ".+", re.escape(self.name))
+        return re.fullmatch(pattern, name, re.DOTALL) is not None
+
+    def _lock_path(self) -> str:
+        side = os.path.join(self.directory, files.SIDE)
+        durable.make_directories(side)
+        readable = re.sub(r"[^\w.-]", "_", self.name)[:100]
+        digest = hashlib.sha256(self.name.encode()).hexdigest()[:8]
+        return os.path.join(side, f"{readable}.{digest}.lock")

@@ -1,0 +1,124 @@
+"""Snapshots: directories of several files that become visible in one rename, or never existed.
+
+1. `.draft-<token>-<name>/` is made and its files are written and synced;
+2. `manifest.json` with their sizes and digests is written and synced;
+3. the draft directory is synced;
+4. it is renamed to `<name>`: the commit point;
+5. the parent directory is synced.
+
+A crash before 4 leaves a draft, which nobody lists and `sweep` removes; after it the snapshot
+is whole. Deleting is the mirror: renamed to `.trash-<token>-<name>`, parent synced, then emptied
+and removed. Cleaning touches only these two prefixes followed by our token.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from keras_ratchet._storage import durable
+from keras_ratchet._storage.manifest import Manifest, check_name, read_manifest, record_of
+
+MANIFEST = "manifest.json"
+_LEFTOVER = re.compile(r"\.(draft|trash)-[0-9a-f]{8}-.+", re.DOTALL)
+
+
+class SnapshotDraft:
+    """A snapshot before its one commit.
+
+    Args:
+        root: The directory that holds the snapshots; it exists.
+        name: The snapshot's name.
+    """
+
+    def __init__(self, root: str, name: str) -> None:
+        self.target = os.path.join(os.path.abspath(root), check_name(name))
+        self.path = durable.draft_path(self.target)
+        self._files: list[str] = []
+        self._committed = False
+        durable.disk.mkdir(self.path)
+
+    def __enter__(self) -> SnapshotDraft:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._committed:
+            _remove_tree(self.path)
+
+    def write(self, name: str, write: Callable[[durable.DraftFile], None]) -> None:
+        """Add a file: `write` gets it open and fills it; then it is synced."""
+        path = os.path.join(self.path, check_name(name))
+        with contextlib.closing(durable.DraftFile(path)) as file:
+            write(file)
+            file.sync()
+        self._files.append(name)
+
+    def commit(self, facts: Manifest) -> Manifest:
+        """Write the manifest and make the snapshot visible.
+
+        Args:
+            facts: The manifest but for its `files`.
+
+        Raises:
+            FileExistsError: If there is a snapshot of this name.
+            OSError: If the disk refuses; the snapshot then does not exist.
+        """
+        files = {name: record_of(os.path.join(self.path, name)) for name in self._files}
+        manifest = replace(facts, files=files)
+        self.write(MANIFEST, lambda file: _write(file, manifest.to_bytes()))
+        durable.disk.sync_directory(self.path)
+        if os.path.lexists(self.target):
+            raise FileExistsError(f"there is a snapshot {self.target!r} already")
+        durable.disk.rename(self.path, self.target)
+        self._committed = True
+        durable.disk.sync_directory(os.path.dirname(self.target))
+        return manifest
+
+
+def _write(file: durable.DraftFile, data: bytes) -> None:
+    file.write(data)
+
+
+def snapshots(root: str) -> Iterator[tuple[str, str]]:
+    """Yield (name, path) of the committed snapshots of a directory, by name."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for name in sorted(os.listdir(root)):
+            path = os.path.join(root, name)
+            if not name.startswith(".") and os.path.isfile(os.path.join(path, MANIFEST)):
+                yield name, path
+
+
+def snapshot_manifest(path: str) -> Manifest:
+    """Return the manifest of a snapshot; raise a LoadError if it cannot be read."""
+    return read_manifest(os.path.join(path, MANIFEST))
+
+
+def delete_snapshot(path: str) -> None:
+    """Delete a snapshot durably; a crash on the way leaves it whole, or for `sweep_snapshots`."""
+    trash = durable.draft_path(path, durable.TRASH_PREFIX)
+    durable.disk.rename(path, trash)
+    durable.disk.sync_directory(os.path.dirname(trash))
+    _remove_tree(trash)
+
+
+def sweep_snapshots(root: str) -> list[str]:
+    """Remove the drafts and trash that a crash left in a directory whose lock the caller holds."""
+    removed = []
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for entry in sorted(os.listdir(root)):
+            path = os.path.join(root, entry)
+            if _LEFTOVER.fullmatch(entry) and os.path.isdir(path):
+                _remove_tree(path)
+                removed.append(path)
+    return removed
+
+
+def _remove_tree(path: str) -> None:
+    """Remove a directory of ours: the files in it, and itself. What is not a file stays."""
+    with contextlib.suppress(OSError):
+        for entry in os.listdir(path):
+            durable.discard(os.path.join(path, entry))
+        durable.disk.rmdir(path)

@@ -1,0 +1,124 @@
+"""One writer at a time: a lock that dies with its holder.
+
+The lock is a POSIX record lock (on Windows a byte-range lock) on a small file that names the
+holder. The kernel drops it when the process ends, however it ends, so there are no stale locks
+to guess about. Children made by `fork` (data loading workers) do not inherit it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+from keras_ratchet._storage import durable
+from keras_ratchet.errors import LockedError
+
+_log = logging.getLogger("keras_ratchet")
+_BUSY = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+
+# A process gives up a record lock when it closes *any* descriptor of the file, so each lock file
+# is opened once per process and shared: the one table of this kind in the package.
+_held: dict[str, tuple[int, int]] = {}
+_table = threading.Lock()
+
+
+class FileLock:
+    """A lock between processes; re-entrant within one process.
+
+    Args:
+        path: The lock file; its directory exists.
+        what: What is locked, for messages.
+    """
+
+    def __init__(self, path: str, what: str) -> None:
+        self._path = os.path.realpath(path)
+        self._what = what
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises:
+            LockedError: If another live process holds it; the message names it.
+        """
+        with _table:
+            fd, count = _held.get(self._path, (-1, 0))
+            if count == 0:
+                fd = durable.disk.open(self._path, os.O_RDWR | os.O_CREAT)
+                self._lock(fd)
+            _held[self._path] = (fd, count + 1)
+
+    def release(self) -> None:
+        """Give the lock back (the last of nested ones does)."""
+        with _table:
+            fd, count = _held.pop(self._path, (-1, 0))
+            if count > 1:
+                _held[self._path] = (fd, count - 1)
+            elif count == 1:
+                with contextlib.suppress(OSError):
+                    durable.disk.truncate(fd, 0)
+                os.close(fd)
+
+    def _lock(self, fd: int) -> None:
+        try:
+            _take(fd)
+        except OSError as error:
+            holder = os.read(fd, 4096)
+            os.close(fd)
+            if error.errno in _BUSY:
+                raise LockedError(self._message(holder)) from None
+            raise
+        with contextlib.suppress(OSError):
+            durable.disk.truncate(fd, 0)
+            durable.disk.write(fd, memoryview(json.dumps(_identity()).encode()))
+
+    def _message(self, holder: bytes) -> str:
+        try:
+            data: dict[str, Any] = json.loads(holder)
+            who = (
+                f"process {data['pid']} on {data['host']} ({data['command']}, "
+                f"since {data['since']})"
+            )
+        except (ValueError, KeyError, TypeError):
+            who = "another process"
+        return (
+            f"{self._what} is being written by {who}. Two writers would overwrite each other's "
+            f"checkpoints: wait for it to end, or give this run a path of its own."
+        )
+
+
+def _identity() -> dict[str, Any]:
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "command": os.path.basename(sys.argv[0] if sys.argv else "python") or "python",
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+if sys.platform == "win32":  # pragma: no cover
+
+    def _take(fd: int) -> None:
+        import msvcrt  # noqa: PLC0415  Windows only
+
+        os.lseek(fd, 1 << 30, os.SEEK_SET)  # beyond the text, which others may read
+        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        os.lseek(fd, 0, os.SEEK_SET)
+
+else:
+    import fcntl
+
+    def _take(fd: int) -> None:
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            _log.warning("this file system has no locks: two runs here would not notice each other")

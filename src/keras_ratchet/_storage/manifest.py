@@ -1,0 +1,165 @@
+"""What is known about a checkpoint: a small JSON file, written before the checkpoint counts.
+
+docs/formats.md describes schema 1 so that a reader can be written from it. Everything read
+here may come from a stranger: sizes, names and types are checked before they are used.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import xxhash
+
+from keras_ratchet.errors import LoadError
+from keras_ratchet.types import Position
+
+SCHEMA = 1
+MAX_MANIFEST_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """Size and digest of one file.
+
+    Attributes:
+        bytes: Its length.
+        digest: XXH3-128 of its bytes, as 32 hexadecimal digits.
+    """
+
+    bytes: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The record of a checkpoint's files.
+
+    Attributes:
+        files: Name (without a directory) and record of each file.
+        position: How much training was done.
+        metrics: The logs of that moment.
+        ranking: Names of the metrics that rank it and their modes, the first one first.
+        reason: Why it was saved.
+        series: What it belongs to: the file name template it was saved under.
+        saved_at: Seconds since 1970, UTC.
+        versions: Of keras, backend, python and keras_ratchet.
+        fingerprint: Digest of the model's weight names, shapes and dtypes.
+    """
+
+    files: Mapping[str, FileRecord]
+    position: Position = field(default_factory=Position)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    ranking: tuple[tuple[str, str], ...] = ()
+    reason: str = ""
+    series: str = ""
+    saved_at: float = 0.0
+    versions: Mapping[str, str] = field(default_factory=dict)
+    fingerprint: str = ""
+
+    def to_bytes(self) -> bytes:
+        """Return the manifest as strict JSON, with a trailing newline."""
+        data = {
+            "schema": SCHEMA,
+            "files": {
+                name: {"bytes": record.bytes, "xxh3_128": record.digest}
+                for name, record in self.files.items()
+            },
+            "position": {
+                "epoch": self.position.epoch,
+                "batch": self.position.batch,
+                "step": self.position.step,
+            },
+            "metrics": {name: _number(value) for name, value in self.metrics.items()},
+            "ranking": [{"metric": name, "mode": mode} for name, mode in self.ranking],
+            "reason": self.reason,
+            "series": self.series,
+            "saved_at": self.saved_at,
+            "versions": dict(self.versions),
+            "fingerprint": self.fingerprint,
+        }
+        return (json.dumps(data, indent=1, allow_nan=False) + "\n").encode()
+
+
+def read_manifest(path: str) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        LoadError: If the file is no manifest of a schema that this version knows.
+    """
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(MAX_MANIFEST_BYTES + 1)
+        if len(raw) > MAX_MANIFEST_BYTES:
+            raise ValueError(f"it is larger than {MAX_MANIFEST_BYTES} bytes")
+        return _parse(json.loads(raw))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise LoadError(f"{path!r} is not a manifest of ours: {error}") from error
+
+
+def _parse(data: Any) -> Manifest:
+    if data["schema"] != SCHEMA:
+        raise ValueError(f"it has schema {data['schema']!r}, and this version reads {SCHEMA}")
+    position = data.get("position", {})
+    step = position.get("step")
+    return Manifest(
+        files={check_name(name): _record(entry) for name, entry in data["files"].items()},
+        position=Position(
+            _count(position.get("epoch", 0)),
+            _count(position.get("batch", 0)),
+            None if step is None else _count(step),
+        ),
+        metrics={str(name): float(value) for name, value in data.get("metrics", {}).items()},
+        ranking=tuple((str(r["metric"]), str(r["mode"])) for r in data.get("ranking", ())),
+        reason=str(data.get("reason", "")),
+        series=str(data.get("series", "")),
+        saved_at=float(data.get("saved_at", 0.0)),
+        versions={str(k): str(v) for k, v in data.get("versions", {}).items()},
+        fingerprint=str(data.get("fingerprint", "")),
+    )
+
+
+def check_name(name: str) -> str:
+    """Return `name` if it names a file in the same directory; raise a ValueError if not."""
+    if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise ValueError(f"the file name {name!r} leads out of its directory")
+    return name
+
+
+def _record(entry: Mapping[str, Any]) -> FileRecord:
+    digest = entry["xxh3_128"]
+    if not isinstance(digest, str) or len(digest) != 32 or set(digest) - set("0123456789abcdef"):
+        raise ValueError(f"{digest!r} is no XXH3-128 digest")
+    return FileRecord(_count(entry["bytes"]), digest)
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{value!r} is no count")
+    return value
+
+
+def _number(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
+
+
+def record_of(path: str) -> FileRecord:
+    """Return size and digest of a file, reading it once in bounded memory."""
+    hasher = xxhash.xxh3_128()
+    size = 0
+    buffer = memoryview(bytearray(_CHUNK_BYTES))
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            hasher.update(buffer[:count])
+            size += count
+    return FileRecord(size, hasher.hexdigest())
+
+
+def matches(path: str, record: FileRecord) -> bool:
+    """Say whether a file has the size and digest of `record`; the size is looked at first."""
+    return os.path.getsize(path) == record.bytes and record_of(path) == record

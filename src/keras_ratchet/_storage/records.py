@@ -1,0 +1,128 @@
+"""The checkpoints of a directory, as records."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from keras_ratchet._storage import durable
+from keras_ratchet._storage.files import SIDE, named_manifests, side_directory
+from keras_ratchet._storage.local import snapshot_manifest, snapshots
+from keras_ratchet._storage.manifest import Manifest, matches, read_manifest
+from keras_ratchet.errors import LoadError
+from keras_ratchet.types import SnapshotInfo
+
+_SUFFIXES = (".keras", ".h5")
+
+
+def checkpoints(directory: str) -> list[SnapshotInfo]:
+    """Return what is saved in a directory, oldest first. Nothing is verified.
+
+    Args:
+        directory: A directory that holds single-file checkpoints, snapshots or both. Plain
+            Keras files without a manifest are listed too, with `manifest` False.
+
+    Raises:
+        LoadError: If there is no such directory.
+    """
+    directory = os.path.abspath(directory)
+    if not os.path.isdir(directory):
+        raise LoadError(f"there is no directory {directory!r}.")
+    found = [*_files(directory), *_snapshots(directory)]
+    return sorted(found, key=lambda info: (info.saved_at, info.position.epoch, info.name))
+
+
+def record(path: str) -> SnapshotInfo:
+    """Return the record of one checkpoint, a file or a snapshot directory.
+
+    Raises:
+        LoadError: If there is none at this path.
+    """
+    path = os.path.abspath(path)
+    name = os.path.basename(path)
+    for info in checkpoints(os.path.dirname(path)):
+        if info.name == name:
+            return info
+    raise LoadError(f"there is no checkpoint {path!r}.")
+
+
+def _files(directory: str) -> Iterator[SnapshotInfo]:
+    by_name = named_manifests(directory)
+    for entry in os.scandir(directory):
+        if entry.name.startswith(".") or not entry.is_file():
+            continue
+        if entry.name in by_name:
+            yield _file_record(entry.path, by_name[entry.name])
+        elif entry.name.endswith(_SUFFIXES):
+            yield _bare(entry.path)
+
+
+def _file_record(path: str, manifest_paths: list[str]) -> SnapshotInfo:
+    """Return a file's record; where several manifests are candidates, by the one that matches."""
+    name = os.path.basename(path)
+    manifests = []
+    for manifest_path in manifest_paths:
+        try:
+            manifest = read_manifest(manifest_path)
+        except LoadError:
+            continue
+        if name in manifest.files:
+            manifests.append(manifest)
+    if len(manifests) > 1:
+        manifests = [m for m in manifests if matches(path, m.files[name])] or manifests[:1]
+    if not manifests:
+        return _bare(path)
+    return info_of(path, manifests[0])
+
+
+def _snapshots(directory: str) -> Iterator[SnapshotInfo]:
+    for _, path in snapshots(directory):
+        try:
+            yield info_of(path, snapshot_manifest(path))
+        except LoadError:
+            yield _bare(path)
+
+
+def _bare(path: str) -> SnapshotInfo:
+    """Return the record of a checkpoint of which nothing is known."""
+    info = os.stat(path)
+    size = info.st_size if os.path.isfile(path) else 0
+    return SnapshotInfo(os.path.basename(path), path, bytes=size, saved_at=info.st_mtime)
+
+
+def info_of(path: str, manifest: Manifest) -> SnapshotInfo:
+    """Return the record that a manifest gives."""
+    return SnapshotInfo(
+        name=os.path.basename(path),
+        path=path,
+        manifest=True,
+        directory=os.path.isdir(path),
+        position=manifest.position,
+        metrics=dict(manifest.metrics),
+        ranking=manifest.ranking,
+        reason=manifest.reason,
+        series=manifest.series,
+        saved_at=manifest.saved_at,
+        bytes=sum(record.bytes for record in manifest.files.values()),
+        versions=dict(manifest.versions),
+        fingerprint=manifest.fingerprint,
+        pinned=os.path.exists(pin_path(path)),
+    )
+
+
+def pin_path(path: str) -> str:
+    """Return the path of the small file whose presence pins a checkpoint."""
+    return os.path.join(side_directory(path), f"{os.path.basename(path)}.pin")
+
+
+def pin(path: str) -> None:
+    """Protect a checkpoint from retention and prune."""
+    durable.make_directories(os.path.join(os.path.dirname(os.path.abspath(path)), SIDE))
+    with durable.FileDraft(pin_path(path)) as draft:
+        draft.write(lambda file: None)
+        draft.commit()
+
+
+def unpin(path: str) -> None:
+    """Take the protection away again."""
+    durable.discard(pin_path(path))

@@ -1,0 +1,103 @@
+"""Are the bytes on the disk the bytes that were saved?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from keras_ratchet._storage.files import manifests_of
+from keras_ratchet._storage.local import MANIFEST, snapshot_manifest
+from keras_ratchet._storage.manifest import FileRecord, Manifest, record_of
+from keras_ratchet.errors import LoadError
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """The outcome for one checkpoint.
+
+    Attributes:
+        path: The file or snapshot directory.
+        status: "ok", "unverified" (it has no manifest) or "corrupt".
+        problem: What is wrong, in a sentence; empty if nothing is.
+        bytes: How much was read.
+    """
+
+    path: str
+    status: str
+    problem: str = ""
+    bytes: int = 0
+
+    def __bool__(self) -> bool:
+        return self.status == "ok"
+
+
+def verify(path: str) -> Verification:
+    """Compare a checkpoint with its manifest, byte for byte.
+
+    Args:
+        path: A single-file checkpoint or a snapshot directory.
+
+    Returns:
+        The outcome; true if and only if the content is what was saved.
+
+    Raises:
+        LoadError: If there is nothing at this path.
+    """
+    if os.path.isdir(path):
+        return _verify_snapshot(path)
+    if not os.path.isfile(path):
+        raise LoadError(f"there is no checkpoint {path!r}.")
+    return _verify_file(path)
+
+
+def _verify_file(path: str) -> Verification:
+    name = os.path.basename(path)
+    manifests = [manifest for manifest in manifests_of(path) if name in manifest.files]
+    if not manifests:
+        return Verification(path, "unverified", "it has no manifest")
+    try:
+        actual = record_of(path)
+    except OSError as error:
+        return Verification(path, "corrupt", f"it cannot be read: {error.strerror or error}")
+    if any(manifest.files[name] == actual for manifest in manifests):
+        return Verification(path, "ok", bytes=actual.bytes)
+    problem = _difference(name, manifests[0].files[name], actual)
+    return Verification(path, "corrupt", problem, actual.bytes)
+
+
+def _verify_snapshot(path: str) -> Verification:
+    if not os.path.isfile(os.path.join(path, MANIFEST)):
+        raise LoadError(
+            f"{path!r} is a directory without {MANIFEST}, so it is no snapshot of ours."
+        )
+    try:
+        manifest = snapshot_manifest(path)
+    except LoadError as error:
+        return Verification(path, "corrupt", str(error))
+    problem, size = _check_files(path, manifest)
+    return Verification(path, "corrupt" if problem else "ok", problem, size)
+
+
+def _check_files(path: str, manifest: Manifest) -> tuple[str, int]:
+    total = 0
+    for name, expected in manifest.files.items():
+        try:
+            actual = record_of(os.path.join(path, name))
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror or error}", total
+        total += actual.bytes
+        if actual != expected:
+            return _difference(name, expected, actual), total
+    return _foreign(path, manifest.files), total
+
+
+def _foreign(path: str, files: Mapping[str, FileRecord]) -> str:
+    extra = sorted(set(os.listdir(path)) - set(files) - {MANIFEST})
+    return f"it holds files that were not saved with it: {', '.join(extra)}" if extra else ""
+
+
+def _difference(name: str, expected: FileRecord, actual: FileRecord) -> str:
+    if expected.bytes != actual.bytes:
+        return f"{name} has {actual.bytes} bytes where {expected.bytes} were saved"
+    return f"the bytes of {name} are not those that were saved (digest differs)"

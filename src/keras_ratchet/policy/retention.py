@@ -1,0 +1,269 @@
+"""Which checkpoints stay, and why: pure rules from the list of them to a plan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+from keras_ratchet.errors import ConfigError
+from keras_ratchet.policy.monitor import Mode, one_of
+from keras_ratchet.types import SnapshotInfo
+
+Ties = Literal["earlier", "later"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The order from best to worst: by one metric, ties by the next, then by age.
+
+    NaN ranks behind every number, and a checkpoint without the metric behind that.
+
+    Args:
+        metrics: Pairs of name and mode ("min" or "max"), the most important first.
+        ties: Which of equals is better, the "earlier" or the "later".
+    """
+
+    metrics: tuple[tuple[str, Mode], ...]
+    ties: Ties = "earlier"
+
+    def __post_init__(self) -> None:
+        one_of("ties", self.ties, get_args(Ties))
+        for _, mode in self.metrics:
+            one_of("mode", mode, get_args(Mode))
+
+    def key(self, metrics: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
+        """Return a sort key of values: the smaller, the better."""
+        return tuple(_key(metrics.get(name), mode) for name, mode in self.metrics)
+
+    def beats(self, metrics: Mapping[str, float], best: Mapping[str, float] | None) -> bool:
+        """Say whether values may take the place of the best so far; NaN never may."""
+        if not self.metrics or self.key(metrics)[0][0] > 0:
+            return False
+        if best is None:
+            return True
+        return self.key(metrics) < self.key(best) or (
+            self.ties == "later" and self.key(metrics) == self.key(best)
+        )
+
+    def sort(self, snapshots: Iterable[SnapshotInfo]) -> list[SnapshotInfo]:
+        """Return the checkpoints that have the metric, best first."""
+        sign = 1 if self.ties == "earlier" else -1
+        ranked = [s for s in snapshots if self.metrics and self.metrics[0][0] in s.metrics]
+        return sorted(ranked, key=lambda s: (self.key(s.metrics), *(sign * a for a in age(s))))
+
+
+def _key(value: float | None, mode: Mode) -> tuple[int, float]:
+    if value is None:
+        return 2, 0.0
+    if math.isnan(value):
+        return 1, 0.0
+    return 0, value if mode == "min" else -value
+
+
+def age(snapshot: SnapshotInfo) -> tuple[float, float, float]:
+    """Return what orders checkpoints in time: when they were saved, then how far they are."""
+    position = snapshot.position
+    return snapshot.saved_at, float(position.epoch), float(position.batch)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a rule may look at beside the checkpoints themselves (oldest first)."""
+
+    snapshots: Sequence[SnapshotInfo]
+    ranking: Ranking
+    now_s: float
+
+
+class Retention(Protocol):
+    """A rule: which checkpoints stay, each with its reason. Rules combine with `|`."""
+
+    def keeps(self, context: Context) -> dict[str, str]:
+        """Return the names of those that stay and why."""
+
+
+class _Rule:
+    """What lets rules be combined with `|`."""
+
+    def keeps(self, context: Context) -> dict[str, str]:
+        """Return the names of those that stay and why."""
+        raise NotImplementedError
+
+    def __or__(self, other: Retention) -> AnyOf:
+        mine = self.rules if isinstance(self, AnyOf) else (self,)
+        theirs = other.rules if isinstance(other, AnyOf) else (other,)
+        return AnyOf((*mine, *theirs))
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf(_Rule):
+    """Keep what at least one of the rules keeps."""
+
+    rules: tuple[Retention, ...]
+
+    def keeps(self, context: Context) -> dict[str, str]:
+        """Return the names of those that stay, with the reason of the first rule."""
+        kept: dict[str, str] = {}
+        for rule in reversed(self.rules):
+            kept |= rule.keeps(context)
+        return kept
+
+
+@dataclass(frozen=True, slots=True)
+class KeepBest(_Rule):
+    """Keep the `k` best ones.
+
+    Args:
+        k: How many, at least 1.
+    """
+
+    k: int = 1
+
+    def __post_init__(self) -> None:
+        _count("keep_best", self.k)
+
+    def keeps(self, context: Context) -> dict[str, str]:
+        """Return the names of those that stay and why."""
+        best = context.ranking.sort(context.snapshots)[: self.k]
+        name = context.ranking.metrics[0][0] if context.ranking.metrics else ""
+        return {
+            s.name: f"number {place} of the {self.k} best by {name} ({s.metrics[name]:.6g})"
+            for place, s in enumerate(best, 1)
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class KeepLast(_Rule):
+    """Keep the `n` newest ones.
+
+    Args:
+        n: How many, at least 1.
+    """
+
+    n: int = 1
+
+    def __post_init__(self) -> None:
+        _count("keep_last", self.n)
+
+    def keeps(self, context: Context) -> dict[str, str]:
+        """Return the names of those that stay and why."""
+        return {s.name: f"one of the {self.n} newest" for s in context.snapshots[-self.n :]}
+
+
+@dataclass(frozen=True, slots=True)
+class KeepEvery(_Rule):
+    """Keep those of every `m`-th epoch, for ever.
+
+    Args:
+        m: A number of epochs, at least 1.
+    """
+
+    m: int
+
+    def __post_init__(self) -> None:
+        _count("keep_every", self.m)
+
+    def keeps(self, context: Context) -> dict[str, str]:
+        """Return the names of those that stay and why."""
+        return {
+            s.name: f"epoch {s.position.epoch} is a multiple of {self.m}"
+            for s in context.snapshots
+            if s.position.batch == 0 and s.position.epoch > 0 and s.position.epoch % self.m == 0
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class KeepNewer(_Rule):
+    """Keep those that are not older than `seconds`.
+
+    Args:
+        seconds: The age limit, above 0.
+    """
+
+    seconds: float
+
+    def __post_init__(self) -> None:
+        if not self.seconds > 0:
+            raise ConfigError(f"keep_for_s is a number of seconds above 0. Got: {self.seconds!r}.")
+
+    def keeps(self, context: Context) -> dict[str, str]:
+        """Return the names of those that stay and why."""
+        return {
+            s.name: f"not older than {self.seconds:g} s"
+            for s in context.snapshots
+            if context.now_s - s.saved_at <= self.seconds
+        }
+
+
+def combined(
+    keep_best: int | None = None,
+    keep_last: int | None = None,
+    keep_every: int | None = None,
+    keep_for_s: float | None = None,
+) -> Retention | None:
+    """Return the rule that keeps what one of the arguments keeps, or None without arguments."""
+    rules: list[Retention] = []
+    if keep_best is not None:
+        rules.append(KeepBest(keep_best))
+    if keep_last is not None:
+        rules.append(KeepLast(keep_last))
+    if keep_every is not None:
+        rules.append(KeepEvery(keep_every))
+    if keep_for_s is not None:
+        rules.append(KeepNewer(keep_for_s))
+    return AnyOf(tuple(rules)) if rules else None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What happens to one checkpoint, and why."""
+
+    snapshot: SnapshotInfo
+    keep: bool
+    reason: str
+
+
+def plan(
+    snapshots: Iterable[SnapshotInfo],
+    rule: Retention,
+    ranking: Ranking,
+    now_s: float,
+    resumed_from: str | None = None,
+) -> list[Decision]:
+    """Decide about each checkpoint; nothing is touched.
+
+    The best, the newest, pinned ones, the one that training was resumed from and those of
+    which nothing is known are never dropped, whatever the rule.
+
+    Args:
+        snapshots: The checkpoints of one series.
+        rule: Which of them stay.
+        ranking: What is best.
+        now_s: The time, in seconds since 1970.
+        resumed_from: Name of the checkpoint that this run started from.
+
+    Returns:
+        A decision for each, oldest first.
+    """
+    ordered = sorted(snapshots, key=age)
+    context = Context([s for s in ordered if s.manifest], ranking, now_s)
+    kept = rule.keeps(context) | _protected(ordered, context, resumed_from)
+    return [Decision(s, s.name in kept, kept.get(s.name, "no rule keeps it")) for s in ordered]
+
+
+def _protected(
+    ordered: Sequence[SnapshotInfo], context: Context, resumed_from: str | None
+) -> dict[str, str]:
+    kept = {s.name: "it has no manifest, so it may not be ours" for s in ordered if not s.manifest}
+    kept |= {name: "the newest" for name in KeepLast(1).keeps(context)}
+    kept |= {name: f"the best: {why}" for name, why in KeepBest(1).keeps(context).items()}
+    if resumed_from is not None:
+        kept |= {s.name: "training resumed from it" for s in ordered if s.name == resumed_from}
+    return kept | {s.name: "pinned" for s in ordered if s.pinned}
+
+
+def _count(argument: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{argument} is a whole number, at least 1. Got: {value!r}.")

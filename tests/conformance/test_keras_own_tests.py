@@ -1,0 +1,43 @@
+"""Keras's own callback tests, as they ship in site-packages, against our classes.
+
+They look the classes up on `keras.src.callbacks` when they run; the plugin puts ours there.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+PASSED_ON_3_15_1 = {
+    "early_stopping_test": 7,
+    "model_checkpoint_test": 2,
+    "monitor_callback_test": 2,
+}
+
+
+@pytest.mark.slow
+def test_keras_own_tests_pass_with_our_classes_in_keras_place(tmp_path):
+    files = [f"keras.src.callbacks.{name}" for name in PASSED_ON_3_15_1]
+    command = [sys.executable, "-X", "faulthandler", "-m", "pytest", "-q", "-p", "plugin"]
+    here = str(Path(__file__).parent)
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
+    }
+    result = subprocess.run(
+        [*command, "-p", "no:cacheprovider", "-c", os.devnull, "--pyargs", *files],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    print(result.stdout[-3000:])
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+    passed = int(re.search(r"(\d+) passed", result.stdout).group(1))
+    assert "failed" not in result.stdout and "skipped" not in result.stdout
+    if keras.__version__ == "3.15.1":
+        assert passed == sum(PASSED_ON_3_15_1.values())

@@ -1,0 +1,169 @@
+"""Pains 3, 4, 20 and 21: a metric that is not there, or whose direction nobody knows."""
+
+import keras
+import pytest
+
+import keras_ratchet
+from keras_ratchet.errors import MissingMetricError, UnknownDirectionError
+from support.models import Curve, data, dense, fit, stamp_of
+from support.pains import KERAS_IS_AS_DESCRIBED, run, warns_once
+
+
+def saved_epoch(path):
+    return stamp_of(keras.models.load_model(path))
+
+
+def test_pain_3_an_epoch_without_validation_does_not_overwrite_the_best_file(tmp_path):
+    curve = [None, 0.1, None, 0.5, None]
+    if KERAS_IS_AS_DESCRIBED:
+        theirs = keras.callbacks.ModelCheckpoint(tmp_path / "k.keras", save_best_only=True)
+        run(theirs, val_loss=curve)
+        assert theirs.best == 0.1
+        assert saved_epoch(tmp_path / "k.keras") == 5  # never validated
+    ours = keras_ratchet.ModelCheckpoint(tmp_path / "r.keras", save_best_only=True)
+    with warns_once("only with val_loss available"):
+        run(ours, val_loss=curve)
+    assert ours.best == 0.1
+    assert saved_epoch(tmp_path / "r.keras") == 2
+
+
+def test_pain_3_a_misspelt_monitor_does_not_train_for_nothing():
+    if KERAS_IS_AS_DESCRIBED:
+        model = run(keras.callbacks.EarlyStopping("val_los", mode="min"), val_loss=[1, 2, 3])
+        assert len(model.history.epoch) == 3  # a warning each epoch, and no stopping
+    model = dense()
+    with pytest.raises(MissingMetricError, match="Did you mean 'val_loss'"):
+        run(keras_ratchet.EarlyStopping("val_los", mode="min"), model=model, val_loss=[1, 2, 3])
+    assert model.history.epoch == []
+
+
+def test_a_misspelt_training_metric_is_found_after_the_first_epoch():
+    with pytest.raises(MissingMetricError, match="Did you mean 'mae'"):
+        fit(dense(metrics=["mae"]), keras_ratchet.EarlyStopping("mea", mode="min"), epochs=3)
+
+
+def test_without_any_validation_a_val_metric_is_reported_at_the_end():
+    model = dense()
+    with (
+        warns_once("ran no validation"),
+        pytest.raises(MissingMetricError, match="No validation ran in the whole training"),
+    ):
+        fit(model, keras_ratchet.EarlyStopping(), epochs=3)
+    assert len(model.history.epoch) == 3
+
+
+def test_a_metric_that_is_none_counts_as_absent():
+    stopper = keras_ratchet.EarlyStopping("score", mode="max", restore_best_weights=True)
+
+    class Nothing(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["score"] = None
+
+    with pytest.raises(MissingMetricError):
+        fit(dense(), [Nothing(), stopper])
+
+
+def test_pain_4_save_best_only_works_with_a_number_of_batches(tmp_path):
+    arguments = {"monitor": "loss", "save_best_only": True, "save_freq": 1}
+    if KERAS_IS_AS_DESCRIBED:
+        theirs = keras.callbacks.ModelCheckpoint(tmp_path / "k.keras", **arguments)
+        with pytest.raises(TypeError, match="'NoneType' object is not callable"):
+            fit(dense(), [theirs])
+    ours = keras_ratchet.ModelCheckpoint(tmp_path / "r.keras", **arguments)
+    fit(dense(), [ours])
+    assert ours.best is not None
+    assert (tmp_path / "r.keras").exists()
+
+
+def test_pain_4_a_threshold_works_with_a_number_of_batches(tmp_path):
+    arguments = {"save_best_only": True, "save_freq": 1, "initial_value_threshold": -1.0}
+    if KERAS_IS_AS_DESCRIBED:
+        theirs = keras.callbacks.ModelCheckpoint(tmp_path / "k.keras", "loss", **arguments)
+        with pytest.raises(TypeError, match="'NoneType' object is not callable"):
+            fit(dense(), [theirs])
+    fit(dense(), [keras_ratchet.ModelCheckpoint(tmp_path / "r.keras", "loss", **arguments)])
+    assert not (tmp_path / "r.keras").exists()  # no loss is below -1
+
+
+def test_pain_20_a_placeholder_without_a_value_does_not_end_training(tmp_path):
+    name = "{epoch:02d}-{val_loss:.2f}.keras"
+    if KERAS_IS_AS_DESCRIBED:
+        with pytest.raises(KeyError, match="Failed to format"):
+            run(keras.callbacks.ModelCheckpoint(tmp_path / name), val_loss=[None, 0.5])
+    with warns_once("'val_loss' is not among the logs"):
+        run(keras_ratchet.ModelCheckpoint(tmp_path / name), val_loss=[None, 0.5, None])
+    names = {path.name for path in tmp_path.glob("*.keras")}
+    assert names == {"01-nan.keras", "02-0.50.keras", "03-nan.keras"}
+
+
+def test_pain_20_a_batch_placeholder_works_at_the_end_of_an_epoch(tmp_path):
+    name = "{epoch}-{batch:03d}.weights.h5"
+    if KERAS_IS_AS_DESCRIBED:
+        theirs = keras.callbacks.ModelCheckpoint(tmp_path / name, save_weights_only=True)
+        with pytest.raises(KeyError, match="batch"):
+            fit(dense(), [theirs])
+    fit(dense(), [keras_ratchet.ModelCheckpoint(tmp_path / name, save_weights_only=True)])
+    assert (tmp_path / "1-004.weights.h5").exists()  # four batches were done
+
+
+def two_outputs():
+    inputs = keras.Input((4,))
+    outputs = {name: keras.layers.Dense(1, name=name)(inputs) for name in ("a", "b")}
+    model = keras.Model(inputs, outputs)
+    metrics = {"a": ["mae", keras.metrics.R2Score()], "b": ["mae"]}
+    model.compile("sgd", {"a": "mse", "b": "mse"}, metrics=metrics)
+    return model
+
+
+def fit_two_outputs(model, callback):
+    x, y = data(8)
+    targets = {"a": y, "b": y}
+    model.fit(x, targets, validation_data=(x, targets), verbose=0, callbacks=[callback])
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode"), [("val_a_loss", "less"), ("val_a_mae", "less"), ("a_r2_score", "greater")]
+)
+def test_pain_21_auto_knows_the_metrics_of_one_output(monitor, mode):
+    if KERAS_IS_AS_DESCRIBED and monitor == "val_a_mae":
+        with pytest.raises(ValueError, match="automatically determine"):
+            fit_two_outputs(two_outputs(), keras.callbacks.EarlyStopping(monitor))
+    ours = keras_ratchet.EarlyStopping(monitor)
+    fit_two_outputs(two_outputs(), ours)
+    assert ours.monitor_op is getattr(keras.ops, mode)
+    assert ours.best is not None
+
+
+class Batches(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.count += 1
+
+
+@pytest.mark.parametrize("model_metrics", [None, ["mae"]])
+def test_pain_21_an_unknown_direction_is_an_error_before_the_first_batch(model_metrics, tmp_path):
+    for make in (
+        lambda module: module.EarlyStopping("val_bleu"),
+        lambda module: module.ModelCheckpoint(tmp_path / "b.keras", "bleu", save_best_only=True),
+    ):
+        if KERAS_IS_AS_DESCRIBED:
+            batches = Batches()
+            curve = Curve(val_bleu=[1.0])
+            with pytest.raises(ValueError, match="automatically determine"):
+                fit(dense(metrics=model_metrics), [curve, make(keras.callbacks), batches])
+            assert batches.count == 4  # the whole epoch
+        batches = Batches()
+        with pytest.raises(UnknownDirectionError, match="mode='min' or mode='max'"):
+            fit(dense(metrics=model_metrics), [make(keras_ratchet), batches])
+        assert batches.count == 0
+
+
+def test_pain_21_a_direction_that_is_not_needed_is_not_asked_for(tmp_path):
+    if KERAS_IS_AS_DESCRIBED:
+        with pytest.raises(ValueError, match="automatically determine"):
+            run(keras.callbacks.ModelCheckpoint(tmp_path / "k.keras", "bleu"), bleu=[1.0])
+    run(keras_ratchet.ModelCheckpoint(tmp_path / "r.keras", "bleu"), bleu=[1.0])
+    assert saved_epoch(tmp_path / "r.keras") == 1

@@ -1,0 +1,71 @@
+"""What the tests of Keras's pains share: a dictated run, and a hand on Ctrl-C."""
+
+import contextlib
+import os
+import re
+import signal
+import time
+
+import keras
+import pytest
+
+from support.models import Curve, Stamp, dense, fit
+
+# Keras's half of a test is asserted on the version that keras-pains.md describes: a newer Keras
+# may be cured.
+KERAS_IS_AS_DESCRIBED = keras.__version__ == "3.15.1"
+
+
+def run(*callbacks, model=None, **curves):
+    """Train with dictated metrics, one batch per epoch; each weight is its epoch, from 1.
+
+    Returns the model. `len(model.history.epoch)` is the number of epochs that were run.
+    """
+    model = model or dense()
+    epochs = max(len(values) for values in curves.values())
+    fit(model, [Curve(**curves), Stamp(), *callbacks], epochs, batch_size=32)
+    return model
+
+
+@contextlib.contextmanager
+def warns_once(match):
+    """Expect exactly one warning whose text matches."""
+    with pytest.warns(UserWarning, match=match) as record:
+        yield
+    assert sum(bool(re.search(match, str(entry.message))) for entry in record) == 1
+
+
+def press_ctrl_c():
+    """Send SIGINT to this process and give Python the time to handle it."""
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.02)
+
+
+class At(keras.callbacks.Callback):
+    """Does something, once, at a hook of an epoch (index from 0)."""
+
+    def __init__(self, hook, epoch, action):
+        super().__init__()
+        self.hook, self.epoch, self.action = hook, epoch, action
+        self._epoch = None
+
+    def _at(self, hook):
+        if hook == self.hook and self._epoch == self.epoch:
+            self._epoch = None
+            self.action()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+        self._at("epoch_begin")
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._at("train_batch_end")
+
+    def on_test_batch_end(self, batch, logs=None):
+        self._at("test_batch_end")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._at("epoch_end")
+
+    def on_train_end(self, logs=None):
+        self._at("train_end")

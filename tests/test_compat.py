@@ -1,0 +1,82 @@
+"""Canaries: every private Keras name that we touch is still there and still means the same."""
+
+import inspect
+
+import keras
+import numpy as np
+from support.models import data, dense
+
+from keras_ratchet import _compat
+
+
+def test_the_savers_still_take_what_we_give_them():
+    from keras.src.legacy.saving import legacy_h5_format
+    from keras.src.saving import saving_lib
+
+    names = inspect.signature(saving_lib._save_state).parameters
+    assert list(names) == ["saveable", "weights_store", "assets_store", "inner_path"] + [
+        "visited_saveables"
+    ]
+    assert "archive" in inspect.signature(saving_lib.H5IOStore).parameters
+    assert list(inspect.signature(legacy_h5_format.save_model_to_hdf5).parameters)[:2] == [
+        "model",
+        "filepath",
+    ]
+
+
+def test_metric_directions_are_found_by_their_name_in_the_logs():
+    model = dense(metrics=["mae", "accuracy"])
+    assert not _compat.metrics_are_known(model)
+    model.fit(*data(), verbose=0)
+    assert _compat.metrics_are_known(model)
+    assert _compat.metric_direction(model, "val_mae") == "min"
+    assert _compat.metric_direction(model, "accuracy") == "max"
+    assert _compat.metric_direction(model, "val_decoder_loss") == "min"
+    assert _compat.metric_direction(model, "val_bleu") is None
+
+
+def test_per_output_metrics_are_found():
+    inputs = keras.Input((4,))
+    outputs = {n: keras.layers.Dense(1, name=n)(inputs) for n in ("a", "b")}
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", {"a": "mse", "b": "mse"}, metrics={"a": ["mae"], "b": ["accuracy"]})
+    x, y = data()
+    model.fit(x, {"a": y, "b": y}, verbose=0)
+    assert _compat.metric_direction(model, "val_a_mae") == "min"
+    assert _compat.metric_direction(model, "b_accuracy") == "max"
+
+
+def test_a_callback_finds_the_list_it_is_in():
+    found = []
+
+    class Finder(keras.callbacks.Callback):
+        def set_model(self, model):
+            super().set_model(model)
+            found.append(_compat.calling_list())
+
+    bare = keras.callbacks.CallbackList(Finder(), model=dense())
+    listed = keras.callbacks.CallbackList([Finder()], add_history=True, model=dense())
+    assert found == [bare, listed]
+    alone = Finder()
+    alone.set_model(dense())
+    assert found[-1] is None
+    assert hasattr(bare, "_async_train")
+
+
+def test_the_swap_of_averages_is_where_we_think():
+    model = dense(optimizer=keras.optimizers.SGD(0.1, use_ema=True))
+    model.fit(*data(), verbose=0)
+    swap = keras.callbacks.SwapEMAWeights()
+    swap.set_model(model)
+    pairs = _compat.ema_pairs(model.optimizer)
+    assert [id(w) for w, _ in pairs] == [id(w) for w in model.trainable_variables]
+    average = np.array(keras.ops.convert_to_numpy(pairs[0][1]))
+    assert not _compat.is_swapped(swap)
+    swap.on_test_begin()
+    assert _compat.is_swapped(swap)
+    assert np.allclose(keras.ops.convert_to_numpy(pairs[0][0]), average)
+    swap.on_test_end()
+
+
+def test_fit_still_has_the_private_first_epoch():
+    assert "_initial_epoch" in vars(dense())

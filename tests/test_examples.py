@@ -1,0 +1,41 @@
+"""The examples run as they are, each in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(name, cwd):
+    environment = os.environ | {"PYTHONWARNINGS": "default"}
+    result = subprocess.run(
+        [sys.executable, str(EXAMPLES / name)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout
+
+
+@pytest.mark.slow
+def test_digits_stops_and_the_file_equals_the_model(tmp_path):
+    output = run("digits.py", tmp_path)
+    assert "hold the same weights" in output and "why it ended" in output
+    picture = (tmp_path / "runs/digits/curves.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
+
+
+@pytest.mark.slow
+def test_the_custom_loop_stops_saves_and_restores(tmp_path, backend):
+    if backend != "torch":
+        pytest.skip("the loop is written in torch")
+    output = run("custom_loop.py", tmp_path)
+    assert "Best epoch" in output
+    assert (tmp_path / "runs/custom_loop/last.keras").exists()

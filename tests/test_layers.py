@@ -1,0 +1,100 @@
+"""The direction of imports (docs/architecture.md): read from the source, not from memory."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import keras_ratchet
+
+ROOT = Path(keras_ratchet.__file__).parent
+LOWER = {
+    "errors": set(),
+    "types": {"errors"},
+    "_compat": {"errors", "types"},
+    "policy": {"errors", "types"},
+    "_storage": {"errors", "types"},
+    "_formats": {"errors", "types", "_compat"},
+    "_backends": {"errors", "types", "_compat"},
+    "_engine": {"policy", "_storage", "_formats", "_backends", "_compat", "errors", "types"},
+    "callbacks": {"_engine", "policy", "_storage", "_formats", "_backends", "_compat"}
+    | {"errors", "types"},
+    "cli": {"policy", "_storage", "_formats.readers", "plots", "errors", "types"},
+    "plots": {"types"},
+    "__init__": {"errors", "types", "callbacks", "policy", "plots"} | {"_storage", "_engine"},
+}
+IMPURE = {"os", "time", "random", "logging", "pathlib", "numpy", "keras", "datetime", "secrets"}
+FRAMEWORKS = {"torch", "tensorflow", "jax"}
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def unit(path):
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """Yield (module, is at the top of the file) of every import statement."""
+    tree = ast.parse(path.read_text())
+    top = {id(node) for node in tree.body}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) in top) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            base = node.module
+            yield base, id(node) in top
+            if base == "keras_ratchet" or base.count(".") == 1:
+                yield from ((f"{base}.{alias.name}", id(node) in top) for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_downward(path):
+    here = unit(path)
+    for module, _ in imports(path):
+        parts = module.split(".")
+        if parts[0] == "keras_ratchet" and len(parts) > 1 and parts[1] != here:
+            allowed = LOWER[here]
+            names = {parts[1], ".".join(parts[1:3])}
+            known = (ROOT / parts[1]).is_dir() or (ROOT / f"{parts[1]}.py").exists()
+            assert names & allowed or not known, f"{path}: {here} imports {module}"
+        if parts[0] == "keras_ratchet" and here == "_backends" and path.name != "__init__.py":
+            assert not FRAMEWORKS & set(parts[2:]), f"{path}: backends do not know each other"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_each_layer_keeps_to_its_outside(path):
+    here = unit(path)
+    outside = {module.split(".")[0] for module, _ in imports(path)}
+    if here == "policy":
+        assert not outside & IMPURE
+    if here in ("errors", "types"):
+        assert outside <= sys.stdlib_module_names | {"keras_ratchet"}
+    if here in ("_storage", "cli", "plots") or path.name == "readers.py":
+        assert "keras" not in outside
+    if not (here == "_backends" and path.stem in FRAMEWORKS):
+        assert not outside & FRAMEWORKS
+    private = {module for module, _ in imports(path) if module.startswith("keras.src")}
+    assert not private or path.name == "_compat.py"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_durable_changes_the_disk(path):
+    """fsync, rename, unlink and their kin stand in _storage/durable.py and nowhere else."""
+    if path.name == "durable.py":
+        return
+    verbs = {"fsync", "rename", "replace", "unlink", "remove", "rmdir", "rmtree", "ftruncate"}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert not (node.value.id in ("os", "shutil") and node.attr in verbs), path
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    import subprocess
+
+    code = (
+        "import sys, keras_ratchet; "
+        "heavy = {'keras', 'numpy', 'torch', 'tensorflow', 'jax', 'h5py'} & set(sys.modules); "
+        "assert not heavy, heavy; assert 'EarlyStopping' in dir(keras_ratchet)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -1,0 +1,74 @@
+"""The public names and signatures, written down: a change here is a change for users."""
+
+import inspect
+
+import keras
+import pytest
+
+import keras_ratchet
+
+PUBLIC = [
+    "EarlyStopping",
+    "ModelCheckpoint",
+    "MonitorCallback",
+    "guard",
+    "load_model",
+    "load_weights",
+    "checkpoints",
+    "verify",
+    "KeepBest",
+    "KeepLast",
+    "KeepEvery",
+    "KeepNewer",
+    "StopReason",
+    "SnapshotInfo",
+    "errors",
+]
+
+
+def test_the_public_names_are_these():
+    assert sorted(keras_ratchet.__all__) == sorted(PUBLIC)
+    assert all(getattr(keras_ratchet, name).__doc__ for name in keras_ratchet.__all__)
+    with pytest.raises(AttributeError, match="Nonsense"):
+        keras_ratchet.Nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["EarlyStopping", "ModelCheckpoint"])
+def test_keras_arguments_keep_their_positions_and_defaults(name):
+    theirs = inspect.signature(getattr(keras.callbacks, name)).parameters
+    ours = inspect.signature(getattr(keras_ratchet, name)).parameters
+    pairs = zip(theirs.values(), ours.values(), strict=False)
+    assert all((a.name, a.default) == (b.name, b.default) for a, b in pairs)
+    added = list(ours.values())[len(theirs) :]
+    assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in added)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in PUBLIC if n not in ("errors", "StopReason", "SnapshotInfo")]
+)
+def test_each_argument_and_each_own_name_is_documented(name):
+    thing = getattr(keras_ratchet, name)
+    for parameter in inspect.signature(thing).parameters:
+        assert f"{parameter}:" in thing.__doc__, f"{name}: {parameter} is not documented"
+
+
+def test_every_error_is_of_our_family_and_in_the_tree():
+    from keras_ratchet import errors
+
+    kinds = [e for e in vars(errors).values() if inspect.isclass(e)]
+    assert all(issubclass(kind, errors.RatchetError) for kind in kinds)
+    assert all(kind.__name__ in errors.__doc__ for kind in kinds)
+
+
+def test_the_version_is_the_installed_one():
+    import importlib.metadata
+
+    assert keras_ratchet.__version__ == importlib.metadata.version("keras-ratchet")
+
+
+def test_the_wheel_is_what_is_tested_where_it_should_be():
+    import os
+
+    expected = os.environ.get("RATCHET_WHEEL")
+    if expected:
+        assert keras_ratchet.__file__.startswith(expected)
