@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
-EXTRAS ?= torch,tensorflow,jax,plot,examples,dev
+EXTRAS ?= torch,tensorflow,jax,plot,export,examples,dev
 KERAS_BACKEND ?= torch
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

@@ -8,6 +8,7 @@ import pytest
 import keras_ratchet
 
 PUBLIC = [
+    "BackupAndRestore",
     "EarlyStopping",
     "ModelCheckpoint",
     "MonitorCallback",
@@ -23,6 +24,7 @@ PUBLIC = [
     "StopReason",
     "SnapshotInfo",
     "errors",
+    "plots",
 ]
 
 
@@ -33,7 +35,7 @@ def test_the_public_names_are_these():
         keras_ratchet.Nonsense  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ["EarlyStopping", "ModelCheckpoint"])
+@pytest.mark.parametrize("name", ["EarlyStopping", "ModelCheckpoint", "BackupAndRestore"])
 def test_keras_arguments_keep_their_positions_and_defaults(name):
     theirs = inspect.signature(getattr(keras.callbacks, name)).parameters
     ours = inspect.signature(getattr(keras_ratchet, name)).parameters
@@ -44,7 +46,7 @@ def test_keras_arguments_keep_their_positions_and_defaults(name):
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in PUBLIC if n not in ("errors", "StopReason", "SnapshotInfo")]
+    "name", [n for n in PUBLIC if n not in ("errors", "plots", "StopReason", "SnapshotInfo")]
 )
 def test_each_argument_and_each_own_name_is_documented(name):
     thing = getattr(keras_ratchet, name)

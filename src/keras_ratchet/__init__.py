@@ -3,10 +3,12 @@ r"""Training that never loses ground: Keras 3 callbacks for stopping, best weigh
 | name | what it is |
 |---|---|
 | `EarlyStopping` | drop-in for Keras's: stop on a metric, end with the best weights |
+| `BackupAndRestore` | drop-in for Keras's: an interrupted training goes on, bit by bit |
 | `ModelCheckpoint` | drop-in for Keras's: files that cannot be torn |
 | `load_model`, `load_weights` | load the best or the latest, verified first |
 | `checkpoints`, `verify` | what is saved in a directory; is it what was saved? |
 | `KeepBest`, `KeepLast`, `KeepEvery`, `KeepNewer` | which files stay; they combine with `\|` |
+| `plots` | pictures of a run |
 | `MonitorCallback` | base of both, for callbacks of your own that watch a metric |
 | `guard` | the callbacks' last work is done after an exception too |
 | `StopReason`, `SnapshotInfo` | why training stopped; what is known about a checkpoint |
@@ -21,10 +23,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keras_ratchet import errors
+    from keras_ratchet import errors, plots
     from keras_ratchet._engine.loader import load_model, load_weights
     from keras_ratchet._storage.records import checkpoints
     from keras_ratchet._storage.verify import verify
+    from keras_ratchet.callbacks.backup_and_restore import BackupAndRestore
     from keras_ratchet.callbacks.early_stopping import EarlyStopping
     from keras_ratchet.callbacks.guard import guard
     from keras_ratchet.callbacks.model_checkpoint import ModelCheckpoint
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BackupAndRestore",
     "EarlyStopping",
     "ModelCheckpoint",
     "MonitorCallback",
@@ -50,9 +54,11 @@ __all__ = [
     "StopReason",
     "SnapshotInfo",
     "errors",
+    "plots",
 ]
 
 _HOME = {
+    "BackupAndRestore": "keras_ratchet.callbacks.backup_and_restore",
     "EarlyStopping": "keras_ratchet.callbacks.early_stopping",
     "ModelCheckpoint": "keras_ratchet.callbacks.model_checkpoint",
     "MonitorCallback": "keras_ratchet.callbacks.monitor_callback",
@@ -71,8 +77,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "errors":
-        return importlib.import_module("keras_ratchet.errors")
+    if name in ("errors", "plots"):
+        return importlib.import_module(f"keras_ratchet.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

@@ -6,10 +6,15 @@
 | `saving_lib.save_model(model, file)` | `.keras` into an open file | 3.12.0, 3.15.1 |
 | `legacy_h5_format.save_model_to_hdf5` | `.h5` into an open `h5py.File` | 3.12.0, 3.15.1 |
 | `Metric._direction`, `CompileMetrics`, `MetricsList` | `mode="auto"` | 3.12.0, 3.15.1 |
+| `CompileMetrics._user_metrics`, `._user_weighted_metrics` | `mode="auto"` | 3.12.0, 3.15.1 |
 | `CallbackList._async_train` | batch hooks on the training thread | 3.12.0, 3.15.1 |
 | `SwapEMAWeights._ema_weights_in_model`, `._swap_variables` | EMA | 3.12.0, 3.15.1 |
 | `SwapEMAWeights._finalize_ema_values` | EMA | 3.12.0, 3.15.1 |
 | `Optimizer._trainable_variables`, `._model_variables_moving_average` | EMA | 3.12.0, 3.15.1 |
+| `global_state`, `seed_generator.GLOBAL_SEED_GENERATOR` | seeds | 3.12.0, 3.15.1 |
+| `model._initial_epoch`, `model.train_function` | where `fit` begins | 3.12.0, 3.15.1 |
+| `fit`'s local `epoch_iterator`, its `data_adapter` | what the data is | 3.12.0, 3.15.1 |
+| `model._symbolic_build(data_batch=)` | variables before the first step | 3.12.0, 3.15.1 |
 | `io_utils.print_msg` | `verbose=1` prints as Keras does | 3.12.0, 3.15.1 |
 
 `tests/test_compat.py` fails when one of them is gone. Keras is imported on call, never before.
@@ -19,7 +24,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 
@@ -64,15 +69,41 @@ def print_message(message: str) -> None:
     io_utils.print_msg(message)
 
 
-def metrics_are_known(model: Any) -> bool:
-    """Say whether every metric object of the model exists by now."""
+def metrics_are_known(model: Any, names: Iterable[str] | None = None) -> bool:
+    """Say whether every metric object of the model exists by now that `names` may stand for.
+
+    On TensorFlow they are made in the first batch.
+
+    Args:
+        model: The model.
+        names: Names in the logs; None stands for every metric.
+    """
     from keras.src.trainers import compile_utils
 
     if not getattr(model, "compiled", False):
         return False
-    return all(
-        metric.built for metric in model.metrics if isinstance(metric, compile_utils.CompileMetrics)
-    )
+    compiled = [m for m in model.metrics if isinstance(m, compile_utils.CompileMetrics)]
+    unbuilt = [metric for metric in compiled if not metric.built]
+    if names is None:
+        return not unbuilt
+    return not any(_is_asked_for(name, metric) for metric in unbuilt for name in names)
+
+
+def _is_asked_for(name: str, unbuilt: Any) -> bool:
+    """Say whether one of the metrics given to `compile` may get this name."""
+    import keras
+
+    for given in keras.tree.flatten([unbuilt._user_metrics, unbuilt._user_weighted_metrics]):
+        key = given if isinstance(given, str) else getattr(given, "name", None)
+        key = key or getattr(given, "__name__", None)
+        if given is not None and (key is None or _may_be(name, key)):
+            return True
+    return False
+
+
+def _may_be(name: str, key: str) -> bool:
+    """Say whether `name` in the logs may be metric `key`, with or without output and `val_`."""
+    return name == key or name.endswith(f"_{key}")
 
 
 def metric_direction(model: Any, name: str) -> str | None:
@@ -84,7 +115,7 @@ def metric_direction(model: Any, name: str) -> str | None:
     if name == "loss" or name.endswith("_loss"):
         return "min"
     known = {m.name: m for m in _metric_objects(model) if hasattr(m, "_direction")}
-    fits = [key for key in known if name == key or name.endswith(f"_{key}")]
+    fits = [key for key in known if _may_be(name, key)]
     if not fits:
         return None
     return "max" if known[max(fits, key=len)]._direction == "up" else "min"
@@ -130,6 +161,7 @@ def make_synchronous(callback_list: Any) -> None:
     `callbacks=cb` the hooks of torch and jax would run on pool threads.
     """
     callback_list._async_train = False
+    callback_list._async_test = False
 
 
 def swap_callback(callback_list: Any) -> Any:
@@ -143,6 +175,11 @@ def swap_callback(callback_list: Any) -> Any:
 def is_swapped(swap: Any) -> bool:
     """Say whether the model holds the averaged weights right now, and the slots the raw ones."""
     return bool(swap._ema_weights_in_model)
+
+
+def forget_swap(swap: Any) -> None:
+    """Let `is_swapped` be false without swapping: somebody has set the weights."""
+    swap._ema_weights_in_model = False
 
 
 def finish_swap(swap: Any) -> None:
@@ -166,3 +203,132 @@ def ema_pairs(optimizer: Any) -> list[tuple[Any, Any]]:
         if getattr(one, "use_ema", False) and averages:
             pairs.extend(zip(one._trainable_variables, averages, strict=True))
     return pairs
+
+
+def global_seed_state(create: bool = False) -> Any:
+    """Return the state variable of Keras's global seed generator, or None if there is none yet."""
+    from keras.src.backend.common import global_state
+    from keras.src.random import seed_generator
+
+    if create:
+        return seed_generator.global_seed_generator().state
+    generator = global_state.get_global_attribute(seed_generator.GLOBAL_SEED_GENERATOR)
+    return None if generator is None else generator.state
+
+
+def set_initial_epoch(model: Any, epoch: int | None) -> None:
+    """Tell `fit` where to begin; it reads this right after `on_train_begin`."""
+    model._initial_epoch = epoch
+
+
+def epoch_iterator() -> Any:
+    """Return the `EpochIterator` of the `fit` that is calling, or None in a custom loop."""
+    from keras.src.trainers.epoch_iterator import EpochIterator
+
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        found = frame.f_locals.get("epoch_iterator")
+        if isinstance(found, EpochIterator):
+            return found
+        frame = frame.f_back
+    return None
+
+
+def build(model: Any, iterator: Any) -> None:
+    """Create all variables of the model, its metrics and its optimizer before the first step.
+
+    torch and jax have done so by now; tensorflow defers it to the first step.
+    """
+    import keras
+
+    optimizer = getattr(model, "optimizer", None)
+    dataset = getattr(iterator, "_distributed_dataset", None)
+    if dataset is not None and not (model.built and metrics_are_known(model)):
+        spec = keras.tree.map_structure(
+            lambda t: keras.KerasTensor(tuple(t.shape), keras.backend.standardize_dtype(t.dtype)),
+            dataset.element_spec,
+        )
+        model._symbolic_build(data_batch=spec)
+    if optimizer is not None and model.built and not optimizer.built:
+        optimizer.build(model.trainable_variables)
+
+
+_KINDS = {
+    "ArrayDataAdapter": ("array", ""),
+    "PyDatasetAdapter": ("py_dataset", "py_dataset"),
+    "TFDatasetAdapter": ("tf_dataset", "_dataset"),
+    "TorchDataLoaderAdapter": ("torch_loader", "_dataloader"),
+    "GeneratorDataAdapter": ("generator", "generator"),
+    "GrainDatasetAdapter": ("grain", "_dataset"),
+}
+
+
+def data_source(iterator: Any) -> tuple[str, Any]:
+    """Return the kind of the data that `fit` was given, and the source itself if it has one."""
+    adapter = getattr(iterator, "data_adapter", None)
+    kind, attribute = _KINDS.get(type(adapter).__name__, ("unknown", ""))
+    if adapter is None:
+        return "loop", None
+    return kind, getattr(adapter, attribute, None) if attribute else None
+
+
+def advance_dataset(iterator: Any, dataset: Any, epochs: int) -> None:
+    """Let a tf.data set count the iterators that were made of it in earlier epochs.
+
+    A shuffled set draws a new order for each iterator. `fit` makes one for each epoch, and on
+    tensorflow a second one when an epoch of known length ends.
+    """
+    source = getattr(iterator, "_distributed_dataset", dataset)
+    eager = source is not dataset and iterator.num_batches is not None
+    for _ in range(epochs * (2 if eager else 1)):
+        iter(source)
+
+
+def draws_unseeded(iterator: Any) -> bool:
+    """Say whether `fit` shuffles arrays on tensorflow without a global seed."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return False
+    if not getattr(iterator.data_adapter, "_shuffle", False):
+        return False
+    from keras.src.backend.common import global_state
+    from keras.src.utils.rng_utils import GLOBAL_RANDOM_SEED
+
+    return global_state.get_global_attribute(GLOBAL_RANDOM_SEED) is None
+
+
+def draw(model: Any, arguments: tuple[Any, ...]) -> int:
+    """Draw the batches of one step without training on them; return how many there were.
+
+    `fit` calls `train_function(data)` on torch, `(iterator)` on tensorflow and
+    `(state, iterator)` on jax.
+    """
+    import keras
+
+    if keras.backend.backend() == "torch":
+        return 1
+    steps = int(model.steps_per_execution)
+    for done in range(steps):
+        try:
+            next(arguments[-1])
+        except StopIteration:  # the last step of an epoch may hold fewer batches
+            return done or steps
+    return steps
+
+
+def step_result(arguments: tuple[Any, ...], logs: dict[str, float]) -> Any:
+    """Return what a step gives back to `fit`: on jax the logs and the state."""
+    return (logs, arguments[0]) if len(arguments) == 2 else logs
+
+
+def without_callbacks(callback_list: Any, callbacks: list[Any]) -> Any:
+    """Put `callbacks` in the place of a list's own, on the training thread; return the undo."""
+    before = callback_list.callbacks, callback_list._async_train, callback_list._async_test
+    callback_list.callbacks = callbacks
+    make_synchronous(callback_list)
+
+    def undo() -> None:
+        callback_list.callbacks, callback_list._async_train, callback_list._async_test = before
+
+    return undo

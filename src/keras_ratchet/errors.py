@@ -9,6 +9,7 @@ RatchetError
 ├── NonFiniteError     (ArithmeticError)  a NaN where `nan="raise"` was asked for
 ├── SaveError          (OSError)          a save failed; older files are untouched
 ├── LockedError        (RuntimeError)     another process writes here
+├── ResumeError        (ValueError)       this training is not the one that was interrupted
 └── LoadError          (ValueError)       nothing that can be loaded safely
     └── CorruptError                      a file's bytes are not those that were saved
 ```
@@ -45,6 +46,10 @@ class SaveError(RatchetError, OSError):
 
 class LockedError(RatchetError, RuntimeError):
     """Another live process is writing to this directory or file."""
+
+
+class ResumeError(RatchetError, ValueError):
+    """The saved training does not fit this model, data or optimizer; nothing was changed."""
 
 
 class LoadError(RatchetError, ValueError):

@@ -106,7 +106,10 @@ def test_a_callback_of_the_user_joins_and_its_failure_hides_nothing():
     seen = []
     model, ours = dense(), stopper()
     callbacks = [Mine(), ours, At("train_batch_end", 2, crash)]
-    with pytest.raises(RuntimeError, match="crashed") as caught, keras_ratchet.guard(model, callbacks):
+    with (
+        pytest.raises(RuntimeError, match="crashed") as caught,
+        keras_ratchet.guard(model, callbacks),
+    ):
         train(model, callbacks, batches())
     assert seen == [caught.value]
     assert "Mine could not finish its work" in caught.value.__notes__[0]

@@ -6,7 +6,7 @@ import threading
 import keras
 import pytest
 from support.models import Curve, Stamp, data, dense, fit, stamp_of
-from support.pains import KERAS_IS_AS_DESCRIBED, At, press_ctrl_c
+from support.pains import KERAS_IS_AS_DESCRIBED, At, press_ctrl_c, tiny
 
 import keras_ratchet
 
@@ -58,11 +58,11 @@ def test_pain_10_ctrl_c_leaves_the_best_weights(hook, ours_is_first):
     epoch = 5 if hook == "train_end" else 3
     press = At(hook, epoch, press_ctrl_c)
     if KERAS_IS_AS_DESCRIBED:
-        model = dense()
+        model = tiny()
         with pytest.raises(KeyboardInterrupt):
             train(model, stopper(keras.callbacks), At("epoch_begin", 3, press_ctrl_c))
         assert stamp_of(model) == 3  # the last whole epoch, not the best one
-    model, ours = dense(), stopper()
+    model, ours = tiny(), stopper()
     with pytest.raises(KeyboardInterrupt):
         train(model, *([ours, press] if ours_is_first else [press, ours]), **validation())
     assert stamp_of(model) == 2
@@ -72,7 +72,7 @@ def test_pain_10_ctrl_c_leaves_the_best_weights(hook, ours_is_first):
 
 @pytest.mark.parametrize("arguments", [{}, validation()], ids=["plain", "validation"])
 def test_ctrl_c_ends_the_epoch_after_the_batch_and_its_metrics_are_not_judged(arguments, tmp_path):
-    model, ours, count = dense(), keras_ratchet.EarlyStopping("loss", patience=9), Count()
+    model, ours, count = tiny(), keras_ratchet.EarlyStopping("loss", patience=9), Count()
     path = tmp_path / "{epoch}.weights.h5"
     saver = keras_ratchet.ModelCheckpoint(path, save_weights_only=True)
     press = At("train_batch_end", 1, press_ctrl_c)
@@ -87,7 +87,7 @@ def test_ctrl_c_ends_the_epoch_after_the_batch_and_its_metrics_are_not_judged(ar
 
 @pytest.mark.parametrize("hook", ["test_batch_end", "epoch_end"])
 def test_an_epoch_that_was_whole_when_ctrl_c_came_counts(hook):
-    model, ours, count = dense(), stopper(), Count()
+    model, ours, count = tiny(), stopper(), Count()
     press = At(hook, 1, press_ctrl_c)
     arguments = validation() if hook == "test_batch_end" else {}
     callbacks = [Curve(val_loss=CURVE), Stamp()]
@@ -101,12 +101,12 @@ def test_an_epoch_that_was_whole_when_ctrl_c_came_counts(hook):
 
 def test_a_ctrl_c_during_a_save_lets_the_other_callbacks_judge_the_epoch(tmp_path):
     class Slow(keras_ratchet.ModelCheckpoint):
-        def _save_model(self, epoch, batch, logs):
-            super()._save_model(epoch, batch, logs)
+        def on_epoch_end(self, epoch, logs=None):
+            super().on_epoch_end(epoch, logs)
             if epoch == 1:
                 press_ctrl_c()
 
-    model, ours = dense(), stopper()
+    model, ours = tiny(), stopper()
     path = tmp_path / "best.weights.h5"
     saver = Slow(path, save_best_only=True, save_weights_only=True)
     with pytest.raises(KeyboardInterrupt):
@@ -122,7 +122,7 @@ def test_the_second_ctrl_c_is_immediate():
         press_ctrl_c()
         press_ctrl_c()
 
-    model, count = dense(), Count()
+    model, count = tiny(), Count()
     callbacks = [stopper(), At("train_batch_end", 2, press_twice), count]
     with pytest.raises(KeyboardInterrupt), keras_ratchet.guard(model, callbacks):
         train(model, *callbacks)
@@ -137,7 +137,7 @@ def test_a_foreign_handler_is_left_alone():
         presses.append(number)
 
     signal.signal(signal.SIGINT, foreign)
-    model = dense()
+    model = tiny()
     train(model, stopper(), At("train_batch_end", 1, press_ctrl_c))
     assert signal.getsignal(signal.SIGINT) is foreign
     assert presses == [signal.SIGINT]
@@ -148,7 +148,7 @@ def test_a_foreign_handler_is_left_alone():
 
 def test_an_ignored_ctrl_c_stays_ignored():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    model = dense()
+    model = tiny()
     train(model, stopper(), At("train_batch_end", 1, press_ctrl_c))
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     assert len(model.history.epoch) == len(CURVE)
@@ -156,7 +156,7 @@ def test_an_ignored_ctrl_c_stays_ignored():
 
 
 def test_training_in_another_thread_works():
-    model, ours, errors = dense(), stopper(), []
+    model, ours, errors = tiny(), stopper(), []
 
     def work():
         try:
@@ -172,7 +172,7 @@ def test_training_in_another_thread_works():
 
 
 def test_after_a_run_ctrl_c_is_pythons_again():
-    train(dense(), stopper())
+    train(tiny(), stopper())
     with pytest.raises(KeyboardInterrupt):
         press_ctrl_c()
 
@@ -183,13 +183,13 @@ def crash():
 
 def test_after_an_exception_ctrl_c_behaves_as_in_plain_python():
     with pytest.raises(RuntimeError, match="crashed"):
-        train(dense(), stopper(), At("train_batch_end", 1, crash))
+        train(tiny(), stopper(), At("train_batch_end", 1, crash))
     with pytest.raises(KeyboardInterrupt):
         press_ctrl_c()
 
 
 def test_after_an_exception_another_fit_without_ours_is_interrupted_at_once():
-    model, count = dense(), Count()
+    model, count = tiny(), Count()
     with pytest.raises(RuntimeError, match="crashed"):
         train(model, stopper(), At("train_batch_end", 1, crash))
     with pytest.raises(KeyboardInterrupt):
@@ -198,7 +198,7 @@ def test_after_an_exception_another_fit_without_ours_is_interrupted_at_once():
 
 
 def test_after_an_exception_the_next_fit_with_ours_stops_in_order():
-    model, ours = dense(), stopper()
+    model, ours = tiny(), stopper()
     with pytest.raises(RuntimeError, match="crashed"):
         train(model, ours, At("train_batch_end", 1, crash))
     with pytest.raises(KeyboardInterrupt):
@@ -207,7 +207,7 @@ def test_after_an_exception_the_next_fit_with_ours_stops_in_order():
 
 
 def test_training_can_go_on_after_ctrl_c():
-    model, ours = dense(), stopper()
+    model, ours = tiny(), stopper()
     with pytest.raises(KeyboardInterrupt):
         train(model, ours, At("train_batch_end", 3, press_ctrl_c))
     train(model, ours)
@@ -216,7 +216,7 @@ def test_training_can_go_on_after_ctrl_c():
 
 
 def test_a_fit_inside_a_callback_does_not_take_ctrl_c_away():
-    model, other = dense(), dense()
+    model, other = tiny(), dense()
     inner = At("epoch_begin", 1, lambda: train(other, stopper()))
     with pytest.raises(KeyboardInterrupt):
         train(model, stopper(), inner, At("train_batch_end", 3, press_ctrl_c))
@@ -225,7 +225,7 @@ def test_a_fit_inside_a_callback_does_not_take_ctrl_c_away():
 
 
 def test_ctrl_c_in_a_custom_loop_stops_it_at_the_next_batch():
-    model, ours = dense(), stopper()
+    model, ours = tiny(), stopper()
     callbacks = keras.callbacks.CallbackList([Stamp(), ours], model=model)
     model.stop_training = False
     callbacks.on_train_begin()

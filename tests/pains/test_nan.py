@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from support.models import Curve, dense, fit, stamp_of
-from support.pains import KERAS_IS_AS_DESCRIBED, At, run, warns_once
+from support.pains import KERAS_IS_AS_DESCRIBED, At, run, tiny, warns_once
 
 import keras_ratchet
 from keras_ratchet.errors import NonFiniteError
@@ -56,7 +56,7 @@ def test_pain_8_a_nan_in_the_first_epoch_does_not_stop_saving(tmp_path):
 
 def test_pain_9_a_run_that_ends_in_nan_keeps_its_files_and_its_best_weights(tmp_path):
     def train(module):
-        model = dense()
+        model = tiny()
         path = tmp_path / f"{module.__name__}.keras"
         callbacks = [
             Curve(val_loss=[0.5, 0.9]),
@@ -81,7 +81,7 @@ def test_pain_9_a_run_that_ends_in_nan_keeps_its_files_and_its_best_weights(tmp_
 
 def test_pain_9_nan_in_the_first_epoch_is_not_restored():
     def train(stopper):
-        model = dense()
+        model = tiny()
         good = model.get_weights()
         callbacks = [
             Curve(val_loss=[NAN, 1.0, 2.0]),
@@ -102,7 +102,7 @@ def test_pain_9_nan_in_the_first_epoch_is_not_restored():
 
 def test_pain_9_weights_that_are_not_finite_are_never_best_however_good_the_metric(tmp_path):
     def train(module):
-        model = dense()
+        model = tiny()
         stopper = module.EarlyStopping(patience=9, restore_best_weights=True)
         path = tmp_path / f"{module.__name__}.weights.h5"
         checkpoint = module.ModelCheckpoint(path, save_best_only=True, save_weights_only=True)
@@ -137,7 +137,7 @@ def test_pain_9_a_nan_of_a_validation_metric_can_stop_training():
 
 
 def test_pain_9_a_nan_can_be_an_error_that_leaves_the_best_weights():
-    model = dense()
+    model = tiny()
     ours = keras_ratchet.EarlyStopping(patience=9, restore_best_weights=True, nan="raise")
     with pytest.raises(NonFiniteError, match="val_loss is NaN in epoch 2"):
         run(ours, model=model, val_loss=[0.5, NAN, 0.4])
@@ -153,7 +153,7 @@ def test_a_metric_that_is_always_nan_restores_nothing_and_says_so():
 
 
 def test_a_file_that_is_not_there_yet_may_hold_weights_that_are_not_finite(tmp_path):
-    model = dense()
+    model = tiny()
     harm = At("epoch_end", 0, lambda: poison(model))
     path = tmp_path / "{epoch}.weights.h5"
     fit(model, [harm, keras_ratchet.ModelCheckpoint(path, save_weights_only=True)])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from typing import cast
+import sys
+from typing import Any, cast
 
 from keras_ratchet._backends.base import Backend
 
@@ -14,3 +15,10 @@ def current() -> Backend:
 
     name = f"{__name__}.{keras.backend.backend()}"
     return cast(Backend, importlib.import_module(name))
+
+
+def torch_loading() -> Any:
+    """Return the helpers for torch's data loading if torch is in use, on whatever backend."""
+    if "torch" not in sys.modules:
+        return None
+    return importlib.import_module(f"{__name__}.torch_data")

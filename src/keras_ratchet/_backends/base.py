@@ -21,8 +21,19 @@ class Backend(Protocol):
     def assign(self, variable: Any, value: NDArray[Any]) -> None:
         """Set a variable to a copy of `value`."""
 
-    def unalias(self, variables: Iterable[Any]) -> None:
-        """Give each variable memory of its own where two share one buffer."""
+    def unalias(self, variables: Iterable[Any], averages: Iterable[tuple[Any, Any]]) -> None:
+        """Give each variable memory of its own where two share one buffer.
+
+        Args:
+            variables: All variables of a model and its optimizer.
+            averages: The pairs among them of a weight and the slot of its moving average.
+        """
+
+    def rng_state(self) -> dict[str, Any]:
+        """Return the state of the backend's global random number streams on the host."""
+
+    def set_rng_state(self, state: dict[str, Any]) -> None:
+        """Put that state back; streams that are missing in it are left alone."""
 
 
 def all_finite(value: NDArray[Any]) -> bool:

@@ -23,14 +23,27 @@ def assign(variable: Any, value: NDArray[Any]) -> None:
     variable.assign(jnp.array(value, copy=True))
 
 
-def unalias(variables: Iterable[Any]) -> None:
+def unalias(variables: Iterable[Any], averages: Iterable[tuple[Any, Any]]) -> None:
     """Give each variable a buffer of its own.
 
     With `use_ema=True` Keras ends training by assigning the averages to the weights, and on
-    JAX that shares the array; the next `fit` would donate one buffer twice and lose it.
+    JAX that shares the array; the next `fit` would donate one buffer twice and lose it. An
+    `evaluate` in between has donated the weight's, and so the average is gone already.
     """
+    for weight, average in averages:
+        if average.value.is_deleted():
+            average.assign(jnp.array(weight.value, copy=True))
     seen: set[int] = set()
     for variable in variables:
         if id(variable.value) in seen:
             variable.assign(jnp.array(variable.value, copy=True))
         seen.add(id(variable.value))
+
+
+def rng_state() -> dict[str, Any]:
+    """Return nothing: Keras's own seeds are all the randomness there is on this backend."""
+    return {}
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Do nothing."""

@@ -20,5 +20,14 @@ def assign(variable: Any, value: NDArray[Any]) -> None:
     variable.assign(value)
 
 
-def unalias(variables: Iterable[Any]) -> None:
+def unalias(variables: Iterable[Any], averages: Iterable[tuple[Any, Any]]) -> None:
     """Do nothing: TensorFlow copies on assignment."""
+
+
+def rng_state() -> dict[str, Any]:
+    """Return nothing: Keras's own seeds are all the randomness there is on this backend."""
+    return {}
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Do nothing."""

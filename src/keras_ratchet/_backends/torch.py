@@ -27,5 +27,21 @@ def assign(variable: Any, value: NDArray[Any]) -> None:
     variable.assign(value)
 
 
-def unalias(variables: Iterable[Any]) -> None:
+def unalias(variables: Iterable[Any], averages: Iterable[tuple[Any, Any]]) -> None:
     """Do nothing: torch copies on assignment."""
+
+
+def rng_state() -> dict[str, Any]:
+    """Return the state of torch's global generators: dropout and shuffling draw from them."""
+    state: dict[str, Any] = {"torch": torch.get_rng_state().numpy()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        state["cuda"] = [s.numpy() for s in torch.cuda.get_rng_state_all()]
+    return state
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Put that state back."""
+    if "torch" in state:
+        torch.set_rng_state(torch.from_numpy(np.array(state["torch"])))
+    if "cuda" in state and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([torch.from_numpy(np.array(s)) for s in state["cuda"]])

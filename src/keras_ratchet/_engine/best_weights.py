@@ -36,6 +36,11 @@ class VariableCopies:
         for variable, buffer in zip(self._variables, self.buffers, strict=True):
             backend.assign(variable, buffer)
 
+    def load(self, variables: Sequence[Any], values: Sequence[NDArray[Any]]) -> None:
+        """Take values that `buffers` held, for the same variables."""
+        self._variables = list(variables) if values else []
+        self.buffers = [np.array(value) for value in values]
+
 
 class BestWeights:
     """The weights (and, if asked for, the optimizer) of the best moment so far.
@@ -61,8 +66,8 @@ class BestWeights:
 
         Args:
             model: The model.
-            sources: For each weight whose scored value lies elsewhere (an EMA slot): the id of
-                the weight and the variable to read instead.
+            sources: For each variable whose value lies elsewhere (under SwapEMAWeights): its
+                id and the variable to read instead.
 
         Returns:
             The kept weights, in the order of `model.get_weights()`. The next call overwrites
@@ -73,7 +78,7 @@ class BestWeights:
             self._opaque = copy.deepcopy(model.get_weights())
         else:
             self._weights.keep(weights, sources)
-            self._keep_optimizer(model)
+            self._keep_optimizer(model, sources)
         self.filled = True
         return self._opaque if weights is None else self._weights.buffers
 
@@ -87,12 +92,31 @@ class BestWeights:
         if self._optimizer_state is not None:
             self._optimizer.load_state_dict(self._optimizer_state)
 
-    def _keep_optimizer(self, model: Any) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is kept, as plain data and arrays."""
+        if not self.filled:
+            return {}
+        return {
+            "weights": [np.array(buffer) for buffer in self._weights.buffers],
+            "optimizer": [np.array(buffer) for buffer in self._slots.buffers],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], model: Any) -> Any:
+        """Take what `state_dict` returned; return the kept weights or None."""
+        if not state:
+            return None
+        self._weights.load(weights_of(model) or (), state["weights"])
+        optimizer = model.optimizer if self._optimizer is True else self._optimizer
+        self._slots.load(list(getattr(optimizer, "variables", ())), state["optimizer"])
+        self.filled = True
+        return self._weights.buffers
+
+    def _keep_optimizer(self, model: Any, sources: Mapping[int, Any]) -> None:
         if self._optimizer is False:
             return
         optimizer = model.optimizer if self._optimizer is True else self._optimizer
         if hasattr(optimizer, "variables"):
-            self._slots.keep(list(optimizer.variables), {})
+            self._slots.keep(list(optimizer.variables), sources)
         else:
             self._optimizer_state = copy.deepcopy(optimizer.state_dict())
 

@@ -65,6 +65,15 @@ class Checkpointer:
         """Start anew: no best but a value to beat."""
         self.best, self._best_metrics, self._best_path = threshold, {}, None
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is best so far."""
+        return {"best": self.best, "metrics": dict(self._best_metrics), "path": self._best_path}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what `state_dict` returned."""
+        self.best = state["best"]
+        self._best_metrics, self._best_path = dict(state["metrics"]), state["path"]
+
     def consider(self, model: Any, moment: Moment, swap: Any, reason: str) -> bool:
         """Save if the moment is worth it.
 

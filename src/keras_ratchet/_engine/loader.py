@@ -14,7 +14,7 @@ from keras_ratchet._formats.safety import check_file
 from keras_ratchet._storage.records import checkpoints, record
 from keras_ratchet._storage.verify import verify
 from keras_ratchet.errors import CorruptError, LoadError
-from keras_ratchet.policy.retention import Ranking, age
+from keras_ratchet.policy.retention import age, ranking_of
 from keras_ratchet.types import SnapshotInfo
 
 _log = logging.getLogger("keras_ratchet")
@@ -87,12 +87,9 @@ def _fits(name: str, whole: bool) -> bool:
 
 def _order(infos: list[SnapshotInfo], which: str) -> list[SnapshotInfo]:
     """Return candidates, the wanted one first."""
-    newest_first = sorted(infos, key=age, reverse=True)
     if which == "latest":
-        return newest_first
-    first = next((info.ranking for info in newest_first if info.ranking), ())
-    metrics = tuple((name, "min" if mode == "min" else "max") for name, mode in first)
-    return Ranking(metrics, "later").sort(infos)  # type: ignore[arg-type]
+        return sorted(infos, key=age, reverse=True)
+    return ranking_of(infos).sort(infos)
 
 
 def _first_good(path: str, which: str, candidates: list[SnapshotInfo]) -> str:

@@ -25,7 +25,7 @@ def check_target(path: str, fixed: bool) -> None:
     Raises:
         SaveError: If the directory cannot be made or written, or the path is a directory.
     """
-    directory = os.path.dirname(os.path.abspath(path))
+    directory = os.path.abspath(os.path.dirname(path))
     try:
         durable.make_directories(directory)
         durable.probe(directory)
@@ -60,7 +60,7 @@ def save_model(model: Any, path: str, facts: Manifest) -> Manifest:
     form = format_of(path)
     if form is None:
         raise ConfigError(f"filepath must end in .keras, .weights.h5 or .h5. Got: {path!r}.")
-    directory = os.path.dirname(os.path.abspath(path))
+    directory = os.path.abspath(os.path.dirname(path))
     durable.make_directories(directory)
     space.require(directory, state_bytes(model))
     return files.save_file(path, lambda draft: _fill(draft, model, form), facts)

@@ -17,16 +17,38 @@ def averages_are_meant(swap: Any, metric: str) -> bool:
 
 
 def scored_sources(model: Any, swap: Any, metric: str) -> dict[int, Any]:
-    """Return, for each weight whose scored value lies elsewhere, its id and that variable.
+    """Return, for each variable whose kept value lies elsewhere, its id and that variable.
+
+    The scored value of a weight lies in the slot of its average, or, while the two are swapped,
+    the other way round. So weights and slots are kept as if nothing had been swapped.
 
     Args:
         model: The model, at the end of an epoch.
         swap: The `SwapEMAWeights` of the callback list, or None.
         metric: Name of the metric that the score is.
     """
-    if not averages_are_meant(swap, metric) or _compat.is_swapped(swap):
+    if not averages_are_meant(swap, metric):
         return {}
-    return {id(weight): average for weight, average in _compat.ema_pairs(model.optimizer)}
+    pairs = _compat.ema_pairs(model.optimizer)
+    if _compat.is_swapped(swap):
+        return {id(average): weight for weight, average in pairs}
+    return {id(weight): average for weight, average in pairs}
+
+
+def restored(swap: Any) -> None:
+    """Tell SwapEMAWeights that the model holds weights to go on from, not swapped ones."""
+    if swap is not None:
+        _compat.forget_swap(swap)
+
+
+def follow(model: Any) -> None:
+    """Let the averages start anew from the weights.
+
+    On JAX `fit` copies the averages over the weights also when it is left by an exception.
+    """
+    backend = _backends.current()
+    for weight, average in _compat.ema_pairs(getattr(model, "optimizer", None)):
+        backend.assign(average, np.array(backend.view(weight)))
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -14,7 +13,8 @@ from typing import Any
 
 from keras_ratchet._engine.facts import fingerprint, state_bytes, versions
 from keras_ratchet._engine.saver import check_target, save_error, save_model
-from keras_ratchet._storage import durable, files, journal, space
+from keras_ratchet._storage import files, journal, space
+from keras_ratchet._storage.deletion import delete_unless_changed
 from keras_ratchet._storage.lock import FileLock
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet._storage.records import checkpoints
@@ -51,7 +51,7 @@ class Series:
     @property
     def directory(self) -> str:
         """The directory above the first placeholder."""
-        return os.path.dirname(os.path.abspath(self.template.partition("{")[0]))
+        return os.path.abspath(os.path.dirname(self.template.partition("{")[0]))
 
     def begin(self, model: Any) -> None:
         """Check that saving can work, take the lock, and clean up after a crash.
@@ -64,7 +64,8 @@ class Series:
         check_target(prefix, fixed=not brace)
         self._failures.clear()
         if self._lock is None:
-            lock = FileLock(self._lock_path(), f"checkpoint {self.template!r}")
+            path = files.series_lock_path(self.directory, self.name)
+            lock = FileLock(path, f"checkpoint {self.template!r}")
             lock.acquire()
             self._lock = lock
         for path in files.sweep(self.directory, self._is_ours):
@@ -113,6 +114,7 @@ class Series:
             epoch=facts.position.epoch,
             batch=facts.position.batch,
             metrics=dict(facts.metrics),
+            ranking=facts.ranking,
             bytes=sum(record.bytes for record in manifest.files.values()),
             blocked_s=round(time.perf_counter() - started, 4),
         )
@@ -165,10 +167,9 @@ class Series:
 
     def _drop(self, snapshot: SnapshotInfo, reason: str) -> None:
         """Delete a file, unless somebody has changed it since we wrote it."""
-        if not verify(snapshot.path):
+        if not delete_unless_changed(snapshot):
             _log.warning("%s is not as we saved it, so it is not deleted", snapshot.path)
             return
-        files.delete_file(snapshot.path)
         self.note("drop", name=snapshot.name, reason=reason, epoch=snapshot.position.epoch)
         _log.info("dropped %s: %s", snapshot.path, reason)
 
@@ -176,10 +177,3 @@ class Series:
         """Say whether a file name may come from this template (a draft's may be cut off)."""
         pattern = re.sub(r"\\\{.*?\\\}", ".+", re.escape(self.name))
         return re.fullmatch(pattern, name, re.DOTALL) is not None
-
-    def _lock_path(self) -> str:
-        side = os.path.join(self.directory, files.SIDE)
-        durable.make_directories(side)
-        readable = re.sub(r"[^\w.-]", "_", self.name)[:100]
-        digest = hashlib.sha256(self.name.encode()).hexdigest()[:8]
-        return os.path.join(side, f"{readable}.{digest}.lock")

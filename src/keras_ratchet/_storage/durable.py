@@ -23,6 +23,7 @@ from typing import Any
 
 DRAFT_PREFIX = ".draft-"
 TRASH_PREFIX = ".trash-"
+PROBE = "probe"
 _MAX_NAME_BYTES = 255
 
 
@@ -89,6 +90,7 @@ class DraftFile(io.RawIOBase):
 
     def __init__(self, path: str) -> None:
         super().__init__()
+        self._fd = -1  # `close` is called even if opening fails
         self._fd = disk.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
 
     def readable(self) -> bool:
@@ -144,7 +146,8 @@ class DraftFile(io.RawIOBase):
         """Close the descriptor."""
         if not self.closed:
             super().close()
-            os.close(self._fd)
+            if self._fd >= 0:
+                os.close(self._fd)
 
 
 def draft_path(target: str, prefix: str = DRAFT_PREFIX) -> str:
@@ -225,10 +228,29 @@ def make_directories(path: str) -> None:
 
 
 def probe(directory: str) -> None:
-    """Raise an OSError unless a file can be written in `directory`, and leave nothing there."""
-    draft = draft_path(os.path.join(directory, "probe"))
+    """Raise an OSError unless a file can be written in `directory`, and leave nothing there.
+
+    The directory's own entry is synced too: somebody may have made it a moment ago, or we did
+    and were killed before we came to sync it.
+    """
+    draft = draft_path(os.path.join(directory, PROBE))
     try:
         with contextlib.closing(DraftFile(draft)) as file:
             file.write(b"keras-ratchet")
     finally:
         discard(draft)
+    with contextlib.suppress(PermissionError):  # it may be hidden from us
+        disk.sync_directory(os.path.dirname(os.path.abspath(directory)))
+
+
+def remove_side(side: str, names: tuple[str, ...]) -> None:
+    """Remove named files of ours from a `.ratchet` directory, and it if nothing else is there."""
+    for name in names:
+        discard(os.path.join(side, name))
+    remove_empty(side)
+
+
+def remove_empty(directory: str) -> None:
+    """Remove a directory if it is empty."""
+    with contextlib.suppress(OSError):
+        disk.rmdir(directory)

@@ -11,12 +11,13 @@ file is put in place:
 So at every instant the file present matches one of its manifests, and "no manifest matches"
 means that the bytes are not those that were saved.
 Deleting is the mirror: renamed to `.trash-<token>-<name>`, directory synced, removed, and the
-manifests last.
+manifests (and the pin, if there is one) last.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -27,13 +28,44 @@ from keras_ratchet._storage.manifest import Manifest, matches, read_manifest, re
 from keras_ratchet.errors import LoadError
 
 SIDE = ".ratchet"
-_MANIFEST = re.compile(r"(?P<name>.+)\.(?P<digest>[0-9a-f]{32})\.json")
+BACKUP_LOCK = "backup.lock"
+_MANIFEST = re.compile(r"(?P<name>.+)\.(?P<digest>[0-9a-f]{32})\.json", re.DOTALL)
+_PIN = re.compile(r"(?P<name>.+)\.pin", re.DOTALL)
 _LEFTOVER = re.compile(r"\.(draft|trash)-[0-9a-f]{8}-(?P<name>.+)", re.DOTALL)
 
 
 def side_directory(path: str) -> str:
     """Return the `.ratchet` directory beside a file."""
     return os.path.join(os.path.dirname(os.path.abspath(path)), SIDE)
+
+
+def pin_path(path: str) -> str:
+    """Return the path of the small file whose presence pins a checkpoint."""
+    return os.path.join(side_directory(path), f"{os.path.basename(path)}.pin")
+
+
+def remove_pin(path: str) -> None:
+    """Take the protection of a checkpoint away, if there is one."""
+    if os.path.lexists(pin_path(path)):
+        durable.disk.unlink(pin_path(path))
+        durable.disk.sync_directory(side_directory(path))
+
+
+def series_lock_path(directory: str, series: str) -> str:
+    """Return the lock file of the one writer of a series; make the directory that it is in.
+
+    Args:
+        directory: Where the series' files are.
+        series: Its name: the last part of the file name template; "" for the snapshots of a
+            training, which have none.
+    """
+    side = os.path.join(directory, SIDE)
+    durable.make_directories(side)
+    if not series:
+        return os.path.join(side, BACKUP_LOCK)
+    readable = re.sub(r"[^\w.-]", "_", series)[:100]
+    digest = hashlib.sha256(series.encode()).hexdigest()[:8]
+    return os.path.join(side, f"{readable}.{digest}.lock")
 
 
 def save_file(path: str, fill: Callable[[durable.FileDraft], None], facts: Manifest) -> Manifest:
@@ -132,9 +164,10 @@ def named_manifests(directory: str) -> dict[str, list[str]]:
 
 
 def _manifest_names(side: str, name: str) -> Iterator[tuple[str, str]]:
-    directory = os.path.dirname(side)
-    for path in named_manifests(directory).get(name, ()):
-        yield os.path.basename(path), path
+    for entry in _entries(side):
+        if entry.startswith(f"{name}.") and (match := _MANIFEST.fullmatch(entry)):
+            if match["name"] == name:
+                yield entry, os.path.join(side, entry)
 
 
 def delete_file(path: str) -> None:
@@ -149,6 +182,7 @@ def delete_file(path: str) -> None:
     durable.disk.unlink(trash)
     for _, manifest in _manifest_names(side_directory(path), os.path.basename(path)):
         durable.disk.unlink(manifest)
+    remove_pin(path)
 
 
 def sweep(directory: str, is_ours: Callable[[str], bool]) -> list[str]:
@@ -161,37 +195,56 @@ def sweep(directory: str, is_ours: Callable[[str], bool]) -> list[str]:
     Returns:
         The paths removed.
     """
-    removed = []
-    for entry in _entries(directory):
-        match = _LEFTOVER.fullmatch(entry)
-        if match and is_ours(match["name"]) and os.path.isfile(os.path.join(directory, entry)):
-            removed.append(os.path.join(directory, entry))
-    side = os.path.join(directory, SIDE)
-    for entry in _entries(side):
-        match = _LEFTOVER.fullmatch(entry)
-        inner = _MANIFEST.fullmatch(match["name"]) if match else None
-        if inner and is_ours(inner["name"]):
-            removed.append(os.path.join(side, entry))
-    removed += _stale_manifests(directory, is_ours)
+    removed = [
+        *_leftovers(directory, is_ours),
+        *_stale_manifests(directory, is_ours),
+        *stale_pins(directory, is_ours),
+    ]
     for path in removed:
         durable.discard(path)
     return removed
 
 
-def _stale_manifests(directory: str, is_ours: Callable[[str], bool]) -> list[str]:
-    """Return manifests of files that are gone, and of contents that were never put in place."""
-    stale = []
+def _leftovers(directory: str, is_ours: Callable[[str], bool]) -> Iterator[str]:
+    """Yield drafts and trash: of checkpoints, of their manifests, of a probe."""
+    for entry in _entries(directory):
+        match = _LEFTOVER.fullmatch(entry)
+        if match and (is_ours(match["name"]) or match["name"] == durable.PROBE):
+            path = os.path.join(directory, entry)
+            if os.path.isfile(path):
+                yield path
+    side = os.path.join(directory, SIDE)
+    for entry in _entries(side):
+        match = _LEFTOVER.fullmatch(entry)
+        inner = _MANIFEST.fullmatch(match["name"]) if match else None
+        if inner and is_ours(inner["name"]):
+            yield os.path.join(side, entry)
+
+
+def _stale_manifests(directory: str, is_ours: Callable[[str], bool]) -> Iterator[str]:
+    """Yield manifests of files that are gone, and of contents that were never put in place."""
     for name, paths in named_manifests(directory).items():
         target = os.path.join(directory, name)
         if not is_ours(name):
             continue
         if not os.path.exists(target):
-            stale += paths
+            yield from paths
         elif len(paths) > 1:
-            digest = record_of(target).digest
-            if any(path.endswith(f".{digest}.json") for path in paths):
-                stale += [path for path in paths if not path.endswith(f".{digest}.json")]
-    return stale
+            own = f".{record_of(target).digest}.json"
+            if any(path.endswith(own) for path in paths):
+                yield from (path for path in paths if not path.endswith(own))
+
+
+def stale_pins(directory: str, is_ours: Callable[[str], bool]) -> Iterator[str]:
+    """Yield the paths of pins of checkpoints that are gone, and of half-made ones."""
+    side = os.path.join(directory, SIDE)
+    for entry in _entries(side):
+        leftover = _LEFTOVER.fullmatch(entry)
+        match = _PIN.fullmatch(leftover["name"] if leftover else entry)
+        if match is None or not is_ours(match["name"]):
+            continue
+        if leftover or not os.path.lexists(os.path.join(directory, match["name"])):
+            yield os.path.join(side, entry)
 
 
 def _entries(directory: str) -> list[str]:

@@ -24,7 +24,7 @@ _MAX_LINE_BYTES = 1 << 16
 def append(directory: str, event: str, **facts: Any) -> None:
     """Add a line; a journal that cannot be written never harms the training."""
     line = {"time": round(time.time(), 3), "event": event, **facts}
-    data = (json.dumps(_plain(line), allow_nan=False) + "\n").encode()
+    data = (json.dumps(plain(line), allow_nan=False, default=str) + "\n").encode()
     side = os.path.join(directory, SIDE)
     with contextlib.suppress(OSError):
         durable.make_directories(side)
@@ -56,12 +56,12 @@ def _event(line: bytes) -> dict[str, Any] | None:
     return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
 
 
-def _plain(value: Any) -> Any:
-    """Return data that strict JSON can hold."""
+def plain(value: Any) -> Any:
+    """Return data that strict JSON can hold: NaN and infinities become strings."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

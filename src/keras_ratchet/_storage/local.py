@@ -8,22 +8,27 @@
 
 A crash before 4 leaves a draft, which nobody lists and `sweep` removes; after it the snapshot
 is whole. Deleting is the mirror: renamed to `.trash-<token>-<name>`, parent synced, then emptied
-and removed. Cleaning touches only these two prefixes followed by our token.
+(the manifest last) and removed. Cleaning touches only these two prefixes followed by our token,
+and in trash only what its manifest names: a file that somebody put into a snapshot gets the
+directory back under its old name.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from keras_ratchet._storage import durable
+from keras_ratchet._storage.files import remove_pin, stale_pins
 from keras_ratchet._storage.manifest import Manifest, check_name, read_manifest, record_of
+from keras_ratchet.errors import LoadError
 
 MANIFEST = "manifest.json"
-_LEFTOVER = re.compile(r"\.(draft|trash)-[0-9a-f]{8}-.+", re.DOTALL)
+_LEFTOVER = re.compile(r"\.(draft|trash)-[0-9a-f]{8}-(?P<name>.+)", re.DOTALL)
 
 
 class SnapshotDraft:
@@ -87,7 +92,9 @@ def snapshots(root: str) -> Iterator[tuple[str, str]]:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for name in sorted(os.listdir(root)):
             path = os.path.join(root, name)
-            if not name.startswith(".") and os.path.isfile(os.path.join(path, MANIFEST)):
+            if name.startswith(".") or os.path.islink(path):
+                continue
+            if os.path.isfile(os.path.join(path, MANIFEST)):
                 yield name, path
 
 
@@ -97,11 +104,18 @@ def snapshot_manifest(path: str) -> Manifest:
 
 
 def delete_snapshot(path: str) -> None:
-    """Delete a snapshot durably; a crash on the way leaves it whole, or for `sweep_snapshots`."""
+    """Delete a snapshot durably; a crash on the way leaves it whole, or for `sweep_snapshots`.
+
+    Raises:
+        OSError: If the disk refuses, or the path is a symbolic link.
+    """
+    if os.path.islink(path):
+        raise NotADirectoryError(errno.ENOTDIR, "a symbolic link is no snapshot of ours", path)
     trash = durable.draft_path(path, durable.TRASH_PREFIX)
     durable.disk.rename(path, trash)
     durable.disk.sync_directory(os.path.dirname(trash))
     _remove_tree(trash)
+    remove_pin(path)
 
 
 def sweep_snapshots(root: str) -> list[str]:
@@ -110,15 +124,38 @@ def sweep_snapshots(root: str) -> list[str]:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for entry in sorted(os.listdir(root)):
             path = os.path.join(root, entry)
-            if _LEFTOVER.fullmatch(entry) and os.path.isdir(path):
+            if _LEFTOVER.fullmatch(entry) and os.path.isdir(path) and not os.path.islink(path):
                 _remove_tree(path)
                 removed.append(path)
+    for path in stale_pins(root, lambda _: True):
+        durable.discard(path)
+        removed.append(path)
     return removed
 
 
 def _remove_tree(path: str) -> None:
-    """Remove a directory of ours: the files in it, and itself. What is not a file stays."""
+    """Remove a draft or trash of ours; on an error the rest is left to the next sweep."""
     with contextlib.suppress(OSError):
-        for entry in os.listdir(path):
-            durable.discard(os.path.join(path, entry))
-        durable.disk.rmdir(path)
+        for name in _ours(path):
+            if name == MANIFEST:  # as long as it is there, it says what is ours
+                durable.disk.sync_directory(path)
+            durable.disk.unlink(os.path.join(path, name))
+        if not os.listdir(path):
+            durable.disk.rmdir(path)
+            return
+        match = _LEFTOVER.fullmatch(os.path.basename(path))
+        target = os.path.join(os.path.dirname(path), match["name"] if match else "")
+        if not os.path.lexists(target):
+            durable.disk.rename(path, target)
+
+
+def _ours(path: str) -> list[str]:
+    """Return the names of the files that we wrote into a draft or a snapshot, manifest last."""
+    names = os.listdir(path)
+    if os.path.basename(path).startswith(durable.TRASH_PREFIX):
+        if MANIFEST not in names:  # it went last: what is here is not ours
+            return []
+        with contextlib.suppress(LoadError):
+            known = snapshot_manifest(path).files
+            names = [name for name in names if name in known or name == MANIFEST]
+    return sorted(names, key=lambda name: name == MANIFEST)

@@ -25,8 +25,9 @@ _log = logging.getLogger("keras_ratchet")
 _BUSY = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 
 # A process gives up a record lock when it closes *any* descriptor of the file, so each lock file
-# is opened once per process and shared: the one table of this kind in the package.
-_held: dict[str, tuple[int, int]] = {}
+# is opened once per process and shared: the one table of this kind in the package. The process
+# is part of the key, since a child made by `fork` inherits the table but not the locks.
+_held: dict[tuple[int, str], tuple[int, int]] = {}
 _table = threading.Lock()
 
 
@@ -49,22 +50,25 @@ class FileLock:
             LockedError: If another live process holds it; the message names it.
         """
         with _table:
-            fd, count = _held.get(self._path, (-1, 0))
+            fd, count = _held.get(self._key(), (-1, 0))
             if count == 0:
                 fd = durable.disk.open(self._path, os.O_RDWR | os.O_CREAT)
                 self._lock(fd)
-            _held[self._path] = (fd, count + 1)
+            _held[self._key()] = (fd, count + 1)
 
     def release(self) -> None:
-        """Give the lock back (the last of nested ones does)."""
+        """Give the lock back (the last of nested ones does); without one, do nothing."""
         with _table:
-            fd, count = _held.pop(self._path, (-1, 0))
+            fd, count = _held.pop(self._key(), (-1, 0))
             if count > 1:
-                _held[self._path] = (fd, count - 1)
+                _held[self._key()] = (fd, count - 1)
             elif count == 1:
                 with contextlib.suppress(OSError):
                     durable.disk.truncate(fd, 0)
                 os.close(fd)
+
+    def _key(self) -> tuple[int, str]:
+        return os.getpid(), self._path
 
     def _lock(self, fd: int) -> None:
         try:

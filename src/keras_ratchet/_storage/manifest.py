@@ -2,6 +2,9 @@
 
 docs/formats.md describes schema 1 so that a reader can be written from it. Everything read
 here may come from a stranger: sizes, names and types are checked before they are used.
+
+The last member is a seal: the digest of all the bytes before it. Without one, a flipped bit in
+a metric would be a wrong "best" that verifies.
 """
 
 from __future__ import annotations
@@ -21,6 +24,16 @@ from keras_ratchet.types import Position
 SCHEMA = 1
 MAX_MANIFEST_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 22
+_SEAL = b',\n "manifest_xxh3_128": "'
+_MALFORMED = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +76,7 @@ class Manifest:
     fingerprint: str = ""
 
     def to_bytes(self) -> bytes:
-        """Return the manifest as strict JSON, with a trailing newline."""
+        """Return the manifest as strict JSON, sealed, with a trailing newline."""
         data = {
             "schema": SCHEMA,
             "files": {
@@ -83,7 +96,23 @@ class Manifest:
             "versions": dict(self.versions),
             "fingerprint": self.fingerprint,
         }
-        return (json.dumps(data, indent=1, allow_nan=False) + "\n").encode()
+        return seal(json.dumps(data, indent=1, allow_nan=False).encode())
+
+
+def seal(text: bytes) -> bytes:
+    """Return a JSON object's text with the digest of what stands before it as last member."""
+    head = text.rstrip().removesuffix(b"}").rstrip()
+    return head + _SEAL + _digest(head) + b'"\n}\n'
+
+
+def _digest(data: bytes) -> bytes:
+    return xxhash.xxh3_128(data).hexdigest().encode()
+
+
+def _check_seal(raw: bytes) -> None:
+    head, mark, tail = raw.rpartition(_SEAL)
+    if not mark or tail != _digest(head) + b'"\n}\n':
+        raise ValueError("it is damaged: its digest of itself does not match")
 
 
 def read_manifest(path: str) -> Manifest:
@@ -93,18 +122,26 @@ def read_manifest(path: str) -> Manifest:
         LoadError: If the file is no manifest of a schema that this version knows.
     """
     try:
-        with open(path, "rb") as file:
-            raw = file.read(MAX_MANIFEST_BYTES + 1)
+        with open(path, "rb", buffering=0) as file:  # as much memory as it needs: `ls` reads many
+            raw = file.read(min(os.fstat(file.fileno()).st_size, MAX_MANIFEST_BYTES) + 1)
         if len(raw) > MAX_MANIFEST_BYTES:
             raise ValueError(f"it is larger than {MAX_MANIFEST_BYTES} bytes")
-        return _parse(json.loads(raw))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise LoadError(f"{path!r} is not a manifest of ours: {error}") from error
+        data = json.loads(raw)
+        if data["schema"] != SCHEMA:
+            raise ValueError(f"it has schema {data['schema']!r}, and this version reads {SCHEMA}")
+        _check_seal(raw)
+        return _parse(data)
+    except _MALFORMED as error:
+        raise LoadError(f"{path!r} is not a manifest of ours: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong, in bounded length: the text may quote a stranger's file."""
+    what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+    return what if len(what) <= 300 else f"{what[:300]}..."
 
 
 def _parse(data: Any) -> Manifest:
-    if data["schema"] != SCHEMA:
-        raise ValueError(f"it has schema {data['schema']!r}, and this version reads {SCHEMA}")
     position = data.get("position", {})
     step = position.get("step")
     return Manifest(
@@ -118,7 +155,7 @@ def _parse(data: Any) -> Manifest:
         ranking=tuple((str(r["metric"]), str(r["mode"])) for r in data.get("ranking", ())),
         reason=str(data.get("reason", "")),
         series=str(data.get("series", "")),
-        saved_at=float(data.get("saved_at", 0.0)),
+        saved_at=_time(data.get("saved_at", 0.0)),
         versions={str(k): str(v) for k, v in data.get("versions", {}).items()},
         fingerprint=str(data.get("fingerprint", "")),
     )
@@ -128,6 +165,7 @@ def check_name(name: str) -> str:
     """Return `name` if it names a file in the same directory; raise a ValueError if not."""
     if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
         raise ValueError(f"the file name {name!r} leads out of its directory")
+    os.fsencode(name)  # a lone surrogate is no name either
     return name
 
 
@@ -144,6 +182,13 @@ def _count(value: Any) -> int:
     return value
 
 
+def _time(value: Any) -> float:
+    seconds = float(value)
+    if not math.isfinite(seconds):
+        raise ValueError(f"{seconds!r} is no time")
+    return seconds
+
+
 def _number(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
@@ -152,8 +197,9 @@ def record_of(path: str) -> FileRecord:
     """Return size and digest of a file, reading it once in bounded memory."""
     hasher = xxhash.xxh3_128()
     size = 0
-    buffer = memoryview(bytearray(_CHUNK_BYTES))
     with open(path, "rb", buffering=0) as file:
+        room = min(_CHUNK_BYTES, os.fstat(file.fileno()).st_size + 1)
+        buffer = memoryview(bytearray(room))
         while count := file.readinto(buffer):
             hasher.update(buffer[:count])
             size += count

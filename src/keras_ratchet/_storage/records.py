@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 
 from keras_ratchet._storage import durable
-from keras_ratchet._storage.files import SIDE, named_manifests, side_directory
+from keras_ratchet._storage.files import SIDE, named_manifests, pin_path, remove_pin
 from keras_ratchet._storage.local import snapshot_manifest, snapshots
 from keras_ratchet._storage.manifest import Manifest, matches, read_manifest
 from keras_ratchet.errors import LoadError
@@ -51,10 +52,11 @@ def _files(directory: str) -> Iterator[SnapshotInfo]:
     for entry in os.scandir(directory):
         if entry.name.startswith(".") or not entry.is_file():
             continue
-        if entry.name in by_name:
-            yield _file_record(entry.path, by_name[entry.name])
-        elif entry.name.endswith(_SUFFIXES):
-            yield _bare(entry.path)
+        with contextlib.suppress(FileNotFoundError):  # deleted by a run that goes on meanwhile
+            if entry.name in by_name:
+                yield _file_record(entry.path, by_name[entry.name])
+            elif entry.name.endswith(_SUFFIXES):
+                yield _bare(entry.path)
 
 
 def _file_record(path: str, manifest_paths: list[str]) -> SnapshotInfo:
@@ -110,11 +112,6 @@ def info_of(path: str, manifest: Manifest) -> SnapshotInfo:
     )
 
 
-def pin_path(path: str) -> str:
-    """Return the path of the small file whose presence pins a checkpoint."""
-    return os.path.join(side_directory(path), f"{os.path.basename(path)}.pin")
-
-
 def pin(path: str) -> None:
     """Protect a checkpoint from retention and prune."""
     durable.make_directories(os.path.join(os.path.dirname(os.path.abspath(path)), SIDE))
@@ -124,5 +121,5 @@ def pin(path: str) -> None:
 
 
 def unpin(path: str) -> None:
-    """Take the protection away again."""
-    durable.discard(pin_path(path))
+    """Take the protection away again, if there is one."""
+    remove_pin(path)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from keras_ratchet._storage.files import manifests_of
+from keras_ratchet._storage.files import manifests_of, named_manifests
 from keras_ratchet._storage.local import MANIFEST, snapshot_manifest
 from keras_ratchet._storage.manifest import FileRecord, Manifest, record_of
 from keras_ratchet.errors import LoadError
+
+_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +57,50 @@ def verify(path: str) -> Verification:
 
 
 def _verify_file(path: str) -> Verification:
-    name = os.path.basename(path)
-    manifests = [manifest for manifest in manifests_of(path) if name in manifest.files]
+    """Verify a file, again if a save put a new one in its place meanwhile."""
+    real = os.path.realpath(path)
+    for _ in range(_TRIES):
+        before = _identity(real)
+        outcome = _compare(path, real)
+        if outcome or _identity(real) == before:
+            return outcome
+    return outcome
+
+
+def _identity(path: str) -> tuple[int, int, int] | None:
+    with contextlib.suppress(OSError):
+        info = os.stat(path)
+        return info.st_ino, info.st_mtime_ns, info.st_size
+    return None
+
+
+def _compare(path: str, real: str) -> Verification:
+    """Compare a file, whose manifests are where symbolic links lead, with them."""
+    name = os.path.basename(real)
+    manifests = [manifest for manifest in manifests_of(real) if name in manifest.files]
     if not manifests:
-        return Verification(path, "unverified", "it has no manifest")
+        return _without_manifest(path, real)
     try:
-        actual = record_of(path)
+        actual = record_of(real)
     except OSError as error:
         return Verification(path, "corrupt", f"it cannot be read: {error.strerror or error}")
     if any(manifest.files[name] == actual for manifest in manifests):
         return Verification(path, "ok", bytes=actual.bytes)
     problem = _difference(name, manifests[0].files[name], actual)
     return Verification(path, "corrupt", problem, actual.bytes)
+
+
+def _without_manifest(path: str, real: str) -> Verification:
+    """Tell a file that never had a manifest from one whose manifest is damaged."""
+    damaged = named_manifests(os.path.dirname(real)).get(os.path.basename(real))
+    if not damaged:
+        return Verification(path, "unverified", "it has no manifest")
+    return Verification(
+        path,
+        "corrupt",
+        f"its manifest {damaged[0]!r} is damaged (if the file itself can be trusted, "
+        f"`ratchet adopt` gives it a new one)",
+    )
 
 
 def _verify_snapshot(path: str) -> Verification:
@@ -83,13 +120,23 @@ def _check_files(path: str, manifest: Manifest) -> tuple[str, int]:
     total = 0
     for name, expected in manifest.files.items():
         try:
-            actual = record_of(os.path.join(path, name))
+            actual = _record_of_plain_file(os.path.join(path, name), expected)
         except OSError as error:
             return f"{name} cannot be read: {error.strerror or error}", total
         total += actual.bytes
         if actual != expected:
             return _difference(name, expected, actual), total
     return _foreign(path, manifest.files), total
+
+
+def _record_of_plain_file(path: str, expected: FileRecord) -> FileRecord:
+    """Return a file's record; one of another size is not read, and no link or device is opened."""
+    info = os.lstat(path)
+    if not stat.S_ISREG(info.st_mode):
+        raise OSError(errno.EINVAL, "it is not a plain file")
+    if info.st_size != expected.bytes:
+        return FileRecord(info.st_size, "")
+    return record_of(path)
 
 
 def _foreign(path: str, files: Mapping[str, FileRecord]) -> str:

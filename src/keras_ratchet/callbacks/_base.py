@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 
 from keras_ratchet import _backends, _compat
-from keras_ratchet.callbacks._interrupt import CtrlC
+from keras_ratchet.callbacks._interrupt import CtrlC, watch
 
 
 class RatchetCallback(keras.callbacks.Callback):
@@ -21,7 +21,6 @@ class RatchetCallback(keras.callbacks.Callback):
         super().__init__()
         self._list: Any = None
         self._running = False
-        self._validated = False
         self._ctrl_c = CtrlC()
 
     def set_model(self, model: Any) -> None:
@@ -32,30 +31,27 @@ class RatchetCallback(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Begin a run."""
         self._running = True
-        self._validated = False
-        self._ctrl_c.arm(self._model, self._list)
+        self._ctrl_c = watch(self._model, self._list, self)
         self._unshare()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """End training here if Ctrl-C was pressed since the last hook."""
-        self._validated = False
+        self._ctrl_c.epoch_is_whole = False
         self._raise_if_interrupted()
 
     def on_test_begin(self, logs: Any = None) -> None:
         """End training here, before the validation, if Ctrl-C was pressed."""
         if self._running:
             self._raise_if_interrupted()
-            self._validated = True
+            self._ctrl_c.epoch_is_whole = True
 
     def on_train_end(self, logs: Any = None) -> None:
         """End a run."""
         self._running = False
-        interrupted = self._ctrl_c.requested
-        self._ctrl_c.disarm()
-        self._ctrl_c.requested = False
+        self._ctrl_c.release(self)
         self._unshare()
-        if interrupted:
-            self._interrupt()
+        if self._ctrl_c.requested:
+            self._leave(KeyboardInterrupt())
 
     def on_train_abort(self, error: BaseException) -> None:
         """Do the last work after `fit` was left by an exception; `keras_ratchet.guard` calls it.
@@ -66,32 +62,40 @@ class RatchetCallback(keras.callbacks.Callback):
         if not self._running:
             return
         self._running = False
-        self._ctrl_c.disarm()
-        self._ctrl_c.requested = False
+        self._ctrl_c.release(self)
         self._wind_down(error)
+        self._unshare()
 
     def _wind_down(self, error: BaseException) -> None:
         """Do what must not be left undone."""
 
     def _epoch_is_partial(self) -> bool:
-        """Say whether Ctrl-C cut this epoch short (one in validation did not)."""
-        return self._ctrl_c.requested and not self._validated
+        """Say, at its end, whether Ctrl-C cut the epoch short (one pressed later did not)."""
+        if not self._ctrl_c.requested:
+            self._ctrl_c.epoch_is_whole = True
+        return not self._ctrl_c.epoch_is_whole
 
     def _raise_if_interrupted(self) -> None:
-        if self._running and self._ctrl_c.requested:
-            self._interrupt()
+        """End training here; after a whole epoch `fit` ends by itself, and in better order."""
+        if self._running and self._ctrl_c.requested and not self._ctrl_c.epoch_is_whole:
+            self._leave(KeyboardInterrupt())
 
-    def _interrupt(self) -> None:
-        error = KeyboardInterrupt()
+    def _leave(self, error: BaseException) -> NoReturn:
+        """Let all callbacks do their last work, then raise."""
         abandon([*getattr(self._list, "callbacks", ()), self], error)
         raise error
+
+    def _swap(self) -> Any:
+        """Return the SwapEMAWeights of the same list, or None."""
+        return _compat.swap_callback(self._list)
 
     def _unshare(self) -> None:
         """Undo what Keras does on JAX with `use_ema`: one buffer for a weight and its average."""
         model: Any = self.model
         optimizer: Any = getattr(model, "optimizer", None)
-        if getattr(optimizer, "built", False) and _compat.ema_pairs(optimizer):
-            _backends.current().unalias([*model.variables, *optimizer.variables])
+        pairs = _compat.ema_pairs(optimizer) if getattr(optimizer, "built", False) else []
+        if pairs:
+            _backends.current().unalias([*model.variables, *optimizer.variables], pairs)
 
 
 def abandon(callbacks: list[Any], error: BaseException) -> None:

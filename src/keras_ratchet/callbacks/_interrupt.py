@@ -13,8 +13,10 @@ import signal
 import sys
 import threading
 import weakref
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
+
+from keras_ratchet.callbacks._loop import Loop
 
 _log = logging.getLogger("keras_ratchet")
 
@@ -22,66 +24,81 @@ _log = logging.getLogger("keras_ratchet")
 class CtrlC:
     """Turns the first Ctrl-C of a training loop into a request to stop.
 
-    Does nothing outside the main thread, or where somebody else handles SIGINT already.
+    Attributes:
+        requested: Whether Ctrl-C was pressed.
+        epoch_is_whole: Whether all batches of this epoch were done before it was.
     """
 
     def __init__(self) -> None:
         self.requested = False
+        self.epoch_is_whole = False
+        self._users: set[int] = set()
         self._model: Any = None
-        self._loop: tuple[CodeType, Any] | None = None
+        self._loop: Loop | None = None
+        self._before: Any = None
 
-    def arm(self, model: Any, callback_list: Any) -> None:
-        """Take over SIGINT until `disarm`."""
-        self.requested = False
-        if threading.current_thread() is not threading.main_thread():
-            return
-        handler = signal.getsignal(signal.SIGINT)
-        ours = isinstance(getattr(handler, "__self__", None), CtrlC)
-        if handler is not signal.default_int_handler and not ours:
-            return
-        self._model = model
-        self._loop = (_loop_code(), weakref.ref(callback_list) if callback_list else None)
-        signal.signal(signal.SIGINT, self._handle)
+    def release(self, user: Any) -> None:
+        """Give SIGINT back to whoever had it, once the last user has released it."""
+        self._users.discard(id(user))
+        if not self._users:
+            self._uninstall()
 
-    def disarm(self) -> None:
-        """Give SIGINT back to Python."""
-        self._model = None
+    def _install(self, model: Any, loop: Loop) -> None:
+        self._model = weakref.ref(model)
+        self._loop = loop
+        self._before = signal.signal(signal.SIGINT, self._handle)
+
+    def _uninstall(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
         if signal.getsignal(signal.SIGINT) == self._handle:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, self._before)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested or not self._in_loop(frame):
-            self.disarm()
+        model = self._model()
+        if model is None or not self._runs(frame):
+            self._uninstall()
+            self._before(number, frame)
+        elif self.requested:
+            self._uninstall()
             signal.default_int_handler(number, frame)
-        self.requested = True
-        self._model.stop_training = True
-        _log.warning("Ctrl-C: training ends after this batch; press again to stop at once.")
+        else:
+            self.requested = True
+            model.stop_training = True
+            _log.warning("Ctrl-C: training ends after this batch; press again to stop at once.")
 
-    def _in_loop(self, frame: FrameType | None) -> bool:
-        """Say whether the loop that armed us still runs (it may have ended by an exception)."""
-        if self._loop is None:
-            return False
-        code, reference = self._loop
-        callback_list = reference() if reference else None
-        while frame is not None:
-            if frame.f_code is code:
-                return callback_list is None or _holds(frame, callback_list)
-            frame = frame.f_back
-        return False
+    def _runs(self, frame: FrameType | None) -> bool:
+        return self._loop is not None and self._loop.runs(frame)
 
 
-def _holds(frame: FrameType, callback_list: Any) -> bool:
-    return any(value is callback_list for value in frame.f_locals.values())
+def watch(model: Any, callback_list: Any, user: Any) -> CtrlC:
+    """Take over SIGINT until `release`; the callbacks of one loop share what is returned.
+
+    Outside the main thread, or where somebody else handles SIGINT already, the CtrlC that is
+    returned never hears of it.
+
+    Args:
+        model: The model, whose `stop_training` the loop looks at.
+        callback_list: The `CallbackList` that `user` is in, or None.
+        user: The callback, in its `on_train_begin`.
+    """
+    ctrl_c = CtrlC()
+    if threading.current_thread() is not threading.main_thread():
+        return ctrl_c
+    frame = sys._getframe(1)
+    loop = Loop(frame, callback_list)
+    current = _in_charge()
+    while current is not None and (id(user) in current._users or not current._runs(frame)):
+        current._uninstall()  # left over from a loop that ended by an exception
+        current = _in_charge()
+    if current is not None and current._loop is not None and current._loop.same_as(loop):
+        ctrl_c = current
+    elif current is not None or signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        ctrl_c._install(model, loop)
+    ctrl_c._users.add(id(user))
+    return ctrl_c
 
 
-def _loop_code() -> CodeType:
-    """Return the code of the loop that called `on_train_begin`: the first that is no callback."""
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None and frame.f_back is not None:
-        if not hasattr(frame.f_locals.get("self"), "on_train_batch_end"):
-            break
-        frame = frame.f_back
-    assert frame is not None
-    return frame.f_code
+def _in_charge() -> CtrlC | None:
+    owner = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
+    return owner if isinstance(owner, CtrlC) else None

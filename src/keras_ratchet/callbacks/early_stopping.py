@@ -6,11 +6,12 @@ import logging
 import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from keras_ratchet import _compat
 from keras_ratchet._engine.best_weights import BestWeights, check_optimizer, not_finite
-from keras_ratchet._engine.scored import scored_sources
+from keras_ratchet._engine.scored import follow, restored, scored_sources
 from keras_ratchet.callbacks._metrics import MetricWatch
 from keras_ratchet.callbacks._moments import end_of_epoch
 from keras_ratchet.callbacks.monitor_callback import MonitorCallback
@@ -114,7 +115,6 @@ class EarlyStopping(MonitorCallback):
         value = self.get_monitor_value(logs)
         if value is not None:
             self._judge(epoch, float(value))
-        self._raise_if_interrupted()
 
     def get_monitor_value(self, logs: Mapping[str, Any] | None) -> float | None:
         """Return the value to judge, or None if this epoch has none; a subclass may compute it.
@@ -142,9 +142,7 @@ class EarlyStopping(MonitorCallback):
 
     def _stop(self, epoch: int, verdict: Verdict) -> None:
         if verdict.kind == "nan" and self.nan == "raise":
-            error = NonFiniteError(f"{verdict.reason} in epoch {epoch + 1} (nan='raise').")
-            self.on_train_abort(error)
-            raise error
+            self._leave(NonFiniteError(f"{verdict.reason} in epoch {epoch + 1} (nan='raise')."))
         self.stopped_epoch = epoch
         self.stop_reason = StopReason(verdict.kind, verdict.reason, verdict.values, epoch)
         _log.info("stopped after epoch %d: %s", epoch + 1, verdict.reason)
@@ -167,7 +165,10 @@ class EarlyStopping(MonitorCallback):
             self._metric.check_at_end()
 
     def _wind_down(self, error: BaseException) -> None:
+        kept = self._kept.filled
         self._finish()
+        if kept:
+            follow(self._model)
 
     def _finish(self) -> None:
         """Restore if there is something to restore, and free the memory."""
@@ -178,6 +179,7 @@ class EarlyStopping(MonitorCallback):
                     f"{self.best_epoch + 1}."
                 )
             self._kept.restore(self.model)
+            restored(self._swap())
             _log.info("restored the weights of epoch %d", self.best_epoch + 1)
         self._kept = BestWeights(self.restore_optimizer)
         self.best_weights = None
@@ -196,9 +198,6 @@ class EarlyStopping(MonitorCallback):
         self.best_epoch = state.best_epoch or 0
         self._checks = state.checks
 
-    def _swap(self) -> Any:
-        return _compat.swap_callback(self._list)
-
     def _warn_of_training_metric(self) -> None:
         if self._warned or not _compat.is_training_metric(self._model, self.monitor):
             return
@@ -209,6 +208,28 @@ class EarlyStopping(MonitorCallback):
             f"validation metric such as 'val_{self.monitor}' for the weights that score best.",
             stacklevel=4,
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a restart must not forget."""
+        reason = self.stop_reason
+        return {
+            "patience": self._state().to_json(),
+            "stopped_epoch": self.stopped_epoch,
+            "stop_reason": None
+            if reason is None
+            else {**asdict(reason), "values": dict(reason.values)},
+            "kept": self._kept.state_dict(),
+            "seen": self._metric.seen,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that `state_dict` returned; training has begun."""
+        self._take(PatienceState.from_json(state["patience"]))
+        self.stopped_epoch = state["stopped_epoch"]
+        reason = state["stop_reason"]
+        self.stop_reason = None if reason is None else StopReason(**reason)
+        self._metric.seen = state["seen"]
+        self.best_weights = self._kept.load_state_dict(state["kept"], self._model)
 
     def _nothing_to_restore(self) -> str:
         if self._checks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -117,7 +118,9 @@ class ModelCheckpoint(MonitorCallback):
         self._unsaved: Moment | None = None
         if save_freq != "epoch":
             self._every = EveryBatches(save_freq)  # type: ignore[arg-type]  # it checks
-            self.on_train_batch_end = self._count_batches
+        elif type(self).on_train_batch_end is ModelCheckpoint.on_train_batch_end:
+            idle = super().on_train_batch_end  # which lets the list stay asynchronous
+            self.on_train_batch_end = idle  # type: ignore[method-assign]
 
     @property
     def best(self) -> float | None:
@@ -144,7 +147,8 @@ class ModelCheckpoint(MonitorCallback):
         self._settled = False
         if self.fresh:
             self._saves.forget(self.initial_value_threshold)
-        if self.mode != "auto" or _compat.metrics_are_known(self._model):
+        names = [self.monitor, *(name for name, _ in self._tie_breakers)]
+        if self.mode != "auto" or _compat.metrics_are_known(self._model, names):
             self._settle()
         self._saves.series.note("begin", epochs=(self.params or {}).get("epochs"))
 
@@ -163,7 +167,6 @@ class ModelCheckpoint(MonitorCallback):
         self._unsaved = moment
         if self.save_freq == "epoch":
             self._consider(moment, f"epoch {epoch + 1} has ended")
-        self._raise_if_interrupted()
 
     def on_train_end(self, logs: Any = None) -> None:
         """Save once more if asked for, and let others write here again."""
@@ -184,8 +187,10 @@ class ModelCheckpoint(MonitorCallback):
             self._saves.series.note("end", reason=reason)
             self._saves.series.end()
 
-    def _count_batches(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Save, if enough batches are done; `batch` is the index of the last one that ended."""
+        if self.save_freq == "epoch":
+            return
         last = -1 if self._last_batch_seen is None else self._last_batch_seen
         ended = batch - last if batch > last else batch + 1
         self._last_batch_seen = batch
@@ -218,8 +223,14 @@ class ModelCheckpoint(MonitorCallback):
         pairs += [(name, self._direction(name, mode)) for name, mode in self._tie_breakers]
         self._saves.settle(Ranking(tuple(pairs), self.ties))
 
-    def _swap(self) -> Any:
-        return _compat.swap_callback(self._list)
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a restart must not forget."""
+        return {**self._saves.state_dict(), "pending": self._pending}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that `state_dict` returned; training has begun."""
+        self._saves.load_state_dict(state)
+        self._pending = state["pending"]
 
     def _say(self, message: str) -> None:
         if self.verbose > 0:

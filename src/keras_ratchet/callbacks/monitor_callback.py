@@ -88,7 +88,7 @@ class MonitorCallback(RatchetCallback):
 
     def _set_monitor_op_early(self) -> None:
         """Settle the direction now if the model's metrics are known by now."""
-        if self.mode != "auto" or _compat.metrics_are_known(self._model):
+        if self.mode != "auto" or _compat.metrics_are_known(self._model, [self.monitor]):
             self._set_monitor_op()
 
     def _is_improvement(self, monitor_value: float, reference_value: float | None) -> bool:

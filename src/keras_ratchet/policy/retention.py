@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
@@ -60,6 +61,17 @@ def _key(value: float | None, mode: Mode) -> tuple[int, float]:
     if math.isnan(value):
         return 1, 0.0
     return 0, value if mode == "min" else -value
+
+
+def ranking_of(snapshots: Iterable[SnapshotInfo]) -> Ranking:
+    """Return the order that most of these were saved by; an empty one if none says.
+
+    Of orders with as many checkpoints, that of the newest one counts.
+    """
+    newest_first = sorted(snapshots, key=age, reverse=True)
+    votes = Counter(snapshot.ranking for snapshot in newest_first if snapshot.ranking)
+    pairs = max(votes, key=lambda pairs: votes[pairs], default=())
+    return Ranking(tuple((name, "min" if mode == "min" else "max") for name, mode in pairs))
 
 
 def age(snapshot: SnapshotInfo) -> tuple[float, float, float]:
@@ -129,9 +141,12 @@ class KeepBest(_Rule):
         best = context.ranking.sort(context.snapshots)[: self.k]
         name = context.ranking.metrics[0][0] if context.ranking.metrics else ""
         return {
-            s.name: f"number {place} of the {self.k} best by {name} ({s.metrics[name]:.6g})"
+            s.name: f"{self._place(place)} by {name} ({s.metrics[name]:.6g})"
             for place, s in enumerate(best, 1)
         }
+
+    def _place(self, place: int) -> str:
+        return "the best" if self.k == 1 else f"number {place} of the {self.k} best"
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +273,7 @@ def _protected(
 ) -> dict[str, str]:
     kept = {s.name: "it has no manifest, so it may not be ours" for s in ordered if not s.manifest}
     kept |= {name: "the newest" for name in KeepLast(1).keeps(context)}
-    kept |= {name: f"the best: {why}" for name, why in KeepBest(1).keeps(context).items()}
+    kept |= KeepBest(1).keeps(context)
     if resumed_from is not None:
         kept |= {s.name: "training resumed from it" for s in ordered if s.name == resumed_from}
     return kept | {s.name: "pinned" for s in ordered if s.pinned}

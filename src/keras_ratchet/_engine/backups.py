@@ -1,0 +1,192 @@
+"""The snapshots of one training: saved, found again, and cleaned up."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from keras_ratchet._engine.facts import fingerprint, state_bytes, versions
+from keras_ratchet._engine.saver import save_error
+from keras_ratchet._engine.train_state import TrainState
+from keras_ratchet._formats.state import read_arrays, write_arrays
+from keras_ratchet._storage import durable, files, journal, local, space
+from keras_ratchet._storage.lock import FileLock
+from keras_ratchet._storage.manifest import Manifest
+from keras_ratchet._storage.verify import verify
+from keras_ratchet.errors import CorruptError, LoadError
+
+ARRAYS = "state.safetensors"
+DATA = "state.json"
+_MAX_DATA_BYTES = 1 << 30
+_log = logging.getLogger("keras_ratchet")
+
+
+@dataclass(slots=True)
+class Backups:
+    """The snapshot directories of one training.
+
+    Args:
+        directory: Where they are.
+        keep: How many are kept, at least 1.
+    """
+
+    directory: str
+    keep: int
+    _lock: FileLock | None = field(default=None, init=False)
+
+    def begin(self) -> None:
+        """Make the directory, take its lock, and clean up after a crash.
+
+        Raises:
+            SaveError: If nothing can be written there.
+            LockedError: If another process trains with this directory.
+        """
+        try:
+            durable.make_directories(os.path.join(self.directory, files.SIDE))
+            durable.probe(self.directory)
+        except OSError as error:
+            raise save_error(error, self.directory) from error
+        if self._lock is None:
+            path = os.path.join(self.directory, files.SIDE, "backup.lock")
+            lock = FileLock(path, f"backup directory {self.directory!r}")
+            lock.acquire()
+            self._lock = lock
+        for path in local.sweep_snapshots(self.directory):
+            _log.info("removed what a crash had left: %s", path)
+
+    def end(self) -> None:
+        """Give the lock back."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def names(self) -> list[str]:
+        """Return the paths of the snapshots, newest first."""
+        found = []
+        for _, path in local.snapshots(self.directory):
+            try:
+                manifest = local.snapshot_manifest(path)
+            except LoadError:
+                found.append((0.0, 0, 0, path))
+                continue
+            position = manifest.position
+            found.append((manifest.saved_at, position.epoch, position.batch, path))
+        return [path for *_, path in sorted(found, reverse=True)]
+
+    def file(self, back: int, name: str) -> str:
+        """Return the path of a file in the newest snapshot (0) or in one further back."""
+        paths = self.names()
+        return os.path.join(paths[back] if back < len(paths) else self.directory, name)
+
+    def save(self, model: Any, state: TrainState, reason: str) -> str:
+        """Write a snapshot, then drop those beyond `keep`; return its path.
+
+        Raises:
+            SaveError: If the disk refuses; older snapshots are untouched.
+        """
+        started = time.perf_counter()
+        name = self._name(state)
+        try:
+            space.require(self.directory, state_bytes(model))
+            manifest = self._write(name, state, self._facts(model, state, reason))
+            for path in self.names()[self.keep :]:
+                local.delete_snapshot(path)
+                self.note("drop", name=os.path.basename(path), reason=f"keep={self.keep}")
+        except OSError as error:
+            self.note("save_error", name=name, problem=str(error))
+            raise save_error(error, os.path.join(self.directory, name)) from error
+        self.note(
+            "save",
+            name=name,
+            reason=reason,
+            epoch=state.position.epoch,
+            batch=state.position.batch,
+            bytes=sum(record.bytes for record in manifest.files.values()),
+            blocked_s=round(time.perf_counter() - started, 4),
+        )
+        return os.path.join(self.directory, name)
+
+    def newest(self, fits: Callable[[TrainState], bool]) -> tuple[TrainState, str] | None:
+        """Return the newest state that verifies and fits, with its path; None if there is none.
+
+        Raises:
+            CorruptError: If there are snapshots and none of them verifies.
+        """
+        problems: list[str] = []
+        for path in self.names():
+            outcome = verify(path)
+            if not outcome:
+                problems.append(f"{path!r} is damaged: {outcome.problem}.")
+                continue
+            state = _read(path)
+            if not fits(state):
+                continue
+            if problems:
+                text = f"{' '.join(problems)} Going on from {path!r} instead."
+                warnings.warn(text, stacklevel=6)
+            return state, path
+        if problems:
+            raise CorruptError(
+                f"No backup in {self.directory!r} can be trusted. {' '.join(problems)} To start "
+                f"anew, delete the directory or give another one."
+            )
+        return None
+
+    def clear(self) -> None:
+        """Delete our snapshots, journal and lock, and the directory if nothing else is in it."""
+        for path in self.names():
+            local.delete_snapshot(path)
+        self.end()
+        durable.remove_side(
+            os.path.join(self.directory, files.SIDE), ("journal.jsonl", "backup.lock")
+        )
+        durable.remove_empty(self.directory)
+
+    def note(self, event: str, **facts: Any) -> None:
+        """Add a line to the journal."""
+        journal.append(self.directory, event, **facts)
+
+    def _name(self, state: TrainState) -> str:
+        position = state.position
+        base = f"epoch-{position.epoch:05d}-batch-{position.batch:07d}"
+        base = f"{base}-finished" if state.finished else base
+        name, number = base, 1
+        while os.path.lexists(os.path.join(self.directory, name)):
+            number += 1
+            name = f"{base}-{number}"
+        return name
+
+    def _write(self, name: str, state: TrainState, facts: Manifest) -> Manifest:
+        data, arrays = state.pack()
+        text = json.dumps(data, allow_nan=False).encode()
+        with local.SnapshotDraft(self.directory, name) as draft:
+            draft.write(ARRAYS, lambda file: write_arrays(arrays, file))
+            draft.write(DATA, lambda file: _put(file, text))
+            return draft.commit(facts)
+
+    def _facts(self, model: Any, state: TrainState, reason: str) -> Manifest:
+        return Manifest(
+            files={},
+            position=state.position,
+            metrics=dict(state.logs),
+            reason=reason,
+            saved_at=time.time(),
+            versions=versions(),
+            fingerprint=fingerprint(model),
+        )
+
+
+def _put(file: durable.DraftFile, text: bytes) -> None:
+    file.write(text)
+
+
+def _read(path: str) -> TrainState:
+    with open(os.path.join(path, DATA), "rb") as file:
+        text = file.read(_MAX_DATA_BYTES)
+    return TrainState.unpack(json.loads(text), read_arrays(os.path.join(path, ARRAYS)))

@@ -1,0 +1,203 @@
+"""What each callback has to remember over a restart: Keras's own by explicit lists.
+
+A callback joins in one of three ways:
+
+* it has `state_dict()` and `load_state_dict()` (all of ours do);
+* it is one of Keras's, and listed here;
+* its attributes are plain data (numbers, strings, arrays, containers of them): they are kept as
+  they are. Attributes that cannot be kept are named in one warning when training begins.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from keras_ratchet._engine.plain import encode
+from keras_ratchet.types import Stateful
+
+_C = keras.callbacks
+KERAS_ATTRIBUTES: dict[type, tuple[str, ...]] = {
+    _C.EarlyStopping: ("wait", "stopped_epoch", "best", "best_weights", "best_epoch"),
+    _C.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
+    _C.ModelCheckpoint: (
+        "best",
+        "_current_epoch",
+        "_batches_seen_since_last_saving",
+        "_last_batch_seen",
+    ),
+    _C.TensorBoard: (
+        "_global_train_batch",
+        "_global_test_batch",
+        "_previous_epoch_iterations",
+    ),
+    _C.SwapEMAWeights: ("_ema_weights_in_model",),
+    _C.History: ("history", "epoch"),
+    _C.LearningRateScheduler: (),
+    _C.TerminateOnNaN: (),
+    _C.LambdaCallback: (),
+    _C.RemoteMonitor: (),
+    _C.ProgbarLogger: (),
+    _C.BackupAndRestore: (),
+}
+_OURS_OR_KERAS = ("params", "_model", "validation_data", "model")
+_HARMLESS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType)
+
+
+class CallbackStates:
+    """The states of a list of callbacks, each under a key that does not depend on their order.
+
+    Of a stranger's plain attributes those are kept that have changed since training began: what
+    its constructor set is the script's to decide.
+
+    Args:
+        callbacks: The callbacks, when training begins and before any state is put back.
+    """
+
+    def __init__(self, callbacks: list[Any]) -> None:
+        self._callbacks = dict(_keyed(callbacks))
+        self._begun = {
+            key: {n: _fingerprint(v) for n, v in vars(c).items() if _is_plain(n, v)}
+            for key, c in self._callbacks.items()
+            if _is_stranger(c)
+        }
+
+    def capture(self) -> dict[str, dict[str, Any]]:
+        """Return what each callback has to remember, as plain data."""
+        return {key: self._state_of(key, c) for key, c in self._callbacks.items()}
+
+    def load(self, states: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """Put states back; return the keys of states whose callback is no longer there."""
+        for key, callback in self._callbacks.items():
+            if key in states:
+                _load(callback, states[key])
+        return sorted(set(states) - set(self._callbacks))
+
+    def not_kept(self) -> list[str]:
+        """Return `Class.attribute` for everything that a restart will forget."""
+        return [
+            f"{type(callback).__name__}.{name}"
+            for callback in self._callbacks.values()
+            if _is_stranger(callback)
+            for name, value in vars(callback).items()
+            if not _is_plain(name, value) and not _harmless(name, value)
+        ]
+
+    def _state_of(self, key: str, callback: Any) -> dict[str, Any]:
+        if isinstance(callback, Stateful):
+            return dict(callback.state_dict())
+        if isinstance(callback, _C.CSVLogger):
+            return {"rows": _written(callback), "keys": getattr(callback, "keys", None)}
+        state = {n: _copy(getattr(callback, n)) for n in _listed(callback) if hasattr(callback, n)}
+        if _is_stranger(callback):
+            begun = self._begun[key]
+            state |= {
+                n: _copy(v)
+                for n, v in vars(callback).items()
+                if _is_plain(n, v) and begun.get(n) != _fingerprint(v)
+            }
+        return state
+
+
+def _keyed(callbacks: list[Any]) -> Iterator[tuple[str, Any]]:
+    """Yield each callback with its class and a number where a class comes more than once."""
+    count: dict[str, int] = {}
+    for callback in callbacks:
+        name = f"{type(callback).__module__}.{type(callback).__qualname__}"
+        count[name] = count.get(name, 0) + 1
+        yield f"{name}#{count[name]}", callback
+
+
+def _load(callback: Any, state: Mapping[str, Any]) -> None:
+    if isinstance(callback, Stateful):
+        callback.load_state_dict(state)
+    elif isinstance(callback, _C.CSVLogger):
+        _rewrite(callback, state)
+    else:
+        for name, value in state.items():
+            setattr(callback, name, value)
+
+
+def _is_stranger(callback: Any) -> bool:
+    """Say whether a callback's attributes are not known to us."""
+    if isinstance(callback, Stateful | _C.CSVLogger):
+        return False
+    return type(callback) not in KERAS_ATTRIBUTES
+
+
+def _listed(callback: Any) -> tuple[str, ...]:
+    """Return the listed attributes of Keras's class that a callback is, or inherits from."""
+    return next((n for kind, n in KERAS_ATTRIBUTES.items() if isinstance(callback, kind)), ())
+
+
+def _fingerprint(value: Any) -> str:
+    """Return a digest of plain data; arrays are read, not copied."""
+    arrays: dict[str, NDArray[Any]] = {}
+    hasher = xxhash.xxh3_128(json.dumps(encode(value, arrays, "")).encode())
+    for array in arrays.values():
+        hasher.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
+    return str(hasher.hexdigest())
+
+
+def _is_plain(name: str, value: Any) -> bool:
+    if name in _OURS_OR_KERAS:
+        return False
+    arrays: dict[str, NDArray[Any]] = {}
+    try:
+        encode(value, arrays, name)
+    except (TypeError, RecursionError):
+        return False
+    return all(array.dtype.kind in "fiubV" for array in arrays.values())
+
+
+def _harmless(name: str, value: Any) -> bool:
+    """Say whether an attribute is no state: a function, a class, the model, a part of it."""
+    if name in _OURS_OR_KERAS or isinstance(value, type):
+        return True
+    parts = (keras.layers.Layer, keras.optimizers.Optimizer, _C.Callback)
+    return isinstance(value, (*_HARMLESS, *parts))
+
+
+def _copy(value: Any) -> Any:
+    """Return data that later training does not change."""
+    if isinstance(value, np.ndarray):
+        return np.array(value)
+    if isinstance(value, dict):
+        return {key: _copy(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_copy(inner) for inner in value]
+    if hasattr(value, "shape") and not isinstance(value, np.generic):
+        return np.array(keras.ops.convert_to_numpy(value))
+    return value
+
+
+def _written(logger: Any) -> str:
+    """Return what a CSVLogger has written so far."""
+    file = getattr(logger, "csv_file", None)
+    if file is not None and not file.closed:
+        file.flush()
+    if not os.path.exists(logger.filename):
+        return ""
+    with open(logger.filename, encoding="utf-8", newline="") as text:
+        return text.read()
+
+
+def _rewrite(logger: Any, state: Mapping[str, Any]) -> None:
+    """Give a CSVLogger's file the content of that moment, and let it go on behind it."""
+    file = getattr(logger, "csv_file", None)
+    if file is not None and not file.closed:
+        file.close()
+    with open(logger.filename, "w", encoding="utf-8", newline="") as text:
+        text.write(state["rows"])
+    logger.csv_file = open(logger.filename, "a", encoding="utf-8", newline="")  # noqa: SIM115
+    logger.keys = state["keys"]
+    logger.writer = None
+    logger.append_header = not state["rows"]

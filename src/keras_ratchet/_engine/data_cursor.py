@@ -1,0 +1,106 @@
+"""Where the data stands: what a source has to remember, and the steps to skip.
+
+Every source is brought back to the begin of the epoch, and the batches that were done are then
+drawn and thrown away. What a source needs for that differs (docs/resume.md has the table):
+arrays need the host's random streams only; a torch DataLoader its generators; tf.data as many
+iterators made as before; a PyDataset its attributes; an iterator that lives over epochs an
+object that owns it (`keras_ratchet.data.resumable`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from keras_ratchet import _backends, _compat
+from keras_ratchet._engine.callback_states import CallbackStates
+from keras_ratchet.types import Stateful
+
+
+class DataCursor:
+    """Takes the state of a `fit`'s data at the begin of an epoch, and puts it back.
+
+    Args:
+        iterator: The `EpochIterator` of `fit`, or None in a custom loop.
+        data: The data set, where the user named it.
+    """
+
+    def __init__(self, iterator: Any, data: Any = None) -> None:
+        self._iterator = iterator
+        self.kind, found = _compat.data_source(iterator)
+        self.source = found if data is None else data
+        self._attributes = CallbackStates([self.source] if self.kind == "py_dataset" else [])
+
+    def facts(self) -> dict[str, Any]:
+        """Return what has to be the same when training goes on."""
+        adapter = getattr(self._iterator, "data_adapter", None)
+        return {
+            "data": self.kind,
+            "batch_size": getattr(adapter, "batch_size", None),
+            "batches_per_epoch": getattr(self._iterator, "num_batches", None),
+        }
+
+    def capture(self) -> dict[str, Any]:
+        """Return the source's state; call it between two epochs."""
+        if isinstance(self.source, Stateful) and self.kind != "torch_loader":
+            return {"state": dict(self.source.state_dict())}
+        if self.kind == "torch_loader":
+            return {"generators": [g.get_state().numpy().copy() for g in self._generators()]}
+        if self.kind == "py_dataset":
+            return {"attributes": self._attributes.capture()}
+        return {}
+
+    def restore(self, state: Mapping[str, Any], epoch: int) -> None:
+        """Bring the source to the begin of an epoch.
+
+        Args:
+            state: What `capture` returned there.
+            epoch: Index of the epoch.
+        """
+        if "state" in state:
+            self.source.load_state_dict(state["state"])
+        for generator, saved in zip(self._generators(), state.get("generators", ()), strict=False):
+            _backends.torch_loading().set_generator(generator, np.array(saved))
+        if "attributes" in state:
+            self._attributes.load(state["attributes"])
+        if self.kind == "tf_dataset":
+            _compat.advance_dataset(self._iterator, self.source, epoch)
+
+    def _generators(self) -> list[Any]:
+        """Return the generators of its own that a torch DataLoader draws from, each once."""
+        if self.kind != "torch_loader":
+            return []
+        sampler = getattr(self.source, "sampler", None)
+        owners = [self.source, sampler, getattr(self.source, "batch_sampler", None)]
+        found = [getattr(owner, "generator", None) for owner in owners]
+        return list({id(g): g for g in found if hasattr(g, "get_state")}.values())
+
+    def complaints(self) -> list[str]:
+        """Return, for what cannot be resumed exactly, the reason and the cure."""
+        wrap = "Wrap it: keras_ratchet.data.resumable(...)."
+        if isinstance(self.source, Stateful) and self.kind != "torch_loader":
+            return []
+        if self.kind == "generator":
+            return [f"A Python generator cannot be set back from outside. {wrap}"]
+        if self.kind == "torch_loader" and getattr(self.source, "persistent_workers", False):
+            return [f"The workers of this DataLoader live over epochs. {wrap}"]
+        if self.kind == "torch_loader" and hasattr(self.source, "state_dict"):
+            return [f"A StatefulDataLoader keeps its place from epoch to epoch. {wrap}"]
+        if self.kind == "unknown":
+            return [f"Nothing is known about data of this kind. {wrap}"]
+        if self._partial_epochs():
+            return [f"steps_per_epoch cuts the data into epochs that are no whole pass. {wrap}"]
+        if self.kind == "array" and _compat.draws_unseeded(self._iterator):
+            return [
+                "TensorFlow shuffles arrays by a seed of its own, which nobody can read. Call "
+                "keras.utils.set_random_seed(...) first, or use keras_ratchet.data."
+                "ResumableDataset."
+            ]
+        return []
+
+    def _partial_epochs(self) -> bool:
+        steps = getattr(self._iterator, "steps_per_epoch", None)
+        whole = getattr(getattr(self._iterator, "data_adapter", None), "num_batches", None)
+        return bool(steps) and steps != whole

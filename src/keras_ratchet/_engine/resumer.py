@@ -1,0 +1,191 @@
+"""One training that can be cut anywhere: captured, compared, restored."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+from numpy.typing import NDArray
+
+from keras_ratchet import _compat
+from keras_ratchet._engine import rng
+from keras_ratchet._engine.backups import Backups
+from keras_ratchet._engine.callback_states import CallbackStates
+from keras_ratchet._engine.compare import differences, facts_of, other_backend
+from keras_ratchet._engine.data_cursor import DataCursor
+from keras_ratchet._engine.train_state import TrainState, capture_variables, restore_variables
+from keras_ratchet.errors import ResumeError
+from keras_ratchet.types import Position
+
+_log = logging.getLogger("keras_ratchet")
+
+
+@dataclass(frozen=True, slots=True)
+class BeforeValidation:
+    """The metrics of an epoch whose batches are all done, and the random streams then.
+
+    `fit` has drawn the next epoch's iterator by now, so these streams belong to the begin of the
+    validation and not to the end of the last batch.
+    """
+
+    metrics: Mapping[str, NDArray[Any]]
+    streams: dict[str, Any]
+
+    def put_into(self, state: TrainState) -> None:
+        """Make a state that was taken in validation one of the validation's begin."""
+        state.variables |= self.metrics
+        state.rng = self.streams
+        state.facts["in_validation"] = True
+
+
+@dataclass(slots=True)
+class Resumer:
+    """Takes the state of one training apart from how its loop is driven.
+
+    Args:
+        backups: Where the snapshots are.
+        callbacks: The states of the callbacks.
+        cursor: The data.
+    """
+
+    backups: Backups
+    callbacks: CallbackStates
+    cursor: DataCursor
+    state: TrainState | None = None
+    _began: float = field(default_factory=time.monotonic)
+    _elapsed_before_s: float = 0.0
+    _epoch_rng: dict[str, Any] = field(default_factory=dict)
+    _epoch_cursor: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of training, those of earlier runs included."""
+        return self._elapsed_before_s + time.monotonic() - self._began
+
+    def find(self, model: Any, epochs: int | None) -> TrainState | None:
+        """Return the state to go on from, compared with this training, or None.
+
+        A training that had run all its epochs goes on if there are more of them now; one that
+        was stopped early does not.
+
+        Raises:
+            CorruptError: If there are snapshots and none of them verifies.
+            ResumeError: If it belongs to another training; nothing has been changed.
+        """
+        found = self.backups.newest(lambda state: _is_over(state, epochs))
+        if found is None:
+            return None
+        state, path = found
+        fatal, mild = differences(model, state, facts_of(model, self.cursor))
+        if fatal:
+            raise ResumeError(
+                f"The training saved in {path!r} is not this one: {'; '.join(fatal)}. Nothing was "
+                f"changed. Give this training a directory of its own, or delete that one."
+            )
+        if mild:
+            warnings.warn(
+                f"Going on from {path!r} although this differs: {'; '.join(mild)}.", stacklevel=5
+            )
+        self.state = state
+        self._elapsed_before_s = state.elapsed_s
+        self.backups.note("resume", name=path, epoch=state.position.epoch)
+        _log.warning(
+            "resuming from %s: %d epochs and %d batches are done",
+            path,
+            state.position.epoch,
+            state.position.batch,
+        )
+        return state
+
+    def put_back(self, model: Any) -> None:
+        """Restore variables and callbacks."""
+        if self.state is not None:
+            restore_variables(model, self.state.variables)
+            self.callbacks.load(self.state.callbacks)
+
+    def begin_first_epoch(self) -> None:
+        """Bring data and random streams to the begin of the epoch that is to go on."""
+        assert self.state is not None
+        state = self.state
+        self.cursor.restore(state.cursor, state.position.epoch)
+        rng.restore(self._streams(state.epoch_rng))
+
+    def go_on_in_epoch(self) -> None:
+        """Set the random streams to where they were at the batch, or at the validation's begin."""
+        assert self.state is not None
+        drawn_ahead = keras.backend.backend() == "tensorflow" and not self.in_validation
+        rng.restore(self._streams(self.state.rng), data_streams=not drawn_ahead)
+
+    @property
+    def in_validation(self) -> bool:
+        """Whether the state was saved when all batches of the epoch were done."""
+        return self.state is not None and bool(self.state.facts.get("in_validation"))
+
+    def begin_epoch(self) -> None:
+        """Note the streams and the data's state, for saves in the middle of the epoch."""
+        self._epoch_rng = rng.capture()
+        self._epoch_cursor = self.cursor.capture()
+
+    def before_validation(self, model: Any) -> BeforeValidation:
+        """Return copies of what a validation changes."""
+        return BeforeValidation(capture_variables(model, ("metrics",)), rng.capture())
+
+    def capture(self, model: Any, position: Position, logs: Mapping[str, float]) -> TrainState:
+        """Return the state of this moment."""
+        now = rng.capture()
+        whole = position.batch == 0
+        return TrainState(
+            position=position,
+            variables=capture_variables(model),
+            rng=now,
+            epoch_rng=now if whole else self._epoch_rng,
+            callbacks=self.callbacks.capture(),
+            cursor=self.cursor.capture() if whole else self._epoch_cursor,
+            logs=dict(logs),
+            facts=facts_of(model, self.cursor),
+            elapsed_s=self.elapsed_s,
+        )
+
+    def _streams(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return streams for this backend; those that the other backend had not go on."""
+        assert self.state is not None
+        if not other_backend(self.state):
+            return state
+        return {**state, "backend": {}}
+
+
+def _is_over(state: TrainState, epochs: int | None) -> bool:
+    """Say whether a state may be gone on from: a finished one only if nothing is left to do."""
+    if state.finished != "all epochs":
+        return True
+    return epochs is None or epochs <= (state.facts.get("epochs") or 0)
+
+
+def skipping(
+    model: Any, batches: int, logs: Mapping[str, float], at_end: Callable[[], None]
+) -> None:
+    """Let `fit` draw and throw away the first batches of an epoch.
+
+    Args:
+        model: The model whose `train_function` stands aside meanwhile.
+        batches: How many.
+        logs: What each of these steps returns.
+        at_end: Called when the last one has been drawn.
+    """
+    original = model.train_function
+    done = 0
+
+    def skip(*arguments: Any) -> Any:
+        nonlocal done
+        done += _compat.draw(model, arguments)
+        if done >= batches:
+            model.train_function = original
+            at_end()
+        return _compat.step_result(arguments, dict(logs))
+
+    model.train_function = skip

@@ -1,0 +1,100 @@
+"""`state.safetensors`: named arrays in the safetensors layout, streamed.
+
+Eight bytes of length, a JSON header with dtype, shape and place of each array, then the raw
+bytes, each array aligned to 64 bytes. Any safetensors reader opens it; nothing is pickled.
+Format: https://github.com/huggingface/safetensors (the layout only; this is our own writer).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_ratchet.errors import LoadError
+
+_MAX_HEADER_BYTES = 100_000_000
+_ALIGNMENT = 64
+_CODES: dict[str, Any] = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+_NAMES = {np.dtype(dtype): code for code, dtype in _CODES.items()}
+
+
+def write_arrays(arrays: Mapping[str, NDArray[Any]], file: io.RawIOBase) -> None:
+    """Write arrays to an open file, one after the other, without a second copy of them.
+
+    Raises:
+        ValueError: If an array's dtype has no place in the format.
+    """
+    header: dict[str, Any] = {}
+    end = 0
+    for name, array in arrays.items():
+        if array.dtype not in _NAMES:
+            raise ValueError(f"array {name!r} has dtype {array.dtype}, which cannot be saved")
+        header[name] = {
+            "dtype": _NAMES[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [end, end + array.nbytes],
+        }
+        end += array.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-(len(text) + 8) % _ALIGNMENT)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for array in arrays.values():
+        if array.nbytes:
+            file.write(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
+
+
+def read_arrays(path: str) -> dict[str, NDArray[Any]]:
+    """Read all arrays of a file; sizes are checked against the file before memory is taken.
+
+    Raises:
+        LoadError: If the file is not of this format.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(file.read(8), "little")
+            if length > min(size, _MAX_HEADER_BYTES):
+                raise ValueError(f"its header claims {length} bytes")
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            start = 8 + length
+            return {n: _read(file, start, size, entry) for n, entry in header.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise LoadError(f"{path!r} is no state file: {error}") from error
+
+
+def _read(file: io.BufferedReader, start: int, size: int, entry: Any) -> NDArray[Any]:
+    dtype = np.dtype(_CODES[entry["dtype"]])
+    shape = tuple(int(d) for d in entry["shape"])
+    begin, end = (int(offset) for offset in entry["data_offsets"])
+    count = math.prod(shape)
+    if min((begin, *shape), default=0) < 0 or count * dtype.itemsize != end - begin:
+        raise ValueError(f"an array's shape {shape} does not fit its {end - begin} bytes")
+    if start + end > size:
+        raise ValueError("an array lies beyond the end of the file")
+    file.seek(start + begin)
+    return np.frombuffer(file.read(end - begin), dtype).reshape(shape)

@@ -1,0 +1,203 @@
+"""One `fit` under BackupAndRestore: resumed at its begin, saved on its way, closed at its end."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from keras_ratchet import _compat
+from keras_ratchet._engine.callback_states import CallbackStates
+from keras_ratchet._engine.data_cursor import DataCursor
+from keras_ratchet._engine.resumer import BeforeValidation, Resumer
+from keras_ratchet._engine.train_state import TrainState
+from keras_ratchet.callbacks._tail import Closer, Gate
+from keras_ratchet.errors import ResumeError
+from keras_ratchet.policy.preempt import Deadline
+from keras_ratchet.types import Position, StopReason
+
+if TYPE_CHECKING:
+    from keras_ratchet.callbacks.backup_and_restore import BackupAndRestore
+
+_log = logging.getLogger("keras_ratchet")
+
+
+class Session:
+    """What BackupAndRestore does while one training runs.
+
+    Args:
+        head: The callback, whose arguments say how.
+        model: The model in training.
+        callback_list: The callbacks' list, or None where the hooks are called by hand.
+    """
+
+    def __init__(self, head: BackupAndRestore, model: Any, callback_list: Any) -> None:
+        self._head = head
+        self._model = model
+        self._list = callback_list
+        self._backups = head.backups
+        inner = getattr(callback_list, "callbacks", ())
+        self._others = [c for c in inner if c is not head and c is not head.tail]
+        iterator = _compat.epoch_iterator()
+        self._in_fit = iterator is not None
+        _compat.build(model, iterator)
+        self._cursor = DataCursor(iterator, head.data)
+        self.resumer = Resumer(self._backups, CallbackStates(self._others), self._cursor)
+        self._first = False
+        self._done = 0
+        self._pending = 0
+        self._logs: Mapping[str, float] = {}
+        self._validation: BeforeValidation | None = None
+        self._epoch = 0
+        self._saved_s = self._batch_s = time.monotonic()
+        self._longest_save_s = 0.0
+
+    def begin(self) -> int:
+        """Go on from the newest snapshot, if there is one; return the epoch that is first."""
+        self._warn()
+        state = self.resumer.find(self._model, self._epochs())
+        self._first = state is not None and not state.finished
+        if state is None:
+            self._save(Position(), {}, "training begins")
+            return 0
+        if state.position.batch and not self._in_fit:
+            raise ResumeError(
+                "The snapshot is from the middle of an epoch, and only `fit` can skip batches. "
+                "Use save_freq='epoch' in a loop of your own."
+            )
+        self.resumer.put_back(self._model)
+        self._epoch = state.position.epoch
+        self._pending = int(state.facts.get("pending", 0))
+        first = self._epochs() if state.finished else state.position.epoch
+        _compat.set_initial_epoch(self._model, first)
+        return state.position.epoch
+
+    def _warn(self) -> None:
+        if forgotten := self.resumer.callbacks.not_kept():
+            warnings.warn(
+                f"These attributes of callbacks are lost if training is interrupted: "
+                f"{', '.join(forgotten)}. Give the callback state_dict() and load_state_dict().",
+                stacklevel=5,
+            )
+        for complaint in self._cursor.complaints():
+            warnings.warn(f"Resume will not be exact. {complaint}", stacklevel=5)
+
+    def before_epoch(self, epoch: int) -> None:
+        """Before any other callback: bring data and random streams into place."""
+        _compat.set_initial_epoch(self._model, None)
+        self._epoch, self._done, self._logs = epoch, 0, {}
+        if self._first:
+            self.resumer.begin_first_epoch()
+        if self._head.in_mid_epoch and not self._skips():
+            self.resumer.begin_epoch()
+
+    def epoch_has_begun(self) -> None:
+        """After all other callbacks: in mid-epoch, put everything back and skip."""
+        if self._skips():
+            state = self._state()
+            self.resumer.put_back(self._model)
+            Gate(self._model, self._list, self.resumer)
+            self._done = state.position.batch
+        self._first = False
+
+    def batch_has_ended(self, batch: int, logs: Mapping[str, float]) -> None:
+        """Save, if a trigger says so; `batch` is the index of the last one that ended."""
+        ended, self._done, self._logs = batch + 1 - self._done, batch + 1, logs
+        now = time.monotonic()
+        step_s, self._batch_s = now - self._batch_s, now
+        if asked := self._head.preemption.due(self._longest_save_s, step_s):
+            self._make_room(asked)
+        elif self._due(ended, now):
+            self._save(self._here(), logs, "in mid-epoch")
+
+    def _due(self, ended: int, now: float) -> bool:
+        due = False
+        if self._head.batch_trigger is not None:
+            self._pending, verdict = self._head.batch_trigger.check(self._pending, ended)
+            due = bool(verdict)
+        if self._head.time_trigger is not None:
+            due = due or bool(self._head.time_trigger.check(now - self._saved_s))
+        return due
+
+    def validation_begins(self) -> None:
+        """Note what validation is about to change."""
+        self._validation = self.resumer.before_validation(self._model)
+
+    def validation_batch_has_ended(self) -> None:
+        """Make room if asked to; the epoch's batches are all done."""
+        if asked := self._head.preemption.due(self._longest_save_s, 0.0):
+            self._make_room(asked, self._validation)
+
+    def epoch_has_ended(self, epoch: int, logs: Mapping[str, float]) -> None:
+        """Save after all other callbacks have judged the epoch."""
+        self._epoch, self._done, self._logs = epoch + 1, 0, {}
+        if asked := self._head.preemption.due(self._longest_save_s, 0.0):
+            self._make_room(asked)
+        elif self._head.save_freq == "epoch":
+            self._save(self._here(), logs, f"epoch {epoch + 1} has ended")
+
+    def end(self, logs: Mapping[str, float]) -> None:
+        """Delete our files, or leave the mark of a finished training."""
+        _compat.set_initial_epoch(self._model, None)
+        state = self.resumer.state
+        if state is not None and state.finished:
+            self.resumer.put_back(self._model)
+            self.resumer.go_on_in_epoch()
+        elif not self._head.delete_checkpoint:
+            stopped = getattr(self._model, "stop_training", False)
+            mark = "stopped" if stopped else "all epochs"
+            self._save(Position(self._epoch), logs, "training has ended", mark)
+        if self._head.delete_checkpoint:
+            self._backups.clear()
+
+    def _make_room(self, asked: Deadline, before: BeforeValidation | None = None) -> None:
+        """Save if it fits into the time that is left, and end `fit` without more ado."""
+        verdict = asked.check(time.monotonic(), self._longest_save_s)
+        if verdict:
+            self._save(self._here(), self._logs, verdict.reason, before=before)
+        kind = "deadline" if asked.cause == "the deadline" else "signal"
+        self._head.stop_reason = StopReason(kind, verdict.reason, {}, self._epoch)
+        self._backups.note("preempted", reason=verdict.reason, epoch=self._epoch)
+        _log.warning("%s", verdict.reason)
+        self._model.stop_training = True
+        if self._list is not None:
+            Closer(self._model, self._list, self._others, self._head)
+
+    def _save(
+        self,
+        position: Position,
+        logs: Mapping[str, float],
+        reason: str,
+        finished: str = "",
+        before: BeforeValidation | None = None,
+    ) -> None:
+        began = time.monotonic()
+        state = self.resumer.capture(_synced(self._head), position, logs)
+        state.finished = finished
+        if before is not None:
+            before.put_into(state)
+        state.facts |= {"epochs": self._epochs(), "pending": self._pending}
+        self._backups.save(self._model, state, reason)
+        self._saved_s = time.monotonic()
+        self._longest_save_s = max(self._longest_save_s, self._saved_s - began)
+
+    def _here(self) -> Position:
+        return Position(self._epoch, self._done)
+
+    def _skips(self) -> bool:
+        return self._first and self._state().position.batch > 0
+
+    def _state(self) -> TrainState:
+        assert self.resumer.state is not None
+        return self.resumer.state
+
+    def _epochs(self) -> int | None:
+        epochs = (self._head.params or {}).get("epochs")
+        return None if epochs is None else int(epochs)
+
+
+def _synced(callback: Any) -> Any:
+    """Return the model with its variables up to date (on jax, asking for it does that)."""
+    return callback.model

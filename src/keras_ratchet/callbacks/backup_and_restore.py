@@ -1,0 +1,199 @@
+"""Training that was interrupted goes on where it stopped, bit by bit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from keras_ratchet import _compat
+from keras_ratchet._engine.backups import ARRAYS, DATA, Backups
+from keras_ratchet.callbacks._base import RatchetCallback
+from keras_ratchet.callbacks._preemption import DeadlineArgument, Preemption
+from keras_ratchet.callbacks._session import Session
+from keras_ratchet.callbacks._tail import Tail
+from keras_ratchet.errors import ConfigError
+from keras_ratchet.policy.trigger import EveryBatches, EverySeconds
+from keras_ratchet.types import StopReason
+
+
+class _KerasPaths:
+    """The files that Keras's class has under these names, for those who look at them."""
+
+    backups: Backups
+
+    @property
+    def _weights_path(self) -> str:
+        return self.backups.file(0, ARRAYS)
+
+    @property
+    def _training_metadata_path(self) -> str:
+        return self.backups.file(0, DATA)
+
+    @property
+    def _prev_weights_path(self) -> str:
+        return self.backups.file(1, ARRAYS)
+
+    @property
+    def _prev_training_metadata_path(self) -> str:
+        return self.backups.file(1, DATA)
+
+
+class BackupAndRestore(_KerasPaths, RatchetCallback):
+    """Save the whole state of a training, and go on from it when the script is run again.
+
+    Takes every argument of `keras.callbacks.BackupAndRestore`, in its place and with its
+    meaning. Kill the process anywhere and run the same script again: weights, optimizer,
+    History, and what the other callbacks decide are those of a run that was never interrupted,
+    bit by bit (same machine, same backend). docs/resume.md says for which data this holds and
+    what some need for it.
+
+    Args:
+        backup_dir: A directory for this training alone.
+        save_freq: "epoch", a number of batches, or False for no regular saves.
+        double_checkpoint: As `keep=2` at the least; kept for Keras's sake.
+        delete_checkpoint: Whether to delete our files from `backup_dir` when training ends.
+            With False a finished training is not repeated when its script is run again.
+        keep: Number of snapshots to keep; if the newest is damaged the one before is used.
+        every_s: Save at the first end of a batch after this many seconds since the last save.
+        data: The data set given to `fit`, where it cannot be seen (in loops other than `fit`).
+        signals: Names of signals, such as ("SIGTERM", "SIGUSR1"), on which training ends after
+            the batch, is saved, and `fit` returns. A second one is immediate.
+        grace_s: Seconds from a signal until the process may be killed. A save that does not fit
+            is not begun.
+        deadline: When training has to end likewise: seconds from its begin, a time of day
+            ("17:30"), a datetime, or "slurm" for the end of the Slurm job.
+        exit_code: If given, the process is left with it (SystemExit) after a signal or deadline.
+
+    Attributes:
+        initial_epoch: Index of the epoch that this training began with.
+        elapsed_s: Seconds of training, those before an interruption included.
+        stop_reason: A `StopReason` after a signal or a deadline, else None.
+
+    Raises:
+        ConfigError: If an argument cannot work.
+        LockedError: At train begin if another process trains with this directory.
+        CorruptError: At train begin if there are snapshots and none can be trusted.
+        ResumeError: At train begin if the snapshot belongs to another training.
+        SaveError: If a save fails; older snapshots are untouched.
+    """
+
+    def __init__(
+        self,
+        backup_dir: str | os.PathLike[str],
+        save_freq: str | int | bool = "epoch",
+        double_checkpoint: bool = False,
+        delete_checkpoint: bool = True,
+        *,
+        keep: int = 2,
+        every_s: float | None = None,
+        data: Any = None,
+        signals: Iterable[str | int] = (),
+        grace_s: float = 30.0,
+        deadline: DeadlineArgument = None,
+        exit_code: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not backup_dir:
+            raise ConfigError(f"Empty `backup_dir` argument passed. Got: {backup_dir!r}.")
+        self.backup_dir = os.fspath(backup_dir)
+        self.save_freq = save_freq
+        self.double_checkpoint = double_checkpoint
+        self.delete_checkpoint = delete_checkpoint
+        self.keep = _checked_keep(keep, double_checkpoint)
+        self.every_s = every_s
+        self.data = data
+        self.exit_code = exit_code
+        self.initial_epoch = 0
+        self.stop_reason: StopReason | None = None
+        self.batch_trigger = _batch_trigger(save_freq)
+        self.time_trigger = None if every_s is None else EverySeconds(every_s)
+        self.preemption = Preemption(signals, grace_s, deadline)
+        self.backups = Backups(self.backup_dir, self.keep)
+        self.tail = Tail(self, self.in_mid_epoch, self.preemption.active)
+        self._current_epoch = 0
+        self._last_batch_seen = 0
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of training, those before an interruption included."""
+        return self.session.resumer.elapsed_s
+
+    @property
+    def in_mid_epoch(self) -> bool:
+        """Whether saves in the middle of an epoch may come."""
+        periodic = self.batch_trigger is not None or self.time_trigger is not None
+        return periodic or self.preemption.active
+
+    def set_model(self, model: Any) -> None:
+        """Take the first and the last place in the callback list."""
+        super().set_model(model)
+        self.tail.set_model(model)
+        if self._list is None:
+            return
+        others = [c for c in self._list.callbacks if c is not self and not isinstance(c, Tail)]
+        self._list.callbacks = [self, *others, self.tail]
+        if self.in_mid_epoch:
+            _compat.make_synchronous(self._list)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Take the lock, and the signals."""
+        super().on_train_begin(logs)
+        self.stop_reason = None
+        self.backups.begin()
+        self.preemption.arm()
+        if self._list is None:
+            self.begin_session()
+
+    def begin_session(self) -> None:
+        """Resume; all other callbacks have begun."""
+        self.session = Session(self, self.model, self._list)
+        self.initial_epoch = self._current_epoch = self.session.begin()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Before any other callback: bring data and random streams into place."""
+        super().on_epoch_begin(epoch, logs)
+        self._current_epoch, self._last_batch_seen = epoch, 0
+        self.session.before_epoch(epoch)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Note that the epoch is done, even if a later callback fails."""
+        self._current_epoch, self._last_batch_seen = epoch + 1, 0
+
+    def end_session(self, logs: Mapping[str, float]) -> None:
+        """Close; all other callbacks have ended."""
+        self.session.end(logs)
+        self._release()
+
+    def leave(self) -> None:
+        """Close after a preemption; the snapshots stay."""
+        super().on_train_end()
+        self._release()
+        if self.exit_code is not None:
+            raise SystemExit(self.exit_code)
+
+    def _release(self) -> None:
+        _compat.set_initial_epoch(self._model, None)
+        self.preemption.disarm()
+        self.backups.end()
+
+    def _wind_down(self, error: BaseException) -> None:
+        self._release()
+
+
+def _checked_keep(keep: int, double_checkpoint: bool) -> int:
+    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
+        raise ConfigError(f"keep is a number of snapshots, at least 1. Got: {keep!r}.")
+    return max(keep, 2) if double_checkpoint else keep
+
+
+def _batch_trigger(save_freq: str | int | bool) -> EveryBatches | None:
+    if save_freq == "epoch" or save_freq is False:
+        return None
+    try:
+        return EveryBatches(save_freq)  # type: ignore[arg-type]  # it checks
+    except ConfigError:
+        raise ConfigError(
+            f"Invalid value for argument `save_freq`: {save_freq!r}. Expected 'epoch', a number of "
+            f"batches (at least 1), or False."
+        ) from None

@@ -1,0 +1,92 @@
+"""The command `ratchet`: what is in a directory of checkpoints, and is it whole?
+
+One file per command. A command is imported when it is used, and none of them imports Keras, so
+that the answer is there before Keras would be. Errors that we raise on purpose, and those of
+the disk, end here in one sentence and an exit code.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+import keras_ratchet
+from keras_ratchet.errors import CorruptError, RatchetError
+
+PROBLEM = 1
+WRONG_USE = 2
+
+COMMANDS = {
+    "ls": "List the checkpoints of a directory.",
+    "show": "Show all that is known about one checkpoint.",
+    "best": "Print the path of the best checkpoint.",
+    "verify": "Check that checkpoints hold the bytes that were saved.",
+    "history": "Show what was saved, skipped and deleted, and why.",
+    "plot": "Draw the metrics of a run with its saves and its best.",
+    "diff": "Compare two checkpoints: config and weights.",
+    "pin": "Protect checkpoints from being deleted.",
+    "unpin": "Take the protection of `pin` away.",
+    "adopt": "Give plain Keras files a manifest.",
+    "prune": "Plan which checkpoints to delete, and delete them.",
+    "export": "Write the weights as safetensors, npz or torch.",
+}
+_MODULES = {"unpin": "pin"}
+
+
+class _Ratchet(click.Group):
+    """A group whose commands are imported on use and whose errors end in one place."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order in which a newcomer meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import a command."""
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"{__name__}.{_MODULES.get(name, name)}")
+        command: click.Command = getattr(module, name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; turn an expected error into a sentence and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # `ratchet ls | head` is no error
+            raise
+        except CorruptError as error:
+            raise click.ClickException(str(error)) from error  # its exit code is 1
+        except RatchetError as error:
+            raise _WrongUse(str(error)) from error
+        except OSError as error:
+            where = f": {error.filename!r}" if error.filename else ""
+            raise _WrongUse(f"{error.strerror or error}{where}") from error
+
+
+class _WrongUse(click.ClickException):
+    """An expected error that is no problem of a checkpoint."""
+
+    exit_code = WRONG_USE
+
+
+@click.group(cls=_Ratchet, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(keras_ratchet.__version__, prog_name="ratchet")
+def main() -> None:
+    """Look into a directory of Keras checkpoints, check it and tidy it.
+
+    Start with `ratchet ls DIR`. Each command explains itself with --help, and prints strict
+    JSON with --json (numbers that JSON cannot hold are the strings "nan", "inf" and "-inf").
+
+    \b
+    Exit codes:
+      0  all is well
+      1  a problem was found: a corrupt checkpoint, or no best one
+      2  wrong use, or a path that holds no checkpoints of ours
+    """  # noqa: D301  click wants the character \b itself

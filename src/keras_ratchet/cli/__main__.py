@@ -1,0 +1,6 @@
+"""`python -m keras_ratchet.cli`."""
+
+from keras_ratchet.cli import main
+
+if __name__ == "__main__":
+    main(prog_name="ratchet")

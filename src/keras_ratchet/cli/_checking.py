@@ -1,0 +1,26 @@
+"""Verifying many checkpoints, with a bar that goes by their bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from keras_ratchet._storage.verify import Verification, verify
+from keras_ratchet.types import SnapshotInfo
+
+
+def verify_all(snapshots: Sequence[SnapshotInfo]) -> dict[str, Verification]:
+    """Return the outcome for each path; the bar is on stderr, and only on a terminal."""
+    console = Console(stderr=True)
+    outcomes = {}
+    columns = (TextColumn("verifying"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=sum(snapshot.bytes for snapshot in snapshots))
+        for snapshot in snapshots:
+            outcomes[snapshot.path] = verify(snapshot.path)
+            bar.advance(task, snapshot.bytes)
+    return outcomes

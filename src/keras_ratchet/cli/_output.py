@@ -1,0 +1,133 @@
+"""What the commands share: options, tables, JSON, sizes and ages.
+
+Tables are written here and not with rich: 1,000 rows take rich 1.7 s, and this 5 ms.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from keras_ratchet._storage import durable
+from keras_ratchet._storage.journal import plain
+from keras_ratchet.types import SnapshotInfo
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print strict JSON instead.")
+force_option = click.option("--force", "-f", is_flag=True, help="Overwrite FILE if it exists.")
+directory_argument = click.argument("directory", type=click.Path(exists=True, file_okay=False))
+paths_argument = click.argument(
+    "paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(exists=True)
+)
+
+_UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
+
+
+def emit(data: Any) -> None:
+    """Print data as strict JSON."""
+    click.echo(json.dumps(plain(data), indent=2, allow_nan=False))
+
+
+def as_data(snapshot: SnapshotInfo) -> dict[str, Any]:
+    """Return a record as data for JSON."""
+    return asdict(snapshot)
+
+
+def table(
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: Collection[str] = (),
+    colours: Sequence[str | None] = (),
+) -> None:
+    """Print an aligned table.
+
+    Args:
+        headers: Names of the columns.
+        rows: The cells.
+        right: Names of the columns that are aligned to the right.
+        colours: A colour for each row, on a terminal.
+    """
+    widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
+    to_right = [header in right for header in headers]
+
+    def line(cells: Sequence[str]) -> str:
+        columns = zip(cells, widths, to_right, strict=True)
+        padded = [c.rjust(width) if flush else c.ljust(width) for c, width, flush in columns]
+        return "  ".join(padded).rstrip()
+
+    lines = [click.style(line(headers), bold=True)]
+    for row, colour in zip(rows, colours or [None] * len(rows), strict=True):
+        lines.append(click.style(line(row), fg=colour) if colour else line(row))
+    click.echo("\n".join(lines))
+
+
+def number(value: float | None) -> str:
+    """Return a metric for people; "-" if it is unknown.
+
+    Example:
+        >>> number(0.123456789), number(None)
+        ('0.123457', '-')
+    """
+    return "-" if value is None else f"{value:.6g}"
+
+
+def metrics(values: Mapping[str, float]) -> str:
+    """Return metrics in one line."""
+    return "  ".join(f"{name} {number(value)}" for name, value in values.items())
+
+
+def age(saved_at: float, now_s: float | None = None) -> str:
+    """Return how long ago something was, for people.
+
+    Example:
+        >>> age(0, 90), age(0, 7200), age(10, 0)
+        ('1 min', '2 h', '0 s')
+    """
+    seconds = max((time.time() if now_s is None else now_s) - saved_at, 0.0)
+    for length, unit in _UNITS:
+        if seconds >= length:
+            return f"{math.floor(seconds / length)} {unit}"
+    return "0 s"
+
+
+def clock(at_s: float) -> str:
+    """Return a moment in local time."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
+    except (OverflowError, ValueError, OSError):
+        return "-"
+
+
+def count(size: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    Example:
+        >>> count(1, "checkpoint"), count(3, "batch")
+        ('1 checkpoint', '3 batches')
+    """
+    ending = "" if size == 1 else "es" if noun.endswith("tch") else "s"
+    return f"{size} {noun}{ending}"
+
+
+@contextmanager
+def new_file(path: str, force: bool) -> Iterator[durable.FileDraft]:
+    """Yield a draft that becomes `path` when the block ends well; make its directory.
+
+    Raises:
+        click.UsageError: If there is such a file and `force` is not set.
+    """
+    if os.path.isdir(path):
+        raise click.UsageError(f"{path!r} is a directory; -o names a file.")
+    if os.path.exists(path) and not force:
+        raise click.UsageError(f"{path!r} exists. Overwrite it with --force.")
+    durable.make_directories(os.path.dirname(os.path.abspath(path)))
+    with durable.FileDraft(path) as draft:
+        yield draft
+        draft.commit()

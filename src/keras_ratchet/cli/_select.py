@@ -1,0 +1,138 @@
+"""From the paths that a user gives to checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Sequence
+
+import click
+
+from keras_ratchet._storage.files import SIDE
+from keras_ratchet._storage.local import MANIFEST
+from keras_ratchet._storage.records import checkpoints, record
+from keras_ratchet._storage.verify import Verification
+from keras_ratchet._storage.verify import verify as verify_one
+from keras_ratchet.errors import CorruptError, LoadError
+from keras_ratchet.policy.monitor import Mode
+from keras_ratchet.policy.retention import Ranking, age, ranking_of
+from keras_ratchet.types import SnapshotInfo
+
+_SUFFIXES = (".keras", ".h5")
+
+
+def checkpoints_in(directory: str) -> list[SnapshotInfo]:
+    """Return the checkpoints of a directory, oldest first.
+
+    Raises:
+        LoadError: If there are none and never were; the message says where there are some.
+    """
+    found = checkpoints(directory)
+    if found or os.path.isdir(os.path.join(directory, SIDE)):
+        return found
+    near = _directories_below(directory)
+    hint = f" There are some in: {', '.join(near)}." if near else ""
+    raise LoadError(
+        f"there are no checkpoints in {directory!r}: no .keras, .weights.h5 or .h5 file and no "
+        f"snapshot.{hint}"
+    )
+
+
+def one(path: str) -> SnapshotInfo:
+    """Return the checkpoint at a path.
+
+    Raises:
+        LoadError: If the path is none; if it is a directory of some, the message names the best.
+    """
+    if not os.path.isdir(path) or is_snapshot(path):
+        return record(path)
+    inside = [info.name for info in checkpoints_in(path)]
+    named = f", as in {os.path.join(path, inside[-1])!r}" if inside else ""
+    raise LoadError(f"{path!r} is a directory of checkpoints: name one of them{named}.")
+
+
+def several(paths: Iterable[str]) -> list[SnapshotInfo]:
+    """Return the checkpoints at paths, with those inside of directories."""
+    found: list[SnapshotInfo] = []
+    for path in paths:
+        inside = os.path.isdir(path) and not is_snapshot(path)
+        found += checkpoints_in(path) if inside else [record(path)]
+    return found
+
+
+def is_snapshot(path: str) -> bool:
+    """Say whether a path is a snapshot directory."""
+    return os.path.isfile(os.path.join(path, MANIFEST))
+
+
+def best_first(snapshots: Sequence[SnapshotInfo], ranking: Ranking) -> list[SnapshotInfo]:
+    """Return the checkpoints that may be called best: those with the metric, and no NaN."""
+    return [s for s in ranking.sort(snapshots) if ranking.beats(s.metrics, None)]
+
+
+def marks(snapshots: Sequence[SnapshotInfo]) -> dict[str, list[str]]:
+    """Return, by name, the marks of a directory's checkpoints: best, last, pinned."""
+    found: dict[str, list[str]] = {snapshot.name: [] for snapshot in snapshots}
+    for snapshot in best_first(snapshots, ranking_of(snapshots))[:1]:
+        found[snapshot.name].append("best")
+    if snapshots:
+        found[max(snapshots, key=age).name].append("last")
+    for snapshot in snapshots:
+        if snapshot.pinned:
+            found[snapshot.name].append("pinned")
+    return found
+
+
+def ranking_by(
+    metric: str | None, mode: str | None, snapshots: Sequence[SnapshotInfo] = ()
+) -> Ranking:
+    """Return the order that options ask for, or without them the one of the newest checkpoint.
+
+    Raises:
+        click.UsageError: If it is not known which direction of a metric is better.
+    """
+    known = ranking_of(snapshots)
+    if metric is None:
+        if mode is not None and known.metrics:
+            return Ranking(((known.metrics[0][0], _mode(mode)), *known.metrics[1:]), known.ties)
+        return known
+    if mode is None:
+        loss = "min" if metric == "loss" or metric.endswith("_loss") else None
+        mode = {name: better for s in snapshots for name, better in s.ranking}.get(metric, loss)
+    if mode is None:
+        raise click.UsageError(
+            f"Is a small or a large {metric!r} better? Say it with --mode min or --mode max."
+        )
+    return Ranking(((metric, _mode(mode)),), known.ties)
+
+
+def _mode(mode: str) -> Mode:
+    return "min" if mode == "min" else "max"
+
+
+def trusted(snapshot: SnapshotInfo) -> Verification:
+    """Return the outcome of verifying a checkpoint whose content is to be used.
+
+    Raises:
+        CorruptError: If it is corrupt.
+    """
+    outcome = verify_one(snapshot.path)
+    if outcome.status == "corrupt":
+        raise CorruptError(f"{snapshot.path!r} is corrupt: {outcome.problem}.")
+    return outcome
+
+
+def _directories_below(directory: str) -> list[str]:
+    """Return the directories right below that hold checkpoints."""
+    near = []
+    with contextlib.suppress(OSError):
+        below = sorted(entry.path for entry in os.scandir(directory) if entry.is_dir())
+        near = [path for path in below if _holds_checkpoints(path)]
+    return near
+
+
+def _holds_checkpoints(directory: str) -> bool:
+    with contextlib.suppress(OSError):
+        names = os.listdir(directory)
+        return SIDE in names or any(name.endswith(_SUFFIXES) for name in names)
+    return False

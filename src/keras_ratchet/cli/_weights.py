@@ -1,0 +1,48 @@
+"""The weights of a checkpoint, for the commands that look inside. Imported only by them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from keras_ratchet._formats import readers
+from keras_ratchet.cli import _select
+from keras_ratchet.errors import LoadError
+
+
+def config_of(path: str) -> dict[str, Any] | None:
+    """Return the config of the model in a checkpoint, or None if it holds weights only."""
+    return readers.read_config(_file(path))
+
+
+@contextlib.contextmanager
+def opened(path: str, optimizer: bool) -> Iterator[list[readers.Weight]]:
+    """Verify a checkpoint and yield its weights.
+
+    Args:
+        path: The checkpoint.
+        optimizer: Whether the optimizer's variables are wanted too.
+
+    Raises:
+        CorruptError: If it is not what was saved.
+        LoadError: If it holds no weights of a Keras model, or is not safe to read.
+    """
+    file = _file(path)
+    if _select.trusted(_select.one(path)).status == "unverified":
+        click.echo(f"{path} has no manifest, so it is read unverified.", err=True)
+    with readers.open_weights(file) as weights:
+        yield [weight for weight in weights if optimizer or not weight.of_optimizer]
+
+
+def _file(path: str) -> str:
+    """Return the Keras file of a checkpoint."""
+    snapshot = _select.one(path)
+    if snapshot.directory:
+        raise LoadError(
+            f"{path!r} is a snapshot for resuming a training, not a Keras file: "
+            f"`ratchet show` and `ratchet verify` read it."
+        )
+    return snapshot.path

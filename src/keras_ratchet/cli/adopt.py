@@ -1,0 +1,105 @@
+"""`ratchet adopt`: a manifest for files that plain Keras wrote."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import click
+
+from keras_ratchet._storage import files
+from keras_ratchet._storage.lock import FileLock
+from keras_ratchet._storage.manifest import Manifest
+from keras_ratchet._storage.space import readable
+from keras_ratchet.cli import _output, _select
+from keras_ratchet.policy.retention import Ranking
+from keras_ratchet.types import Position, SnapshotInfo
+
+
+class _Metric(click.ParamType[tuple[str, float]]):
+    name = "NAME=VALUE"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float]:
+        """Return name and value."""
+        name, equals, text = value.rpartition("=")
+        try:
+            return (name, float(text)) if name and equals else self.fail("")
+        except (ValueError, click.UsageError):
+            self.fail(f"{value!r} is not of the form val_loss=0.123.", param, ctx)
+
+
+@click.command()
+@click.argument(
+    "paths",
+    metavar="FILE...",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, dir_okay=False),
+)
+@click.option("--metric", "values", type=_Metric(), multiple=True, help="As in val_loss=0.123.")
+@click.option("--mode", type=click.Choice(["min", "max"]), help="Which direction is better.")
+@click.option("--epoch", type=click.IntRange(min=0), default=0, help="Epochs of training done.")
+@click.option("--force", is_flag=True, help="Also where there is a manifest already.")
+@_output.json_option
+def adopt(
+    paths: tuple[str, ...],
+    *,
+    values: Sequence[tuple[str, float]],
+    mode: str | None,
+    epoch: int,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Give plain Keras files a manifest.
+
+    From then on damage to them is noticed, and `save_best_only`, `ratchet best` and `ratchet
+    prune` know how good they are. The first --metric ranks them: a loss is better when small;
+    for others say --mode. The files themselves are not touched.
+    """
+    from keras_ratchet._formats.readers import keras_version
+
+    ranking = _select.ranking_by(values[0][0], mode) if values else Ranking(())
+    versions = {path: keras_version(path) for path in paths}  # raises unless it is a Keras file
+    for path in paths:
+        _refuse_known(path, force)
+    for path in paths:
+        facts = Manifest(
+            files={},
+            position=Position(epoch),
+            metrics=dict(values),
+            ranking=ranking.metrics,
+            reason="adopted with `ratchet adopt`",
+            series=os.path.basename(path),
+            saved_at=os.stat(path).st_mtime,
+            versions={"keras": version} if (version := versions[path]) else {},
+        )
+        _adopt(path, facts)
+    _report([_select.one(path) for path in paths], as_json)
+
+
+def _refuse_known(path: str, force: bool) -> None:
+    if files.manifests_of(path) and not force:
+        raise click.UsageError(
+            f"{path!r} has a manifest already (see `ratchet show` and `ratchet verify`). A new "
+            f"one would call its present bytes right, whatever they are; --force does it."
+        )
+
+
+def _adopt(path: str, facts: Manifest) -> None:
+    directory = os.path.dirname(os.path.abspath(path))
+    lock = FileLock(files.series_lock_path(directory, facts.series), f"checkpoint {path!r}")
+    lock.acquire()
+    try:
+        files.adopt(path, facts)
+    finally:
+        lock.release()
+
+
+def _report(adopted: list[SnapshotInfo], as_json: bool) -> None:
+    if as_json:
+        _output.emit([_output.as_data(snapshot) for snapshot in adopted])
+        return
+    for s in adopted:
+        click.echo(f"adopted  {s.path}  {readable(s.bytes)}  {_output.metrics(s.metrics)}".rstrip())

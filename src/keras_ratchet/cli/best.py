@@ -1,0 +1,50 @@
+"""`ratchet best`: the path of the best checkpoint."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from keras_ratchet._storage.verify import verify
+from keras_ratchet.cli import PROBLEM, _output, _select
+
+
+@click.command()
+@_output.directory_argument
+@click.option("--metric", help="Rank by this metric instead of the one they were saved by.")
+@click.option("--mode", type=click.Choice(["min", "max"]), help="Which direction is better.")
+@click.option("--no-verify", is_flag=True, help="Do not compare the bytes with their digest.")
+@_output.json_option
+@click.pass_context
+def best(
+    ctx: click.Context,
+    directory: str,
+    *,
+    metric: str | None,
+    mode: str | None,
+    no_verify: bool,
+    as_json: bool,
+) -> None:
+    """Print the path of the best checkpoint.
+
+    For the shell: `python evaluate.py "$(ratchet best runs/digits)"`. The best one that is
+    whole is printed; a corrupt one is passed over and named on stderr. NaN is never best.
+    """
+    snapshots = _select.checkpoints_in(directory)
+    ranking = _select.ranking_by(metric, mode, snapshots)
+    for snapshot in _select.best_first(snapshots, ranking):
+        outcome = None if no_verify else verify(snapshot.path)
+        if outcome is not None and not outcome:
+            click.echo(f"Passed over {snapshot.name}: {outcome.problem}.", err=True)
+            continue
+        path = os.path.join(directory, snapshot.name)
+        data = _output.as_data(snapshot) | {"path": path, "ranked_by": ranking.metrics}
+        _output.emit(data) if as_json else click.echo(path)
+        return
+    name = ranking.metrics[0][0] if ranking.metrics else None
+    why = f"has a usable {name}" if name else "says by which metric it was saved (see --metric)"
+    click.echo(f"No best checkpoint in {directory!r}: none {why}.", err=True)
+    if as_json:
+        _output.emit(None)
+    ctx.exit(PROBLEM)

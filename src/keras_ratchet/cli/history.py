@@ -1,0 +1,84 @@
+"""`ratchet history`: what happened in a directory, and why."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from keras_ratchet._storage import journal
+from keras_ratchet._storage.files import SIDE
+from keras_ratchet._storage.space import readable
+from keras_ratchet.cli import _output
+from keras_ratchet.errors import LoadError
+
+_COLOURS = {"save_error": "red", "stop": "yellow", "save": "green", "drop": "blue"}
+
+
+@click.command()
+@_output.directory_argument
+@click.option("--most", type=click.IntRange(min=1), default=50, help="Show that many, the newest.")
+@click.option("--epochs", is_flag=True, help="Show the metrics of every epoch too.")
+@_output.json_option
+def history(directory: str, most: int, epochs: bool, as_json: bool) -> None:
+    """Show what was saved, skipped and deleted, and why.
+
+    The journal of all trainings that saved here, newest last: saves, skips, drops, stops and
+    errors. It is commentary; no file is loaded or deleted because of it.
+    """
+    events = [e for e in events_of(directory) if epochs or e["event"] != "epoch"]
+    shown = events[-most:]
+    if as_json:
+        _output.emit(shown)
+        return
+    if len(events) > most:
+        click.echo(f"({len(events) - most} earlier; --most {len(events)} shows all)")
+    headers = ["time", "event", "epoch", "file", "what"]
+    rows = [[_time(e), e["event"], _epoch(e), _file(e), _what(e)] for e in shown]
+    _output.table(headers, rows, {"epoch"}, [_COLOURS.get(e["event"]) for e in shown])
+
+
+def events_of(directory: str) -> list[dict[str, Any]]:
+    """Return the events of a directory's journal, oldest first.
+
+    Raises:
+        LoadError: If it has none.
+    """
+    events = list(journal.read(directory))
+    if not events:
+        where = os.path.join(directory, SIDE, journal.NAME)
+        raise LoadError(f"no training of ours has saved in {directory!r}: there is no {where!r}.")
+    return events
+
+
+def _time(event: Mapping[str, Any]) -> str:
+    at = event.get("time")
+    return _output.clock(at) if isinstance(at, int | float) else "-"
+
+
+def _epoch(event: Mapping[str, Any]) -> str:
+    batch = event.get("batch")
+    return f"{event.get('epoch', '')}" + (f"+{batch}" if batch else "")
+
+
+def _file(event: Mapping[str, Any]) -> str:
+    return str(event.get("name") or event.get("series") or "")
+
+
+def _what(event: Mapping[str, Any]) -> str:
+    """Return the reason, and what an event has beside it."""
+    parts = [str(event[key]) for key in ("reason", "problem") if event.get(key)]
+    if event["event"] == "begin":
+        parts.append("training begins")
+    if event["event"] == "epoch" and isinstance(event.get("metrics"), dict):
+        parts.append("  ".join(f"{name} {_value(v)}" for name, v in event["metrics"].items()))
+    size = event.get("bytes")
+    if isinstance(size, int):
+        parts.append(f"({readable(size)}, blocked {event.get('blocked_s', '?')} s)")
+    return " ".join(parts)
+
+
+def _value(value: Any) -> str:
+    return _output.number(value) if isinstance(value, int | float) else str(value)

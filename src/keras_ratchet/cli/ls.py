@@ -1,0 +1,109 @@
+"""`ratchet ls`: the checkpoints of a directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import click
+
+from keras_ratchet._storage.space import readable
+from keras_ratchet._storage.verify import Verification
+from keras_ratchet.cli import PROBLEM, _output, _select
+from keras_ratchet.policy.retention import ranking_of
+from keras_ratchet.types import SnapshotInfo
+
+_METRIC_COLUMNS = 4
+_NO_MANIFEST = "no manifest"
+
+
+@click.command()
+@_output.directory_argument
+@click.option("--verify", is_flag=True, help="Read every file and compare it with its digest.")
+@_output.json_option
+@click.pass_context
+def ls(ctx: click.Context, directory: str, verify: bool, as_json: bool) -> None:
+    """List the checkpoints of a directory.
+
+    Oldest first. "best" marks what `ratchet best` prints, "last" the newest one, "pinned" what
+    is protected from deletion. The metric that decides what is best has the first column of
+    metrics; `ratchet show` has them all. Sizes are those of the files; nothing is read without
+    --verify.
+    """
+    snapshots = _select.checkpoints_in(directory)
+    outcomes = _verified(snapshots) if verify else {}
+    marks = _select.marks(snapshots)
+    if as_json:
+        _output.emit([_data(s, marks[s.name], outcomes) for s in snapshots])
+    elif snapshots:
+        _print(snapshots, marks, outcomes)
+    else:
+        click.echo(f"No checkpoints in {directory}: all were deleted (see `ratchet history`).")
+    if any(outcome.status == "corrupt" for outcome in outcomes.values()):
+        ctx.exit(PROBLEM)
+
+
+def _verified(snapshots: Sequence[SnapshotInfo]) -> dict[str, Verification]:
+    from keras_ratchet.cli._checking import verify_all
+
+    return verify_all(snapshots)
+
+
+def _data(
+    snapshot: SnapshotInfo, marks: Sequence[str], outcomes: Mapping[str, Verification]
+) -> dict[str, object]:
+    outcome = outcomes.get(snapshot.path)
+    verified = None if outcome is None else {"status": outcome.status, "problem": outcome.problem}
+    return _output.as_data(snapshot) | {"marks": marks, "verified": verified}
+
+
+def _print(
+    snapshots: Sequence[SnapshotInfo],
+    marks: Mapping[str, Sequence[str]],
+    outcomes: Mapping[str, Verification],
+) -> None:
+    names = _metric_names(snapshots)
+    headers = ["name", "epoch", "step", *names, "size", "age", "marks", "verified"]
+    rows = [
+        [
+            s.name,
+            str(s.position.epoch) if s.manifest else "-",
+            _step(s),
+            *(_output.number(s.metrics.get(name)) for name in names),
+            readable(s.bytes),
+            _output.age(s.saved_at),
+            " ".join(marks[s.name]),
+            _status(s, outcomes),
+        ]
+        for s in snapshots
+    ]
+    colours = [_colour(marks[s.name], outcomes.get(s.path)) for s in snapshots]
+    _output.table(headers, rows, {"epoch", "step", "size", "age", *names}, colours)
+
+
+def _metric_names(snapshots: Sequence[SnapshotInfo]) -> list[str]:
+    """Return the metrics worth a column, those that decide what is best first."""
+    names = dict.fromkeys(name for name, _ in ranking_of(snapshots).metrics)
+    for snapshot in reversed(snapshots):
+        names |= dict.fromkeys(snapshot.metrics)
+    return list(names)[:_METRIC_COLUMNS]
+
+
+def _step(snapshot: SnapshotInfo) -> str:
+    if snapshot.position.step is not None:
+        return str(snapshot.position.step)
+    return f"batch {snapshot.position.batch}" if snapshot.position.batch else "-"
+
+
+def _status(snapshot: SnapshotInfo, outcomes: Mapping[str, Verification]) -> str:
+    if not snapshot.manifest and snapshot.path not in outcomes:
+        return _NO_MANIFEST
+    outcome = outcomes.get(snapshot.path)
+    if outcome is None:
+        return "-"
+    return _NO_MANIFEST if outcome.status == "unverified" else outcome.status
+
+
+def _colour(marks: Sequence[str], outcome: Verification | None) -> str | None:
+    if outcome is not None and outcome.status == "corrupt":
+        return "red"
+    return "green" if "best" in marks else None

@@ -1,0 +1,44 @@
+"""`ratchet pin` and `ratchet unpin`: protect a checkpoint from retention and prune."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import click
+
+from keras_ratchet._storage import records
+from keras_ratchet.cli import _output, _select
+
+
+@click.command()
+@_output.paths_argument
+@_output.json_option
+def pin(paths: tuple[str, ...], as_json: bool) -> None:
+    """Protect checkpoints from being deleted.
+
+    Neither `keep_best` and its like during training nor `ratchet prune` deletes a pinned
+    checkpoint. `ratchet unpin` takes the protection away.
+    """
+    _apply(paths, records.pin, "pinned", as_json)
+
+
+@click.command()
+@_output.paths_argument
+@_output.json_option
+def unpin(paths: tuple[str, ...], as_json: bool) -> None:
+    """Take the protection of `pin` away.
+
+    The checkpoint is then one like others: retention and `ratchet prune` may delete it.
+    """
+    _apply(paths, records.unpin, "unpinned", as_json)
+
+
+def _apply(paths: tuple[str, ...], change: Callable[[str], None], done: str, as_json: bool) -> None:
+    snapshots = [_select.one(path) for path in paths]  # all of them exist, or nothing is changed
+    for snapshot in snapshots:
+        change(snapshot.path)
+    if as_json:
+        _output.emit([_output.as_data(records.record(s.path)) for s in snapshots])
+        return
+    for snapshot in snapshots:
+        click.echo(f"{done}  {snapshot.path}")

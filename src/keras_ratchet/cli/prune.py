@@ -1,0 +1,163 @@
+"""`ratchet prune`: delete what no rule keeps, after saying so."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import click
+
+from keras_ratchet._storage import files, journal
+from keras_ratchet._storage.deletion import delete_unless_changed
+from keras_ratchet._storage.lock import FileLock
+from keras_ratchet._storage.space import readable
+from keras_ratchet.cli import PROBLEM, _output, _select
+from keras_ratchet.policy.retention import Decision, Retention, combined, plan, ranking_of
+from keras_ratchet.types import SnapshotInfo
+
+_COUNT = click.IntRange(min=1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One line of the plan, and what became of it."""
+
+    decision: Decision
+    outcome: str
+
+    @property
+    def frees(self) -> int:
+        """How many bytes it frees, or would."""
+        return self.decision.snapshot.bytes if self.outcome in ("delete", "deleted") else 0
+
+
+@click.command()
+@_output.directory_argument
+@click.option("--keep-best", type=_COUNT, help="Keep that many of the best.")
+@click.option("--keep-last", type=_COUNT, help="Keep that many of the newest.")
+@click.option("--keep-every", type=_COUNT, help="Keep those of every so many epochs.")
+@click.option("--keep-for-s", type=float, help="Keep those not older than so many seconds.")
+@click.option("--yes", is_flag=True, help="Delete. Without it, only the plan is shown.")
+@_output.json_option
+@click.pass_context
+def prune(
+    ctx: click.Context,
+    directory: str,
+    *,
+    keep_best: int | None,
+    keep_last: int | None,
+    keep_every: int | None,
+    keep_for_s: float | None,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Plan which checkpoints to delete, and delete them.
+
+    Without --yes nothing is deleted: the plan says for each checkpoint what would happen and
+    why. The best, the newest, pinned ones and those without a manifest always stay; the rules
+    go for each series (the files of one file name template) apart. Before a file is deleted its
+    bytes are compared with its digest: what somebody has changed stays, and the exit code is 1.
+    """
+    rule = combined(keep_best, keep_last, keep_every, keep_for_s)
+    if rule is None:
+        raise click.UsageError("Say what stays: --keep-best, --keep-last, --keep-every, ...")
+    names = sorted({snapshot.series for snapshot in _select.checkpoints_in(directory)})
+    steps: list[_Step] = []
+    for series in names:
+        steps += _carry_out(directory, series, rule) if yes else _planned(directory, series, rule)
+    _report(directory, steps, yes, as_json)
+    if any(step.outcome == "changed" for step in steps):
+        ctx.exit(PROBLEM)
+
+
+def _planned(directory: str, series: str, rule: Retention) -> list[_Step]:
+    decisions = _plan(directory, series, rule)
+    return [_Step(decision, "keep" if decision.keep else "delete") for decision in decisions]
+
+
+def _plan(directory: str, series: str, rule: Retention) -> list[Decision]:
+    snapshots = [s for s in _select.checkpoints_in(directory) if s.series == series]
+    return plan(snapshots, rule, ranking_of(snapshots), time.time())
+
+
+def _carry_out(directory: str, series: str, rule: Retention) -> list[_Step]:
+    """Plan again as the only writer of the series, and do it."""
+    first = _planned(directory, series, rule)
+    if all(step.outcome == "keep" for step in first):
+        return first
+    with _locked(directory, series):
+        return [_done(directory, decision) for decision in _plan(directory, series, rule)]
+
+
+@contextlib.contextmanager
+def _locked(directory: str, series: str) -> Iterator[None]:
+    lock = FileLock(files.series_lock_path(directory, series), f"{series or 'backup'!r}")
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _done(directory: str, decision: Decision) -> _Step:
+    if decision.keep:
+        return _Step(decision, "keep")
+    snapshot = decision.snapshot
+    if not delete_unless_changed(snapshot):
+        return _Step(decision, "changed")
+    journal.append(
+        directory,
+        "drop",
+        series=snapshot.series,
+        name=snapshot.name,
+        reason=f"ratchet prune: {decision.reason}",
+        epoch=snapshot.position.epoch,
+    )
+    return _Step(decision, "deleted")
+
+
+def _report(directory: str, steps: Sequence[_Step], done: bool, as_json: bool) -> None:
+    freed = sum(step.frees for step in steps)
+    if as_json:
+        plans = [_data(step) for step in steps]
+        _output.emit({"deleted": done, "freed_bytes": freed, "plan": plans})
+        return
+    rows = [
+        [
+            step.outcome,
+            step.decision.snapshot.name,
+            str(step.decision.snapshot.position.epoch),
+            readable(step.decision.snapshot.bytes),
+            _why(step),
+        ]
+        for step in steps
+    ]
+    headers = ["what", "name", "epoch", "size", "why"]
+    colours = [None if step.outcome == "keep" else "red" for step in steps]
+    _output.table(headers, rows, {"epoch", "size"}, colours)
+    gone = _output.count(sum(step.frees > 0 for step in steps), "checkpoint")
+    if done:
+        click.echo(f"Deleted {gone}, {readable(freed)}.")
+    else:
+        click.echo(f"Would delete {gone}, {readable(freed)}. Nothing is deleted without --yes.")
+
+
+def _why(step: _Step) -> str:
+    if step.outcome == "changed":
+        return "it is not as it was saved, so it stays (see `ratchet verify`)"
+    return step.decision.reason
+
+
+def _data(step: _Step) -> dict[str, object]:
+    snapshot: SnapshotInfo = step.decision.snapshot
+    return {
+        "name": snapshot.name,
+        "path": snapshot.path,
+        "series": snapshot.series,
+        "keep": step.outcome in ("keep", "changed"),
+        "outcome": step.outcome,
+        "reason": _why(step),
+        "bytes": snapshot.bytes,
+    }

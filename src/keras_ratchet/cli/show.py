@@ -1,0 +1,80 @@
+"""`ratchet show`: all that is known about one checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import click
+
+from keras_ratchet._storage.files import manifest_of
+from keras_ratchet._storage.local import snapshot_manifest
+from keras_ratchet._storage.manifest import FileRecord
+from keras_ratchet._storage.space import readable
+from keras_ratchet.cli import _output, _select
+from keras_ratchet.types import SnapshotInfo
+
+
+@click.command()
+@click.argument("path", type=click.Path(exists=True))
+@_output.json_option
+def show(path: str, as_json: bool) -> None:
+    """Show all that is known about one checkpoint.
+
+    PATH is a checkpoint file or a snapshot directory. What is shown stands in its manifest; to
+    compare the bytes with it, use `ratchet verify`.
+    """
+    snapshot = _select.one(path)
+    files = _files(snapshot)
+    marks = _select.marks(_select.checkpoints_in(os.path.dirname(snapshot.path)))[snapshot.name]
+    if as_json:
+        records = {name: {"bytes": r.bytes, "xxh3_128": r.digest} for name, r in files.items()}
+        _output.emit(_output.as_data(snapshot) | {"marks": marks, "files": records})
+        return
+    click.secho(snapshot.path, bold=True)
+    lines = _facts(snapshot, marks) if snapshot.manifest else _bare(snapshot)
+    lines += [
+        (f"file {name}", f"{r.bytes} bytes, XXH3-128 {r.digest}") for name, r in files.items()
+    ]
+    width = max(len(label) for label, _ in lines)
+    for label, value in lines:
+        click.echo(f"  {label.ljust(width)}  {value}")
+
+
+def _files(snapshot: SnapshotInfo) -> Mapping[str, FileRecord]:
+    if not snapshot.manifest:
+        return {}
+    if snapshot.directory:
+        return snapshot_manifest(snapshot.path).files
+    manifest = manifest_of(snapshot.path)
+    return {} if manifest is None else manifest.files
+
+
+def _facts(snapshot: SnapshotInfo, marks: list[str]) -> list[tuple[str, str]]:
+    position = snapshot.position
+    where = f"{_output.count(position.epoch, 'epoch')} done"
+    if position.batch:
+        where += f", and {_output.count(position.batch, 'batch')} of the next"
+    if position.step is not None:
+        where += f" ({_output.count(position.step, 'step')} in all)"
+    ranked = [f"{name} ({mode} is better)" for name, mode in snapshot.ranking]
+    return [
+        ("marks", " ".join(marks) or "-"),
+        ("saved", f"{_output.clock(snapshot.saved_at)}, {_output.age(snapshot.saved_at)} ago"),
+        ("why", snapshot.reason or "-"),
+        ("position", where),
+        *[(f"metric {name}", repr(value)) for name, value in snapshot.metrics.items()],
+        ("ranked by", ", then ".join(ranked) or "-"),
+        ("series", snapshot.series or "-"),
+        ("size", readable(snapshot.bytes)),
+        ("written by", ", ".join(f"{k} {v}" for k, v in snapshot.versions.items()) or "-"),
+        ("fingerprint", snapshot.fingerprint or "-"),
+    ]
+
+
+def _bare(snapshot: SnapshotInfo) -> list[tuple[str, str]]:
+    return [
+        ("manifest", "none, so nothing is known about it; `ratchet adopt` gives it one"),
+        ("modified", f"{_output.clock(snapshot.saved_at)}, {_output.age(snapshot.saved_at)} ago"),
+        ("size", readable(snapshot.bytes)),
+    ]

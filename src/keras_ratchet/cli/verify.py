@@ -1,0 +1,43 @@
+"""`ratchet verify`: are the bytes on the disk those that were saved?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from keras_ratchet._storage.space import readable
+from keras_ratchet.cli import PROBLEM, _output, _select
+from keras_ratchet.cli._checking import verify_all
+
+_COLOURS = {"corrupt": "red", "unverified": "yellow", "ok": None}
+
+
+@click.command()
+@_output.paths_argument
+@_output.json_option
+@click.pass_context
+def verify(ctx: click.Context, paths: tuple[str, ...], as_json: bool) -> None:
+    """Check that checkpoints hold the bytes that were saved.
+
+    PATH is a checkpoint or a directory of them. Every byte is read and compared with the digest
+    in the manifest, so one flipped bit is found. A file without a manifest is "unverified": it
+    may be whole, but nothing says so. The exit code is 1 if one of them is corrupt.
+    """
+    outcomes = list(verify_all(_select.several(paths)).values())
+    corrupt = sum(outcome.status == "corrupt" for outcome in outcomes)
+    if as_json:
+        _output.emit([asdict(outcome) for outcome in outcomes])
+    else:
+        for outcome in outcomes:
+            problem = f": {outcome.problem}" if outcome.problem else ""
+            line = f"{outcome.status.ljust(10)}  {outcome.path}{problem}"
+            click.secho(line, fg=_COLOURS[outcome.status])
+        total = readable(sum(outcome.bytes for outcome in outcomes))
+        known = sum(outcome.status == "ok" for outcome in outcomes)
+        click.echo(
+            f"{_output.count(len(outcomes), 'checkpoint')}: {known} ok, {corrupt} corrupt, "
+            f"{len(outcomes) - known - corrupt} without a manifest ({total} read)"
+        )
+    if corrupt:
+        ctx.exit(PROBLEM)

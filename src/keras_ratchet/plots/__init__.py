@@ -1,0 +1,147 @@
+"""Pictures of a run, from the journal that the callbacks write beside the files.
+
+Matplotlib (the extra `plot`) is imported when something is drawn.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from keras_ratchet._storage import journal
+from keras_ratchet.errors import ConfigError, LoadError
+from keras_ratchet.plots._runs import Run, Save, last_run
+
+__all__ = ["run"]
+
+_MUTED, _STRONG, _GOLD, _RED = "#9aa5b1", "#1f4e9c", "#d98e04", "#b42318"
+_PALE = "#e6e9ed"
+_LOG_FROM = 20.0
+
+
+def run(
+    source: str | os.PathLike[str] | Iterable[Mapping[str, Any]],
+    *,
+    metric: str | None = None,
+    axes: Any = None,
+) -> Any:
+    """Draw a run: a metric over the epochs, with its best, the saves and the stop.
+
+    The curve of the validation is strong and that of the training muted. A filled circle is a
+    save whose file is still there, a hollow one a save that was replaced or deleted since. The
+    last run is drawn; one that was resumed goes on with the one before.
+
+    Args:
+        source: A directory in which `ModelCheckpoint` saved, or the events of its journal.
+        metric: Name of the metric; default: the one that the saves go by.
+        axes: The Matplotlib axes to draw on; default: those of a new figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        LoadError: If there is no journal, or no epoch in it.
+        ConfigError: If no epoch has this metric.
+    """
+    events = _events(source)
+    if not events:
+        raise LoadError(f"there is nothing to draw: no training of ours has saved in {source!r}.")
+    found = last_run(events)
+    name = _chosen(found, metric)
+    if axes is None:
+        from matplotlib import pyplot
+
+        axes = pyplot.subplots(figsize=(7, 4), layout="constrained")[1]
+    _draw_curves(axes, found, name)
+    _draw_marks(axes, found, name)
+    _tidy(axes, found, name)
+    return axes
+
+
+def _events(
+    source: str | os.PathLike[str] | Iterable[Mapping[str, Any]],
+) -> list[Mapping[str, Any]]:
+    if isinstance(source, str | os.PathLike):
+        return list(journal.read(os.fspath(source)))
+    return list(source)
+
+
+def _chosen(found: Run, metric: str | None) -> str:
+    """Return the metric to draw."""
+    names = list(dict.fromkeys(name for values in found.metrics.values() for name in values))
+    wanted = [metric] if metric else [*(n for n, _ in found.ranking), "val_loss", "loss", *names]
+    for name in wanted:
+        if name in names:
+            return name
+    listed = ", ".join(names) or "none"
+    raise ConfigError(f"no epoch of this run has the metric {metric!r}. There are: {listed}.")
+
+
+def _draw_curves(axes: Any, found: Run, name: str) -> None:
+    base = name.removeprefix("val_")
+    both = f"val_{base}" in _names(found) and base in _names(found)
+    training = found.curve(base)
+    strong = {"color": _STRONG, "linewidth": 1.8, "zorder": 3}
+    if training:
+        style = {"color": _MUTED, "linewidth": 1.3, "zorder": 2} if both else strong
+        axes.plot(list(training), list(training.values()), label="training", **style)
+    if validation := found.curve(f"val_{base}"):
+        axes.plot(list(validation), list(validation.values()), label="validation", **strong)
+
+
+def _draw_marks(axes: Any, found: Run, name: str) -> None:
+    curve = found.curve(name)
+    size = min(6.0, max(2.5, 260 / max(len(curve), 1)))
+    circle = {"marker": "o", "linestyle": "none", "markersize": size, "color": _STRONG, "zorder": 4}
+    for stays, label in ((False, "saved, replaced or deleted since"), (True, "saved, still there")):
+        saves = [save for save in found.saves if save.stays is stays]
+        points = [(save.at, _height(curve, save)) for save in saves]
+        places = [point for point in points if point[1] is not None]
+        if places:
+            face = _STRONG if stays else "white"
+            axes.plot(*zip(*places, strict=True), label=label, markerfacecolor=face, **circle)
+    for number, epoch in enumerate(found.resumed):
+        style = {"color": _MUTED, "linestyle": ":", "linewidth": 1.2, "zorder": 1}
+        axes.axvline(epoch - 0.5, label="_" if number else "resumed", **style)
+    if found.stop is not None:
+        epoch, kind = found.stop
+        label = f"stopped ({kind})" if kind else "stopped"
+        axes.axvline(epoch, color=_RED, linestyle="--", linewidth=1.2, label=label, zorder=1)
+    best = found.best(name)
+    if best is not None:
+        label = f"best: {curve[best]:.4g} in epoch {best}"
+        ring = {"marker": "o", "markersize": 13, "markerfacecolor": "none", "linestyle": "none"}
+        axes.plot([best], [curve[best]], color=_GOLD, markeredgewidth=2.2, label=label, **ring)
+
+
+def _height(curve: Mapping[int, float], save: Save) -> float | None:
+    """Return where a save stands on the curve: within an epoch, half way to its end."""
+    ends = [curve[e] for e in (math.floor(save.at), math.ceil(save.at)) if e in curve]
+    return sum(ends) / len(ends) if ends else None
+
+
+def _tidy(axes: Any, found: Run, name: str) -> None:
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    base = name.removeprefix("val_")
+    values = [*found.curve(base).values(), *found.curve(f"val_{base}").values()]
+    finite = [value for value in values if math.isfinite(value)]
+    if finite and min(finite) > 0 and max(finite) > _LOG_FROM * min(finite):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
+    epochs = list(found.metrics)
+    room = max((epochs[-1] - epochs[0]) * 0.02, 0.5)
+    axes.set(xlabel="epoch", ylabel=base, xlim=(epochs[0] - room, epochs[-1] + room))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color=_PALE, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False, fontsize="small")
+
+
+def _names(found: Run) -> set[str]:
+    return {name for values in found.metrics.values() for name in values}

@@ -1,0 +1,222 @@
+"""From the events of a journal to one run: what happened in which epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from keras_ratchet.errors import LoadError
+
+Event = Mapping[str, Any]
+_AT_ONCE = 8  # that many trainings at one time are told apart in one directory
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """One save.
+
+    Attributes:
+        at: Epochs done; between two whole numbers for a save within an epoch.
+        stays: Whether the file has been neither replaced nor deleted since.
+    """
+
+    at: float
+    stays: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One training.
+
+    Attributes:
+        metrics: The metrics after each epoch, counted from 1.
+        ranking: Names of the metrics that rank the saves, and their modes.
+        saves: What was saved, oldest first.
+        stop: Epoch and kind ("patience") of an early stop, or None.
+        resumed: The epochs before which training was resumed.
+    """
+
+    metrics: Mapping[int, Mapping[str, float]]
+    ranking: tuple[tuple[str, str], ...] = ()
+    saves: tuple[Save, ...] = ()
+    stop: tuple[int, str] | None = None
+    resumed: tuple[int, ...] = ()
+
+    def curve(self, metric: str) -> dict[int, float]:
+        """Return the values of a metric by epoch, NaN left in."""
+        return {e: values[metric] for e, values in self.metrics.items() if metric in values}
+
+    def best(self, metric: str) -> int | None:
+        """Return the epoch of a metric's best value, or None if its direction is not known."""
+        curve = {e: value for e, value in self.curve(metric).items() if not math.isnan(value)}
+        is_loss = metric == "loss" or metric.endswith("_loss")
+        mode = dict(self.ranking).get(metric, "min" if is_loss else None)
+        if mode is None or not curve:
+            return None
+        return (min if mode == "min" else max)(curve, key=lambda epoch: curve[epoch])
+
+
+@dataclass(slots=True)
+class _Part:
+    """What one callback noted of one training."""
+
+    series: str
+    events: list[Event] = field(default_factory=list)
+    metrics: dict[int, dict[str, float]] = field(default_factory=dict)
+    begin: float = 0.0
+    end: float = 0.0
+
+    def add(self, event: Event) -> None:
+        """Take one more event."""
+        self.end = _time(event) or self.end
+        self.begin = self.begin or self.end
+        self.events.append(event)
+        if event["event"] == "epoch" and isinstance(event.get("epoch"), int):
+            self.metrics[event["epoch"]] = _numbers(event.get("metrics"))
+
+    @property
+    def choices(self) -> int:
+        """How often it skipped or deleted: a callback that never does saves anyway."""
+        return sum(event["event"] in ("skip", "drop") for event in self.events)
+
+
+def last_run(events: Iterable[Event]) -> Run:
+    """Return the last run of a journal.
+
+    A journal may hold several: each "begin" starts one. Callbacks that saved in one training
+    tell the same epochs, and are one run; a training that began after its first epoch goes on
+    with the one before.
+
+    Raises:
+        LoadError: If no epoch is noted.
+    """
+    events = list(events)
+    standing = _standing(events)
+    trainings = [parts for parts in _trainings(events) if any(part.metrics for part in parts)]
+    if not trainings:
+        raise LoadError("there is nothing to draw: the journal holds no epoch.")
+    last = trainings.pop()
+    run = _merged(last, standing)
+    while trainings and min(run.metrics) > 1:
+        earlier = trainings.pop()
+        if {part.series for part in earlier} & {part.series for part in last}:
+            run = _continued(_merged(earlier, standing), run)
+    return run
+
+
+def _trainings(events: Iterable[Event]) -> list[list[_Part]]:
+    """Return the trainings, each as what its callbacks noted, in the order of their begins."""
+    trainings: list[list[_Part]] = []
+    for part in _parts(events):
+        same = [t for t in trainings[-_AT_ONCE:] if all(_same_training(part, p) for p in t)]
+        if same:
+            same[-1].append(part)
+        else:
+            trainings.append([part])
+    return trainings
+
+
+def _parts(events: Iterable[Event]) -> list[_Part]:
+    """Return what each callback noted of each training, in the order in which they began."""
+    parts: list[_Part] = []
+    current: dict[str, _Part] = {}
+    for event in events:
+        series = str(event.get("series", ""))
+        if event["event"] == "begin" or series not in current:
+            current[series] = _Part(series)
+            parts.append(current[series])
+        current[series].add(event)
+    return parts
+
+
+def _same_training(part: _Part, other: _Part) -> bool:
+    """Say whether two callbacks told of one training: at the same time and with equal values."""
+    if part.series == other.series or part.begin > other.end or other.begin > part.end:
+        return False
+    ours, theirs = part.metrics, other.metrics
+    return all(
+        repr(ours[epoch][name]) == repr(theirs[epoch][name])
+        for epoch in ours.keys() & theirs.keys()
+        for name in ours[epoch].keys() & theirs[epoch].keys()
+    )
+
+
+def _merged(parts: Sequence[_Part], standing: set[int]) -> Run:
+    """Return one training; what the most choosy callback goes by comes first."""
+    parts = sorted(parts, key=lambda part: part.choices, reverse=True)
+    events = sorted((e for part in parts for e in part.events), key=_time)
+    metrics: dict[int, dict[str, float]] = {}
+    for epoch, values in (item for part in parts for item in part.metrics.items()):
+        metrics.setdefault(epoch, {}).update(values)
+    stops = [e for e in events if e["event"] == "stop" and isinstance(e.get("epoch"), int)]
+    ranked = [pair for part in parts for e in part.events[::-1] for pair in _ranking(e)]
+    return Run(
+        metrics=dict(sorted(metrics.items())),
+        ranking=tuple(dict.fromkeys(ranked)),
+        saves=_saves(events, standing, parts[0].series),
+        stop=(stops[-1]["epoch"], str(stops[-1].get("kind", ""))) if stops else None,
+    )
+
+
+def _continued(before: Run, run: Run) -> Run:
+    """Return a run with the epochs of the one that it went on from."""
+    first = min(run.metrics)
+    metrics = {epoch: values for epoch, values in before.metrics.items() if epoch < first}
+    if not metrics:
+        return run
+    saves = [save for save in before.saves if save.at < first]
+    return replace(
+        run,
+        metrics={**metrics, **run.metrics},
+        ranking=tuple(dict.fromkeys((*run.ranking, *before.ranking))),
+        saves=(*saves, *run.saves),
+        resumed=(first, *run.resumed),
+    )
+
+
+def _standing(events: Sequence[Event]) -> set[int]:
+    """Return the ids of the saves whose file has been neither replaced nor deleted since."""
+    standing: set[int] = set()
+    gone: set[str] = set()
+    for event in sorted(events, key=_time)[::-1]:
+        name = str(event.get("name", ""))
+        if event["event"] == "save" and name not in gone:
+            standing.add(id(event))
+        if event["event"] in ("save", "drop"):
+            gone.add(name)
+    return standing
+
+
+def _saves(events: Sequence[Event], standing: set[int], main: str) -> tuple[Save, ...]:
+    """Return the saves of the main series, and those of others whose files are still there."""
+    saves = []
+    for event in events:
+        stays = id(event) in standing
+        counts = stays or str(event.get("series", "")) == main
+        if event["event"] == "save" and counts and isinstance(event.get("epoch"), int):
+            at = event["epoch"] + (0.5 if event.get("batch") else 0.0)
+            saves.append(Save(at, stays))
+    return tuple(saves)
+
+
+def _ranking(event: Event) -> tuple[tuple[str, str], ...]:
+    pairs = event.get("ranking")
+    if event["event"] != "save" or not isinstance(pairs, list):
+        return ()
+    return tuple((str(p[0]), str(p[1])) for p in pairs if isinstance(p, list) and len(p) == 2)
+
+
+def _numbers(values: Any) -> dict[str, float]:
+    """Return metrics as floats; the journal writes NaN and infinities as strings."""
+    numbers: dict[str, float] = {}
+    for name, value in values.items() if isinstance(values, dict) else ():
+        if isinstance(value, int | float) or value in ("nan", "inf", "-inf"):
+            numbers[str(name)] = float(value)
+    return numbers
+
+
+def _time(event: Event) -> float:
+    at = event.get("time")
+    return float(at) if isinstance(at, int | float) else 0.0
