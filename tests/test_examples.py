@@ -15,6 +15,7 @@ def run(name, cwd):
     result = subprocess.run(
         [sys.executable, str(EXAMPLES / name)],
         cwd=cwd,
+        check=False,
         env=environment,
         capture_output=True,
         text=True,

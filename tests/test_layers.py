@@ -20,10 +20,13 @@ LOWER = {
     "_engine": {"policy", "_storage", "_formats", "_backends", "_compat", "errors", "types"},
     "callbacks": {"_engine", "policy", "_storage", "_formats", "_backends", "_compat"}
     | {"errors", "types"},
+    "data": {"_engine", "_backends", "_compat", "errors", "types"},
     "cli": {"policy", "_storage", "plots", "errors", "types"}
     | {"_formats.readers", "_formats.state"},
     "plots": {"_storage", "errors", "types"},
-    "__init__": {"errors", "types", "callbacks", "policy", "plots"} | {"_storage", "_engine"},
+    "run": {"callbacks", "errors"},
+    "__init__": {"errors", "types", "callbacks", "policy", "plots", "run"}
+    | {"_storage", "_engine"},
 }
 IMPURE = {"os", "time", "random", "logging", "pathlib", "numpy", "keras", "datetime", "secrets"}
 FRAMEWORKS = {"torch", "tensorflow", "jax"}

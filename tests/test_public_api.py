@@ -12,6 +12,7 @@ PUBLIC = [
     "EarlyStopping",
     "ModelCheckpoint",
     "MonitorCallback",
+    "Run",
     "guard",
     "load_model",
     "load_weights",

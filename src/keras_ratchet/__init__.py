@@ -10,6 +10,8 @@ r"""Training that never loses ground: Keras 3 callbacks for stopping, best weigh
 | `KeepBest`, `KeepLast`, `KeepEvery`, `KeepNewer` | which files stay; they combine with `\|` |
 | `plots` | pictures of a run |
 | `MonitorCallback` | base of both, for callbacks of your own that watch a metric |
+| `Run` | the same for a training loop written by hand |
+| `data` | data sets for which resume is exact: `ResumableDataset`, `resumable` |
 | `guard` | the callbacks' last work is done after an exception too |
 | `StopReason`, `SnapshotInfo` | why training stopped; what is known about a checkpoint |
 | `errors` | every exception raised on purpose |
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from keras_ratchet.callbacks.model_checkpoint import ModelCheckpoint
     from keras_ratchet.callbacks.monitor_callback import MonitorCallback
     from keras_ratchet.policy.retention import KeepBest, KeepEvery, KeepLast, KeepNewer
+    from keras_ratchet.run import Run
     from keras_ratchet.types import SnapshotInfo, StopReason
 
 __version__ = "0.1.0"
@@ -42,6 +45,7 @@ __all__ = [
     "EarlyStopping",
     "ModelCheckpoint",
     "MonitorCallback",
+    "Run",
     "guard",
     "load_model",
     "load_weights",
@@ -62,6 +66,7 @@ _HOME = {
     "EarlyStopping": "keras_ratchet.callbacks.early_stopping",
     "ModelCheckpoint": "keras_ratchet.callbacks.model_checkpoint",
     "MonitorCallback": "keras_ratchet.callbacks.monitor_callback",
+    "Run": "keras_ratchet.run",
     "guard": "keras_ratchet.callbacks.guard",
     "load_model": "keras_ratchet._engine.loader",
     "load_weights": "keras_ratchet._engine.loader",

@@ -11,7 +11,7 @@
 | `SwapEMAWeights._ema_weights_in_model`, `._swap_variables` | EMA | 3.12.0, 3.15.1 |
 | `SwapEMAWeights._finalize_ema_values` | EMA | 3.12.0, 3.15.1 |
 | `Optimizer._trainable_variables`, `._model_variables_moving_average` | EMA | 3.12.0, 3.15.1 |
-| `global_state`, `seed_generator.GLOBAL_SEED_GENERATOR` | seeds | 3.12.0, 3.15.1 |
+| `global_state`'s `global_seed_generator` | seeds | 3.12.0, 3.15.1 |
 | `model._initial_epoch`, `model.train_function` | where `fit` begins | 3.12.0, 3.15.1 |
 | `fit`'s local `epoch_iterator`, its `data_adapter` | what the data is | 3.12.0, 3.15.1 |
 | `model._symbolic_build(data_batch=)` | variables before the first step | 3.12.0, 3.15.1 |
@@ -212,7 +212,8 @@ def global_seed_state(create: bool = False) -> Any:
 
     if create:
         return seed_generator.global_seed_generator().state
-    generator = global_state.get_global_attribute(seed_generator.GLOBAL_SEED_GENERATOR)
+    name = getattr(seed_generator, "GLOBAL_SEED_GENERATOR", "global_seed_generator")
+    generator = global_state.get_global_attribute(name)
     return None if generator is None else generator.state
 
 
@@ -272,16 +273,31 @@ def data_source(iterator: Any) -> tuple[str, Any]:
     return kind, getattr(adapter, attribute, None) if attribute else None
 
 
-def advance_dataset(iterator: Any, dataset: Any, epochs: int) -> None:
+def advance_dataset(iterator: Any, dataset: Any, epochs: int, batches: int | None) -> None:
     """Let a tf.data set count the iterators that were made of it in earlier epochs.
 
     A shuffled set draws a new order for each iterator. `fit` makes one for each epoch, and on
-    tensorflow a second one when an epoch of known length ends.
+    tensorflow another one, never used, when an epoch of known length ends.
+
+    Args:
+        iterator: The `EpochIterator` of `fit`.
+        dataset: The set.
+        epochs: How many epochs are done.
+        batches: Batches of an epoch, as known when the last of them ended.
     """
     source = getattr(iterator, "_distributed_dataset", dataset)
-    eager = source is not dataset and iterator.num_batches is not None
-    for _ in range(epochs * (2 if eager else 1)):
+    made = epochs
+    if source is not dataset and batches is not None and epochs:
+        unknown_at_first = iterator.data_adapter.num_batches is None
+        made = 2 * epochs - (1 if unknown_at_first else 0)
+    for _ in range(made):
         iter(source)
+
+
+def set_num_batches(iterator: Any, batches: int) -> None:
+    """Tell `fit` the length of an epoch, which it finds out by itself in the first one only."""
+    if iterator is not None and iterator.num_batches is None:
+        iterator._num_batches = batches
 
 
 def draws_unseeded(iterator: Any) -> bool:

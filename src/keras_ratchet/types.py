@@ -123,3 +123,14 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Any:
         """Put a state back that `state_dict` returned."""
+
+
+@runtime_checkable
+class Seekable(Stateful, Protocol):
+    """Data that can go on in the middle of an epoch without drawing what is done."""
+
+    def state_at(self, batch: int) -> Mapping[str, Any]:
+        """Return the state after `batch` batches of the present epoch were trained on."""
+
+    def seek(self, state: Mapping[str, Any], batch: int) -> None:
+        """Go there; these batches will be asked for again and thrown away."""

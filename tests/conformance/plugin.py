@@ -3,12 +3,9 @@
 from keras.src import callbacks
 
 import keras_ratchet
-from keras_ratchet import EarlyStopping, ModelCheckpoint, MonitorCallback
 
-assert keras_ratchet.EarlyStopping is EarlyStopping
-callbacks.EarlyStopping = EarlyStopping
-callbacks.ModelCheckpoint = ModelCheckpoint
-callbacks.MonitorCallback = MonitorCallback
+for name in ("EarlyStopping", "ModelCheckpoint", "MonitorCallback", "BackupAndRestore"):
+    setattr(callbacks, name, getattr(keras_ratchet, name))
 
 
 def pytest_configure(config):

@@ -26,7 +26,6 @@ def several():
 
 
 OPTIMIZERS = [
-    pytest.param(sgd, id="sgd"),
     pytest.param(loss_scaled, id="loss scale"),
     pytest.param(
         several,
@@ -39,20 +38,16 @@ OPTIMIZERS = [
 
 
 def harm(model):
-    """Return callbacks that make the model worse, so that the epoch with index 1 is the best."""
-
-    def spoil():
-        model.set_weights([w * 2 + 1 for w in model.get_weights()])
-
-    return [At("epoch_begin", epoch, spoil) for epoch in (2, 3)]
+    """Return a callback that makes the model worse, so that the epoch with index 1 is the best."""
+    return At("epoch_begin", 2, lambda: model.set_weights([w * 3 + 2 for w in model.get_weights()]))
 
 
-def train(callback, swap, optimizer=sgd, epochs=4, ours_is_first=False):
+def train(callback, swap, optimizer=sgd, epochs=3, ours_is_first=False):
     """Train for real; the epoch with index 1 is the best one."""
     keras.utils.set_random_seed(0)
     model = tiny(optimizer)
     callbacks = [callback, swap] if ours_is_first else [swap, callback]
-    fit(model, [*callbacks, *harm(model)], epochs, validation_data=VALIDATION, shuffle=False)
+    fit(model, [*callbacks, harm(model)], epochs, validation_data=VALIDATION, shuffle=False)
     return model
 
 
@@ -65,35 +60,38 @@ def averages(model):
     return [keras.ops.convert_to_numpy(a) for _, a in _compat.ema_pairs(model.optimizer)]
 
 
-@pytest.mark.parametrize("ours_is_first", [False, True])
-@pytest.mark.parametrize("on_epoch", [False, True])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_pain_13_the_restored_weights_are_those_that_were_scored(
-    optimizer, on_epoch, ours_is_first
-):
-    if KERAS_IS_AS_DESCRIBED and not on_epoch and optimizer is sgd and not ours_is_first:
+@pytest.mark.parametrize(("on_epoch", "ours_is_first"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_pain_13_the_restored_weights_are_those_that_were_scored(on_epoch, ours_is_first):
+    if KERAS_IS_AS_DESCRIBED and not on_epoch and not ours_is_first:
         theirs = keras.callbacks.EarlyStopping(patience=9, restore_best_weights=True)
         model = train(theirs, keras.callbacks.SwapEMAWeights())
         assert theirs.best_epoch == 1
         assert score(model) != pytest.approx(theirs.best, rel=1e-3)  # the raw weights' score
     ours = keras_ratchet.EarlyStopping(patience=9, restore_best_weights=True)
-    swap = keras.callbacks.SwapEMAWeights(on_epoch)
-    model = train(ours, swap, optimizer, ours_is_first=ours_is_first)
+    swap = keras.callbacks.SwapEMAWeights(bool(on_epoch))
+    model = train(ours, swap, ours_is_first=ours_is_first)
+    assert ours.best_epoch == 1
+    assert score(model) == pytest.approx(ours.best_value, rel=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_averages_inside_other_optimizers_are_found(optimizer):
+    ours = keras_ratchet.EarlyStopping(patience=9, restore_best_weights=True)
+    model = train(ours, keras.callbacks.SwapEMAWeights(), optimizer)
     assert ours.best_epoch == 1
     assert score(model) == pytest.approx(ours.best_value, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["best.keras", "best.weights.h5"])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS[:1])
-def test_pain_13_the_saved_weights_are_those_that_were_scored(optimizer, name, tmp_path):
+def test_pain_13_the_saved_weights_are_those_that_were_scored(name, tmp_path):
     def saved(module):
         path = tmp_path / f"{module.__name__}.{name}"
         weights_only = name.endswith(".weights.h5")
         checkpoint = module.ModelCheckpoint(
             path, save_best_only=True, save_weights_only=weights_only
         )
-        train(checkpoint, keras.callbacks.SwapEMAWeights(), optimizer)
-        file = dense(optimizer=optimizer()) if weights_only else keras.models.load_model(path)
+        train(checkpoint, keras.callbacks.SwapEMAWeights())
+        file = dense(optimizer=sgd()) if weights_only else keras.models.load_model(path)
         if weights_only:
             file.load_weights(path)
         return checkpoint.best, score(file)
@@ -159,26 +157,33 @@ def test_pain_15_training_can_go_on_with_averages_on_jax():
 def test_pain_10_ctrl_c_restores_the_best_weights_with_averages_too(hook):
     ours = keras_ratchet.EarlyStopping(patience=9, restore_best_weights=True)
     model = tiny(sgd)
-    callbacks = [Curve(val_loss=[2, 1, 3, 4]), Stamp(), ours, At(hook, 3, press_ctrl_c)]
+    callbacks = [Curve(val_loss=[2, 1, 3]), Stamp(), ours, At(hook, 2, press_ctrl_c)]
     with pytest.raises(KeyboardInterrupt):
-        fit(model, callbacks, epochs=4, validation_data=VALIDATION)
+        fit(model, callbacks, epochs=3, validation_data=VALIDATION)
     assert stamp_of(model) == 2
     fit(model, callbacks[:-1], epochs=2)  # and training can go on
     assert stamp_of(model) == 2
 
 
-@pytest.mark.parametrize("ours_is_first", [False, True])
-@pytest.mark.parametrize("on_epoch", [False, True])
-@pytest.mark.parametrize("hook", ["epoch_begin", "train_batch_end", "test_batch_end"])
+@pytest.mark.parametrize(
+    ("hook", "on_epoch", "ours_is_first"),
+    [
+        ("epoch_begin", True, True),
+        ("train_batch_end", False, False),
+        ("train_batch_end", True, False),
+        ("test_batch_end", False, True),
+        ("test_batch_end", True, True),
+    ],
+)
 def test_pain_10_ctrl_c_restores_the_best_averages(hook, on_epoch, ours_is_first):
     ours = keras_ratchet.EarlyStopping(patience=9, restore_best_weights=True)
     swap = keras.callbacks.SwapEMAWeights(on_epoch)
     keras.utils.set_random_seed(0)
     model = tiny(sgd)
     callbacks = [ours, swap] if ours_is_first else [swap, ours]
-    press = At(hook, 3, press_ctrl_c)
+    press = At(hook, 2, press_ctrl_c)
     with pytest.raises(KeyboardInterrupt):
-        fit(model, [press, *callbacks, *harm(model)], epochs=4, validation_data=VALIDATION)
+        fit(model, [press, *callbacks, harm(model)], epochs=3, validation_data=VALIDATION)
     assert ours.best_epoch == 1
     assert score(model) == pytest.approx(ours.best_value, rel=1e-5)
     before = model.get_weights()

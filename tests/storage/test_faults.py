@@ -2,7 +2,7 @@
 
 import pytest
 from support.faults import MODES
-from support.scenarios import SCENARIOS, all_runs
+from support.scenarios import SCENARIOS, all_runs, all_runs_with_two_faults
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -10,4 +10,10 @@ from support.scenarios import SCENARIOS, all_runs
 def test_a_fault_at_any_call_costs_no_checkpoint_and_leaves_nothing(scenario, mode, quick_path):
     runs = list(all_runs(scenario, quick_path, [mode]))
     assert runs
+    assert [what for run in runs for what in run.violations] == []
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: type(s).__name__)
+def test_a_power_loss_after_a_crash_costs_no_checkpoint(scenario, quick_path):
+    runs = list(all_runs_with_two_faults(scenario, quick_path))
     assert [what for run in runs for what in run.violations] == []

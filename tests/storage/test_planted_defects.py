@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 from support import scenarios
+from support.faults import CRASHES
 
 from keras_ratchet._storage import durable, files, local
 from keras_ratchet._storage.manifest import record_of
@@ -16,7 +17,7 @@ from keras_ratchet._storage.manifest import record_of
 
 def caught(scenario, directory, expected):
     """Run a scenario and assert that a violation with this text is found; return all."""
-    found = scenarios.violations(scenario, directory)
+    found = scenarios.violations(scenario, directory, CRASHES)
     assert any(expected in violation for violation in found), found[:5]
     return found
 
@@ -97,7 +98,7 @@ def test_a_file_that_is_overwritten_in_place_is_caught(quick_path, monkeypatch):
     def commit(draft):
         with open(draft.path, "rb") as source:
             data = source.read()
-        fd = durable.disk.open(draft.target, os.O_WRONLY | os.O_CREAT)
+        fd = durable.disk.open(draft.target, os.O_RDWR | os.O_CREAT)
         durable.disk.truncate(fd, 0)
         durable.disk.write(fd, memoryview(data))
         durable.disk.sync(fd)

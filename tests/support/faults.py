@@ -64,14 +64,27 @@ class FaultDisk(durable.Disk):
     def __init__(self, root, mode=None, at=0, inside_hdf5=False):
         self.calls = []
         self.struck = self.dead = False
-        self._mode, self._at, self._inside_hdf5 = mode, at, inside_hdf5
-        self._world = _World(os.path.realpath(root))
-        self._rng = random.Random(at)
+        self._root, self._inside_hdf5 = os.path.realpath(root), inside_hdf5
+        self._world = _World(self._root)
+        self._mode, self._at = mode, at
+
+    def arm(self, mode, calls_from_now):
+        """Let a later call fail."""
+        self.struck = False
+        self._mode, self._at = mode, len(self.calls) + calls_from_now
+
+    def restart(self):
+        """Go on after a crash, or after a power loss with what the disk holds then."""
+        if self.dead and self.loses_power:
+            self.lose_power()
+        self.dead = self.struck = False
+        self._mode = None
 
     def lose_power(self):
         """Bring the directory into the state that is found after a power loss."""
-        lost = LOST[self._mode]
-        self._world.roll_back(lambda verb: lost(verb, self._rng))
+        lost, rng = LOST[self._mode], random.Random(self._at)
+        self._world.roll_back(lambda verb: lost(verb, rng))
+        self._world = _World(self._root)
 
     @property
     def loses_power(self):

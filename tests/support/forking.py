@@ -5,6 +5,7 @@ and each child builds its own model. With a model built before the fork, JAX han
 A child is never left to itself: it ends at its own time limit, with a traceback of what it did.
 """
 
+import dataclasses
 import faulthandler
 import gc
 import json
@@ -119,7 +120,7 @@ def run_module(module, settings, directory, limit_s):
 
     Args:
         module: A module under tests whose `__main__` reads `settings` (JSON) from argv[1] and
-            appends one JSON object per line to `directory/records.jsonl`.
+            adds `Records`.
         settings: What it shall do.
         directory: Where it may write; also its working and temporary directory.
         limit_s: Time after which it is stopped (SIGABRT: faulthandler prints where it was).
@@ -128,32 +129,37 @@ def run_module(module, settings, directory, limit_s):
         AssertionError: If it failed or took too long, with the end of its output.
     """
     directory = Path(directory)
-    directory.mkdir(exist_ok=True)
     path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
     env = os.environ | SETTINGS | {"PYTHONPATH": path, "TMPDIR": str(directory)}
     command = [sys.executable, "-X", "faulthandler", "-W", "ignore", "-m", module]
-    output, records = directory / "output.txt", directory / "records.jsonl"
-    records.touch()
-    with output.open("wb") as log:
-        process = subprocess.Popen(
-            [*command, json.dumps(settings)], cwd=directory, env=env, stdout=log, stderr=log
-        )
-        try:
-            code = process.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            code = "a timeout"
-        finally:
-            _stop(process)
-    tail = output.read_text(errors="replace")[-4000:]
+    process = subprocess.Popen(
+        [*command, json.dumps(settings)],
+        cwd=directory,
+        env=env,
+        stdout=subprocess.PIPE,  # not a file: a child may have a limit on the size of files
+        stderr=subprocess.STDOUT,
+    )
+    output, code = _end(process, limit_s)
+    tail = output.decode(errors="replace")[-4000:]
     assert code == 0, f"{module} ended with {code}:\n{tail}"
-    return [json.loads(line) for line in records.read_text().splitlines()]
+    return [json.loads(line) for line in (directory / "records.jsonl").read_text().splitlines()]
 
 
-def _stop(process):
-    if process.poll() is None:
+def _end(process, limit_s):
+    try:
+        return process.communicate(timeout=limit_s)[0], process.returncode
+    except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGABRT)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    try:
+        return process.communicate(timeout=10)[0], f"a timeout after {limit_s} s"
+    finally:
+        process.kill()
+
+
+class Records:
+    """Where a module that `run_module` runs puts its results."""
+
+    def add(self, record):
+        """Add a dataclass instance."""
+        with Path("records.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dataclasses.asdict(record)) + "\n")

@@ -194,12 +194,12 @@ def _save_in_a_loop(whose, path, first, say):
 
 
 def main(settings):
-    """Write one record per kill to `records.jsonl`."""
+    """Record the kills for each format."""
     forking.warm()
-    with open("records.jsonl", "a", buffering=1, encoding="utf-8") as records:
-        for suffix in settings.suffixes:
-            for kill in Killer(settings, suffix).kills():
-                records.write(json.dumps(dataclasses.asdict(kill)) + "\n")
+    records = forking.Records()
+    for suffix in settings.suffixes:
+        for kill in Killer(settings, suffix).kills():
+            records.add(kill)
 
 
 if __name__ == "__main__":

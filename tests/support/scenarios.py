@@ -13,7 +13,7 @@ import re
 import shutil
 from pathlib import Path
 
-from support.faults import CRASHES, MODES, Crash, FaultDisk, reboot
+from support.faults import CRASHES, LOST, MODES, Crash, FaultDisk, reboot
 
 from keras_ratchet._storage import durable, files, local
 from keras_ratchet._storage.manifest import Manifest
@@ -449,6 +449,23 @@ class Run:
         self.violations.append(f"{type(self.scenario).__name__}, {self.mode}{at}: {what}")
 
 
+class RunTwice(Run):
+    """A scenario that is ended by a crash; then the power fails at, or after, the next start."""
+
+    def __init__(self, scenario, directory, mode, at, second_at):
+        super().__init__(scenario, directory, "crash", at)
+        self._second_mode, self._second_at = mode, second_at
+
+    def _act(self):
+        super()._act()
+        self.disk.restart()
+        reboot(self.root)
+        self.disk.arm(self._second_mode, self._second_at)
+        with contextlib.suppress(Crash):
+            self.scenario.next_start(self.root)
+        self.mode = f"crash and {self._second_mode} (call {self._second_at} of the next start)"
+
+
 @contextlib.contextmanager
 def in_place(disk):
     """Put a disk in the place of the real one."""
@@ -460,7 +477,9 @@ def in_place(disk):
 
 
 def all_runs(scenario, directory, modes=MODES, is_chosen=lambda number, verb: True):
-    """Yield a run for each mode and each call; after the last call, power is lost once more.
+    """Yield an undisturbed run, then one for each mode and each call.
+
+    After the last call power is lost once more.
 
     Args:
         scenario: What is done.
@@ -469,7 +488,7 @@ def all_runs(scenario, directory, modes=MODES, is_chosen=lambda number, verb: Tr
         is_chosen: Says of a call's number and verb whether it is to fail.
     """
     undisturbed = Run(scenario, directory).go()
-    assert not undisturbed.violations, undisturbed.violations
+    yield undisturbed
     verbs = [verb for verb, _ in undisturbed.disk.calls] + ["end"]
     chosen = [number for number, verb in enumerate(verbs, 1) if is_chosen(number, verb)]
     for mode in modes:
@@ -477,6 +496,20 @@ def all_runs(scenario, directory, modes=MODES, is_chosen=lambda number, verb: Tr
             run = Run(scenario, directory, mode, at).go()
             if run.disk.struck or run.disk.loses_power:
                 yield run
+
+
+def all_runs_with_two_faults(scenario, directory):
+    """Yield a run for each crash, and each power loss at or right after the next start."""
+    calls = len(Run(scenario, directory).go().disk.calls)
+    for mode in LOST:
+        for at in range(1, calls + 1):
+            second_at = 1
+            while True:
+                run = RunTwice(scenario, directory, mode, at, second_at).go()
+                yield run
+                if not run.disk.struck:
+                    break
+                second_at += 1
 
 
 def violations(scenario, directory, modes=MODES):

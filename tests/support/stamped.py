@@ -44,6 +44,14 @@ def stamp(model, number):
     model.set_weights([np.full(w.shape, number, "float32") for w in model.weights])
 
 
+def add_slots(model, number):
+    """Build the optimizer, so that the next file is three times as large; stamp its slots."""
+    model.optimizer.build(model.trainable_variables)
+    for variable in model.optimizer.variables:
+        if len(variable.shape) > 0:
+            variable.assign(np.full(variable.shape, number, "float32"))
+
+
 def checkpoint(whose, path, model):
     """Return a `CallbackList` with the checkpoint of "ratchet" or "keras", begun.
 
@@ -66,24 +74,24 @@ def save(callbacks, number):
     callbacks.on_epoch_end(number, {"loss": 0.0})
 
 
-def read(path, count):
+def read(path, *counts):
     """Return (stamp, None) for a whole file, or (None, what is wrong with it).
 
     Args:
         path: The file, in one of the three formats.
-        count: Number of weights it has to hold.
+        counts: How many stamped numbers a whole file may hold: weights, and slots if any.
     """
     try:
         with _h5_of(path) as h5:
-            values = list(_weights(h5))
+            values = _arrays(h5)
     except Exception as error:
         return None, f"unreadable: {type(error).__name__}: {error}"[:200]
     found = sum(v.size for v in values)
-    if found != count:
-        return None, f"torn: {found} of {count} weights"
+    if found not in counts:
+        return None, f"torn: {found} numbers where {counts} are whole"
     stamps = {float(s) for v in values for s in (v.min(), v.max())}
     if len(stamps) != 1:
-        return None, f"torn: weights of saves {sorted(stamps)[:5]}"
+        return None, f"torn: numbers of saves {sorted(stamps)[:5]}"
     return int(stamps.pop()), None
 
 
@@ -101,11 +109,11 @@ def _h5_of(path):
             yield h5
 
 
-def _weights(h5):
+def _arrays(h5):
+    """Return every array of a file: not the optimizer's step count and learning rate."""
     found = []
-    group = h5["model_weights"] if "model_weights" in h5 else h5["layers"]
-    group.visititems(lambda _, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
-    return (np.asarray(dataset) for dataset in found)
+    h5.visititems(lambda _, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
+    return [np.asarray(dataset) for dataset in found if dataset.ndim > 0]
 
 
 def load(path, width):

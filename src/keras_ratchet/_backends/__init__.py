@@ -22,3 +22,13 @@ def torch_loading() -> Any:
     if "torch" not in sys.modules:
         return None
     return importlib.import_module(f"{__name__}.torch_data")
+
+
+def torch_plain(state: Any) -> Any:
+    """Return the state of a torch object with its tensors as arrays; None stays None."""
+    return None if state is None else torch_loading().plain(state)
+
+
+def torch_tensors(state: Any) -> Any:
+    """Return what `torch_plain` was given."""
+    return None if state is None else torch_loading().tensors(state)

@@ -1,16 +1,34 @@
-"""What torch's data loading needs on any backend."""
+"""What torch's own objects need on any backend: data loaders, generators, optimizers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
+
+_TENSOR = "torch.Tensor"
 
 
 def set_generator(generator: Any, state: NDArray[Any]) -> None:
     """Set a `torch.Generator` to a state that was read as an array."""
     generator.set_state(torch.from_numpy(state))
+
+
+def generators(loader: Any) -> list[Any]:
+    """Return the generators of its own that a DataLoader draws from, each once."""
+    sampler = getattr(loader, "sampler", None)
+    owners = [loader, sampler, getattr(loader, "batch_sampler", None)]
+    found = [getattr(owner, "generator", None) for owner in owners]
+    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
+
+
+def generator_state(generator: Any) -> NDArray[Any]:
+    """Return the state of a `torch.Generator` as an array."""
+    state: NDArray[Any] = generator.get_state().numpy()
+    return state
 
 
 def rng_state() -> NDArray[Any]:
@@ -22,3 +40,31 @@ def rng_state() -> NDArray[Any]:
 def set_rng_state(state: NDArray[Any]) -> None:
     """Put that state back."""
     torch.set_rng_state(torch.from_numpy(state))
+
+
+def seeded(seed: int) -> NDArray[Any]:
+    """Return the state of a fresh generator."""
+    state: NDArray[Any] = torch.Generator().manual_seed(seed).get_state().numpy()
+    return state
+
+
+def plain(state: Any) -> Any:
+    """Return a nested state with each tensor as a marked array (a copy)."""
+    if isinstance(state, torch.Tensor):
+        return (_TENSOR, state.detach().cpu().numpy().copy())
+    return _rebuilt(state, plain)
+
+
+def tensors(state: Any) -> Any:
+    """Return what `plain` was given."""
+    if isinstance(state, tuple) and len(state) == 2 and state[0] == _TENSOR:
+        return torch.from_numpy(np.array(state[1]))
+    return _rebuilt(state, tensors)
+
+
+def _rebuilt(state: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(state, dict):
+        return {key: change(value) for key, value in state.items()}
+    if type(state) in (list, tuple):
+        return type(state)(change(value) for value in state)
+    return state

@@ -95,7 +95,8 @@ class Backups:
         try:
             space.require(self.directory, state_bytes(model))
             manifest = self._write(name, state, self._facts(model, state, reason))
-            for path in self.names()[self.keep :]:
+            # a finished state is none to go on from when there are more epochs: keep one that is
+            for path in self.names()[self.keep + bool(state.finished) :]:
                 local.delete_snapshot(path)
                 self.note("drop", name=os.path.basename(path), reason=f"keep={self.keep}")
         except OSError as error:

@@ -99,6 +99,7 @@ class BestWeights:
         return {
             "weights": [np.array(buffer) for buffer in self._weights.buffers],
             "optimizer": [np.array(buffer) for buffer in self._slots.buffers],
+            "torch": _backends.torch_plain(self._optimizer_state),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], model: Any) -> Any:
@@ -108,6 +109,7 @@ class BestWeights:
         self._weights.load(weights_of(model) or (), state["weights"])
         optimizer = model.optimizer if self._optimizer is True else self._optimizer
         self._slots.load(list(getattr(optimizer, "variables", ())), state["optimizer"])
+        self._optimizer_state = _backends.torch_tensors(state["torch"])
         self.filled = True
         return self._weights.buffers
 

@@ -10,6 +10,7 @@ A callback joins in one of three ways:
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import types
@@ -21,7 +22,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from keras_ratchet._engine.plain import encode
+from keras_ratchet._engine.plain import RANDOM, encode, random_state, set_random_state
 from keras_ratchet.types import Stateful
 
 _C = keras.callbacks
@@ -49,6 +50,7 @@ KERAS_ATTRIBUTES: dict[type, tuple[str, ...]] = {
     _C.BackupAndRestore: (),
 }
 _OURS_OR_KERAS = ("params", "_model", "validation_data", "model")
+_SMALL_BYTES = 1 << 20
 _HARMLESS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType)
 
 
@@ -65,7 +67,7 @@ class CallbackStates:
     def __init__(self, callbacks: list[Any]) -> None:
         self._callbacks = dict(_keyed(callbacks))
         self._begun = {
-            key: {n: _fingerprint(v) for n, v in vars(c).items() if _is_plain(n, v)}
+            key: {n: _Begun(v) for n, v in vars(c).items() if _is_plain(n, v)}
             for key, c in self._callbacks.items()
             if _is_stranger(c)
         }
@@ -78,6 +80,8 @@ class CallbackStates:
         """Put states back; return the keys of states whose callback is no longer there."""
         for key, callback in self._callbacks.items():
             if key in states:
+                for name, begun in self._begun.get(key, {}).items():
+                    begun.put_back(callback, name)
                 _load(callback, states[key])
         return sorted(set(states) - set(self._callbacks))
 
@@ -102,9 +106,25 @@ class CallbackStates:
             state |= {
                 n: _copy(v)
                 for n, v in vars(callback).items()
-                if _is_plain(n, v) and begun.get(n) != _fingerprint(v)
+                if _is_plain(n, v) and not (n in begun and begun[n].is_still(v))
             }
         return state
+
+
+class _Begun:
+    """What an attribute was when training began: a digest, and a copy if that costs little."""
+
+    def __init__(self, value: Any) -> None:
+        self._digest, size_bytes = _fingerprint(value)
+        self._copied = size_bytes <= _SMALL_BYTES
+        self._value = _copy(value) if self._copied else None
+
+    def is_still(self, value: Any) -> bool:
+        return _fingerprint(value)[0] == self._digest
+
+    def put_back(self, callback: Any, name: str) -> None:
+        if self._copied and not self.is_still(getattr(callback, name, None)):
+            _put(callback, name, _copy(self._value))
 
 
 def _keyed(callbacks: list[Any]) -> Iterator[tuple[str, Any]]:
@@ -123,7 +143,18 @@ def _load(callback: Any, state: Mapping[str, Any]) -> None:
         _rewrite(callback, state)
     else:
         for name, value in state.items():
-            setattr(callback, name, value)
+            _put(callback, name, value)
+
+
+def _put(callback: Any, name: str, value: Any) -> None:
+    """Set an attribute; a random generator in place, for others may hold it too."""
+    present = getattr(callback, name, None)
+    if isinstance(value, RANDOM) and isinstance(present, RANDOM):
+        kind, state = random_state(value)
+        if random_state(present)[0] == kind:
+            set_random_state(present, kind, state)
+            return
+    setattr(callback, name, value)
 
 
 def _is_stranger(callback: Any) -> bool:
@@ -138,29 +169,32 @@ def _listed(callback: Any) -> tuple[str, ...]:
     return next((n for kind, n in KERAS_ATTRIBUTES.items() if isinstance(callback, kind)), ())
 
 
-def _fingerprint(value: Any) -> str:
-    """Return a digest of plain data; arrays are read, not copied."""
+def _fingerprint(value: Any) -> tuple[str, int]:
+    """Return a digest of data, and the size of its arrays, which are read, not copied."""
     arrays: dict[str, NDArray[Any]] = {}
-    hasher = xxhash.xxh3_128(json.dumps(encode(value, arrays, "")).encode())
+    try:
+        text = json.dumps(encode(value, arrays, ""))
+    except (TypeError, ValueError, RecursionError):
+        return "", 0
+    hasher = xxhash.xxh3_128(text.encode())
     for array in arrays.values():
         hasher.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
-    return str(hasher.hexdigest())
+    return str(hasher.hexdigest()), sum(array.nbytes for array in arrays.values())
 
 
 def _is_plain(name: str, value: Any) -> bool:
-    if name in _OURS_OR_KERAS:
+    if name in _OURS_OR_KERAS or isinstance(value, np.memmap):
         return False
-    arrays: dict[str, NDArray[Any]] = {}
     try:
-        encode(value, arrays, name)
-    except (TypeError, RecursionError):
+        encode(value, {}, name)
+    except (TypeError, ValueError, RecursionError):
         return False
-    return all(array.dtype.kind in "fiubV" for array in arrays.values())
+    return True
 
 
 def _harmless(name: str, value: Any) -> bool:
-    """Say whether an attribute is no state: a function, a class, the model, a part of it."""
-    if name in _OURS_OR_KERAS or isinstance(value, type):
+    """Say whether an attribute is no state: a function, a class, a file, a part of the model."""
+    if name in _OURS_OR_KERAS or isinstance(value, type | np.memmap):
         return True
     parts = (keras.layers.Layer, keras.optimizers.Optimizer, _C.Callback)
     return isinstance(value, (*_HARMLESS, *parts))
@@ -176,7 +210,7 @@ def _copy(value: Any) -> Any:
         return [_copy(inner) for inner in value]
     if hasattr(value, "shape") and not isinstance(value, np.generic):
         return np.array(keras.ops.convert_to_numpy(value))
-    return value
+    return copy.deepcopy(value)
 
 
 def _written(logger: Any) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_ratchet import _backends, _compat
 from keras_ratchet._engine.callback_states import CallbackStates
-from keras_ratchet.types import Stateful
+from keras_ratchet.types import Seekable, Stateful
 
 
 class DataCursor:
@@ -31,6 +31,8 @@ class DataCursor:
         self._iterator = iterator
         self.kind, found = _compat.data_source(iterator)
         self.source = found if data is None else data
+        if self.kind == "loop" and hasattr(data, "batch_sampler"):
+            self.kind = "torch_loader"
         self._attributes = CallbackStates([self.source] if self.kind == "py_dataset" else [])
 
     def facts(self) -> dict[str, Any]:
@@ -44,43 +46,67 @@ class DataCursor:
 
     def capture(self) -> dict[str, Any]:
         """Return the source's state; call it between two epochs."""
-        if isinstance(self.source, Stateful) and self.kind != "torch_loader":
+        return {"batches": getattr(self._iterator, "num_batches", None), **self._state()}
+
+    def capture_at(self, batch: int, begin: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the source's state in the middle of an epoch.
+
+        Args:
+            batch: Batches of the epoch that are done.
+            begin: What `capture` returned when the epoch began.
+        """
+        if isinstance(self.source, Seekable):
+            return {**begin, "state": dict(self.source.state_at(batch))}
+        return dict(begin)
+
+    def _state(self) -> dict[str, Any]:
+        if self._is_stateful():
             return {"state": dict(self.source.state_dict())}
         if self.kind == "torch_loader":
-            return {"generators": [g.get_state().numpy().copy() for g in self._generators()]}
+            states = [self._torch().generator_state(g) for g in self._generators()]
+            return {"generators": states}
         if self.kind == "py_dataset":
             return {"attributes": self._attributes.capture()}
         return {}
 
-    def restore(self, state: Mapping[str, Any], epoch: int) -> None:
-        """Bring the source to the begin of an epoch.
+    def restore(self, state: Mapping[str, Any], epoch: int, batch: int = 0) -> None:
+        """Bring the source to the begin of an epoch; the batches that are done will be skipped.
 
         Args:
-            state: What `capture` returned there.
+            state: What `capture` or `capture_at` returned.
             epoch: Index of the epoch.
+            batch: Batches of the epoch that are done.
         """
-        if "state" in state:
+        if isinstance(self.source, Seekable):
+            self.source.seek(state["state"], batch)
+        elif "state" in state:
             self.source.load_state_dict(state["state"])
         for generator, saved in zip(self._generators(), state.get("generators", ()), strict=False):
-            _backends.torch_loading().set_generator(generator, np.array(saved))
+            self._torch().set_generator(generator, np.array(saved))
         if "attributes" in state:
             self._attributes.load(state["attributes"])
         if self.kind == "tf_dataset":
-            _compat.advance_dataset(self._iterator, self.source, epoch)
+            _compat.advance_dataset(self._iterator, self.source, epoch, state.get("batches"))
+        if state.get("batches") is not None:
+            _compat.set_num_batches(self._iterator, state["batches"])
+
+    def _is_stateful(self) -> bool:
+        return isinstance(self.source, Stateful) and self.kind != "torch_loader"
 
     def _generators(self) -> list[Any]:
         """Return the generators of its own that a torch DataLoader draws from, each once."""
-        if self.kind != "torch_loader":
-            return []
-        sampler = getattr(self.source, "sampler", None)
-        owners = [self.source, sampler, getattr(self.source, "batch_sampler", None)]
-        found = [getattr(owner, "generator", None) for owner in owners]
-        return list({id(g): g for g in found if hasattr(g, "get_state")}.values())
+        return self._torch().generators(self.source) if self.kind == "torch_loader" else []
+
+    @staticmethod
+    def _torch() -> Any:
+        return _backends.torch_loading()
 
     def complaints(self) -> list[str]:
         """Return, for what cannot be resumed exactly, the reason and the cure."""
         wrap = "Wrap it: keras_ratchet.data.resumable(...)."
-        if isinstance(self.source, Stateful) and self.kind != "torch_loader":
+        if self._partial_epochs():
+            return [f"steps_per_epoch cuts the data into epochs that are no whole pass. {wrap}"]
+        if self._is_stateful():
             return []
         if self.kind == "generator":
             return [f"A Python generator cannot be set back from outside. {wrap}"]
@@ -90,8 +116,6 @@ class DataCursor:
             return [f"A StatefulDataLoader keeps its place from epoch to epoch. {wrap}"]
         if self.kind == "unknown":
             return [f"Nothing is known about data of this kind. {wrap}"]
-        if self._partial_epochs():
-            return [f"steps_per_epoch cuts the data into epochs that are no whole pass. {wrap}"]
         if self.kind == "array" and _compat.draws_unseeded(self._iterator):
             return [
                 "TensorFlow shuffles arrays by a seed of its own, which nobody can read. Call "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import math
@@ -27,6 +28,7 @@ def versions() -> dict[str, str]:
     }
 
 
+@functools.cache
 def _version(package: str) -> str:
     for name in (package, f"{package}-cpu"):
         try:

@@ -76,7 +76,15 @@ def _choose(path: str, which: str, whole: bool) -> str:
             there = ", ".join(info.name for info in infos) or "none"
             raise LoadError(f"there is no checkpoint {which!r} in {path!r}. There are: {there}.")
         return _accept(named[0])
-    return _first_good(path, which, _order(infos, which))
+    candidates = _order(infos, which)
+    return _first_good(path, which, candidates, _unranked_problems(infos, candidates))
+
+
+def _unranked_problems(infos: list[SnapshotInfo], candidates: list[SnapshotInfo]) -> list[str]:
+    """Return what is wrong with checkpoints whose damaged manifest no longer says how good."""
+    ranked = {info.name for info in candidates}
+    unknown = [verify(i.path) for i in infos if not i.manifest and i.name not in ranked]
+    return [f"{v.path!r} is corrupt: {v.problem}." for v in unknown if v.status == "corrupt"]
 
 
 def _fits(name: str, whole: bool) -> bool:
@@ -92,8 +100,7 @@ def _order(infos: list[SnapshotInfo], which: str) -> list[SnapshotInfo]:
     return ranking_of(infos).sort(infos)
 
 
-def _first_good(path: str, which: str, candidates: list[SnapshotInfo]) -> str:
-    problems = []
+def _first_good(path: str, which: str, candidates: list[SnapshotInfo], problems: list[str]) -> str:
     for info in candidates:
         try:
             chosen = _accept(info)

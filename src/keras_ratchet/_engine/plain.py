@@ -1,13 +1,15 @@
 """Python data as JSON plus arrays, and back: what a state may be made of. Never pickle.
 
 Kept exactly: None, bool, int, float (NaN and infinities too), str, bytes, NumPy arrays and
-scalars, and lists, tuples, sets, deques and dicts (with any of these as keys) of them.
+scalars, Python's and NumPy's random generators, and lists, tuples, sets, deques and dicts (with
+any of these as keys) of them.
 """
 
 from __future__ import annotations
 
 import base64
 import math
+import random
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_ratchet._formats.state import can_hold
+
 _TAG = "$"
+_BIT_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
+RANDOM = (random.Random, np.random.RandomState, np.random.Generator)
 
 
 def encode(value: Any, arrays: dict[str, NDArray[Any]], path: str) -> Any:
@@ -30,9 +36,10 @@ def encode(value: Any, arrays: dict[str, NDArray[Any]], path: str) -> Any:
         return value
     if type(value) is float:
         return value if math.isfinite(value) else {_TAG: "float", "value": str(value)}
-    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind != "O":
-        arrays[path] = np.asarray(value)
-        return {_TAG: "scalar" if isinstance(value, np.generic) else "array", "value": path}
+    if isinstance(value, np.ndarray | np.generic) and not isinstance(value, np.ma.MaskedArray):
+        return _encode_array(value, arrays, path)
+    if isinstance(value, RANDOM):
+        return {_TAG: "random", "value": encode(random_state(value), arrays, path)}
     if type(value) is bytes:
         return {_TAG: "bytes", "value": base64.b64encode(value).decode()}
     if type(value) is dict:
@@ -40,6 +47,20 @@ def encode(value: Any, arrays: dict[str, NDArray[Any]], path: str) -> Any:
     if type(value) in (list, tuple, set, frozenset, deque):
         return _encode_sequence(value, arrays, path)
     raise TypeError(f"{path} is a {type(value).__name__}, which cannot be saved")
+
+
+def _encode_array(value: Any, arrays: dict[str, NDArray[Any]], path: str) -> Any:
+    kind = "scalar" if isinstance(value, np.generic) else "array"
+    if can_hold(value.dtype):
+        while path in arrays:  # keys with a "/" in them may lead to a path twice
+            path += "~"
+        arrays[path] = np.asarray(value)
+        return {_TAG: kind, "value": path}
+    described = np.lib.format.dtype_to_descr(value.dtype)
+    if value.dtype.hasobject or np.lib.format.descr_to_dtype(described) != value.dtype:
+        raise TypeError(f"{path} is an array of {value.dtype}, which cannot be saved")
+    raw = [described, list(value.shape), value.tobytes()]
+    return {_TAG: f"raw {kind}", "value": encode(raw, arrays, path)}
 
 
 def _encode_dict(value: dict[Any, Any], arrays: dict[str, NDArray[Any]], path: str) -> Any:
@@ -77,12 +98,14 @@ def decode(data: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
     kind, value = data[_TAG], data["value"]
     if kind == "float":
         return float(value)
-    if kind == "array":
-        return np.array(arrays[value])
-    if kind == "scalar":
-        return arrays[value][()]
+    if kind in ("array", "scalar"):
+        return np.array(arrays[value]) if kind == "array" else arrays[value][()]
+    if kind in ("raw array", "raw scalar"):
+        return _decode_raw(decode(value, arrays), kind == "raw scalar")
+    if kind == "random":
+        return _random(*decode(value, arrays))
     if kind == "bytes":
-        return base64.b64decode(value)
+        return base64.b64decode(value, validate=True)
     if kind == "dict":
         return {decode(key, arrays): decode(inner, arrays) for key, inner in value}
     if kind == "deque":
@@ -91,3 +114,43 @@ def decode(data: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
     if kind not in makers:
         raise ValueError(f"{kind!r} is no kind of data that a state is made of")
     return makers[kind](decode(inner, arrays) for inner in value)
+
+
+def _decode_raw(raw: list[Any], scalar: bool) -> Any:
+    dtype = np.lib.format.descr_to_dtype(raw[0])
+    if dtype.hasobject:
+        raise ValueError("arrays of Python objects are no data that a state is made of")
+    array = np.frombuffer(raw[2], dtype).reshape(raw[1]).copy()
+    return array[()] if scalar else array
+
+
+def random_state(generator: Any) -> tuple[str, Any]:
+    """Return the kind of a random generator, and its state."""
+    if isinstance(generator, random.Random):
+        return "python", generator.getstate()
+    if isinstance(generator, np.random.RandomState):
+        return "legacy", generator.get_state(legacy=False)
+    state = generator.bit_generator.state
+    return str(state["bit_generator"]), state
+
+
+def set_random_state(generator: Any, kind: str, state: Any) -> None:
+    """Set a random generator of the right kind to a state."""
+    if kind == "python":
+        generator.setstate(state)
+    elif kind == "legacy":
+        generator.set_state(state)
+    else:
+        generator.bit_generator.state = state
+
+
+def _random(kind: str, state: Any) -> Any:
+    generator: Any
+    if kind in ("python", "legacy"):
+        generator = random.Random() if kind == "python" else np.random.RandomState()
+    elif kind in _BIT_GENERATORS:
+        generator = np.random.Generator(getattr(np.random, kind)())
+    else:
+        raise ValueError(f"{kind!r} is no kind of random generator that a state is made of")
+    set_random_state(generator, kind, state)
+    return generator

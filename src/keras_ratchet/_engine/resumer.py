@@ -12,7 +12,7 @@ from typing import Any
 import keras
 from numpy.typing import NDArray
 
-from keras_ratchet import _compat
+from keras_ratchet import _backends, _compat
 from keras_ratchet._engine import rng
 from keras_ratchet._engine.backups import Backups
 from keras_ratchet._engine.callback_states import CallbackStates
@@ -51,11 +51,13 @@ class Resumer:
         backups: Where the snapshots are.
         callbacks: The states of the callbacks.
         cursor: The data.
+        optimizer: The torch optimizer of a hand-written loop, if it has one.
     """
 
     backups: Backups
     callbacks: CallbackStates
     cursor: DataCursor
+    optimizer: Any = None
     state: TrainState | None = None
     _began: float = field(default_factory=time.monotonic)
     _elapsed_before_s: float = 0.0
@@ -107,18 +109,24 @@ class Resumer:
         if self.state is not None:
             restore_variables(model, self.state.variables)
             self.callbacks.load(self.state.callbacks)
+            if self.optimizer is not None and "optimizer" in self.state.loop:
+                self.optimizer.load_state_dict(
+                    _backends.torch_tensors(self.state.loop["optimizer"])
+                )
 
     def begin_first_epoch(self) -> None:
         """Bring data and random streams to the begin of the epoch that is to go on."""
         assert self.state is not None
         state = self.state
-        self.cursor.restore(state.cursor, state.position.epoch)
-        rng.restore(self._streams(state.epoch_rng))
+        self.cursor.restore(state.cursor, state.position.epoch, state.position.batch)
+        self._epoch_rng, self._epoch_cursor = self._streams(state.epoch_rng), state.cursor
+        rng.restore(self._epoch_rng)
 
     def go_on_in_epoch(self) -> None:
         """Set the random streams to where they were at the batch, or at the validation's begin."""
         assert self.state is not None
-        drawn_ahead = keras.backend.backend() == "tensorflow" and not self.in_validation
+        in_batches = self.state.position.batch > 0 and not self.in_validation
+        drawn_ahead = in_batches and keras.backend.backend() == "tensorflow"
         rng.restore(self._streams(self.state.rng), data_streams=not drawn_ahead)
 
     @property
@@ -145,11 +153,22 @@ class Resumer:
             rng=now,
             epoch_rng=now if whole else self._epoch_rng,
             callbacks=self.callbacks.capture(),
-            cursor=self.cursor.capture() if whole else self._epoch_cursor,
+            cursor=self._cursor_at(position.batch),
+            loop=self._loop(),
             logs=dict(logs),
             facts=facts_of(model, self.cursor),
             elapsed_s=self.elapsed_s,
         )
+
+    def _loop(self) -> dict[str, Any]:
+        if self.optimizer is None:
+            return {}
+        return {"optimizer": _backends.torch_plain(self.optimizer.state_dict())}
+
+    def _cursor_at(self, batch: int) -> dict[str, Any]:
+        if batch == 0:
+            return self.cursor.capture()
+        return self.cursor.capture_at(batch, self._epoch_cursor)
 
     def _streams(self, state: dict[str, Any]) -> dict[str, Any]:
         """Return streams for this backend; those that the other backend had not go on."""

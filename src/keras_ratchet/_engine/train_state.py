@@ -8,6 +8,7 @@
 | `rng` | streams now: Python, NumPy, the backend, Keras's global seeds | see `epoch_rng` |
 | `epoch_rng` | the same at the begin of the epoch | first epoch's begin; `rng` at its batch |
 | `callbacks` | states of all callbacks, History included | train begin and first epoch's begin |
+| `loop` | what a hand-written loop adds: its torch optimizer | train begin |
 | `cursor` | state of data sources that have one | first epoch's begin |
 | `logs` | the last batch's logs | returned by the skipped steps |
 
@@ -30,6 +31,7 @@ from keras_ratchet.errors import LoadError, ResumeError
 from keras_ratchet.types import Position
 
 COLLECTIONS = ("model", "optimizer", "metrics")
+_PARTS = ("rng", "epoch_rng", "callbacks", "cursor", "loop", "logs", "facts")
 
 
 @dataclass(slots=True)
@@ -42,6 +44,7 @@ class TrainState:
     epoch_rng: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
     cursor: dict[str, Any] = field(default_factory=dict)
+    loop: dict[str, Any] = field(default_factory=dict)
     logs: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     elapsed_s: float = 0.0
@@ -56,7 +59,7 @@ class TrainState:
             "finished": self.finished,
             "variables": list(self.variables),
         }
-        for part in ("rng", "epoch_rng", "callbacks", "cursor", "logs", "facts"):
+        for part in _PARTS:
             data[part] = encode(getattr(self, part), arrays, part)
         return data, arrays
 
@@ -68,8 +71,7 @@ class TrainState:
             LoadError: If the data is of another shape.
         """
         try:
-            parts = ("rng", "epoch_rng", "callbacks", "cursor", "logs", "facts")
-            decoded = {part: decode(data[part], arrays) for part in parts}
+            decoded = {part: decode(data.get(part, {}), arrays) for part in _PARTS}
             return cls(
                 position=Position(**data["position"]),
                 variables={name: arrays[name] for name in data["variables"]},

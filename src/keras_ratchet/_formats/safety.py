@@ -2,17 +2,19 @@
 
 Refused, with bounded memory and before any weight is read: zip members that lead out of the
 archive or expand beyond reason, HDF5 links to other files, external or virtual data, data sets
-that declare far more than they store, and object trees without end. Nothing is unpickled here
-or later, and Keras's `safe_mode` stays on.
+that declare far more than they store (one by one and all together), and object trees without
+end. Nothing is unpickled here or later, and Keras's `safe_mode` stays on.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import zipfile
 from typing import Any
 
 import h5py
+import numpy as np
 
 from keras_ratchet.errors import LoadError
 
@@ -38,10 +40,10 @@ def check_file(path: str) -> None:
             _check_archive(path)
         else:
             with h5py.File(path, "r") as h5:
-                _check_h5(h5)
+                _check_h5(h5, os.path.getsize(path))
     except _Unsafe as unsafe:
         raise LoadError(f"{path!r} is refused: {unsafe}.") from None
-    except (OSError, zipfile.BadZipFile, ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:  # a broken file can bring the parsers to raise anything
         raise LoadError(f"{path!r} cannot be read: {error}") from error
 
 
@@ -59,11 +61,40 @@ def _check_archive(path: str) -> None:
             raise _Unsafe("two of its members have the same name")
         for member in members:
             _check_member(member)
+        _check_total(sum(member.file_size for member in members), os.path.getsize(path))
         if "config.json" not in names:
             raise _Unsafe("it has no config.json, so it holds no Keras model")
-        if "model.weights.h5" in names:
-            with archive.open("model.weights.h5") as inner, h5py.File(inner, "r") as h5:
-                _check_h5(h5)
+        _check_weights(archive, names)
+
+
+def _check_weights(archive: zipfile.ZipFile, names: list[str]) -> None:
+    if "model.weights.h5" in names:
+        size = archive.getinfo("model.weights.h5").file_size
+        with archive.open("model.weights.h5") as inner, h5py.File(inner, "r") as h5:
+            _check_h5(h5, size)
+    if "model.weights.npz" in names:
+        with archive.open("model.weights.npz") as inner, zipfile.ZipFile(inner) as arrays:
+            for member in arrays.infolist():
+                _check_array(arrays, member)
+
+
+def _check_array(arrays: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Compare what an array's header declares with what is there."""
+    if _expands(member.file_size, member.compress_size):
+        raise _Unsafe(f"its array {member.filename!r} expands to {member.file_size} bytes")
+    with arrays.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0
+        if version != (1, 0):
+            read = np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    if math.prod(shape) * dtype.itemsize > member.file_size:
+        raise _Unsafe(f"its array {member.filename!r} declares the shape {shape}")
+
+
+def _check_total(declared: int, stored: int) -> None:
+    if _expands(declared, stored):
+        raise _Unsafe(f"it has {stored} bytes and expands to {declared}")
 
 
 def _check_member(member: zipfile.ZipInfo) -> None:
@@ -81,9 +112,9 @@ def _check_member(member: zipfile.ZipInfo) -> None:
         )
 
 
-def _check_h5(h5: Any) -> None:
-    """Walk over all groups without following a link out of the file."""
-    waiting, seen = [h5["/"]], set()
+def _check_h5(h5: Any, stored: int) -> None:
+    """Walk over all groups of a file of `stored` bytes, following no link out of it."""
+    waiting, seen, declared = [h5["/"]], set(), 0
     while waiting:
         group = waiting.pop()
         address = h5py.h5o.get_info(group.id).addr
@@ -94,12 +125,15 @@ def _check_h5(h5: Any) -> None:
             raise _Unsafe(f"it has more than {_MAX_OBJECTS} objects")
         for name in group:
             child = _child(group, name)
-            if child is not None:
+            if isinstance(child, h5py.Group):
                 waiting.append(child)
+            else:
+                declared += _declared(child)
+    _check_total(declared, stored)
 
 
 def _child(group: Any, name: str) -> Any:
-    """Return a child that is a group, None for a data set; refuse what is neither or unsafe."""
+    """Return a group's child, a group or a data set; refuse what is neither or unsafe."""
     link = group.get(name, getlink=True)
     if not isinstance(link, h5py.HardLink):
         raise _Unsafe(f"{group.name}/{name} is a {type(link).__name__}")
@@ -110,10 +144,13 @@ def _child(group: Any, name: str) -> Any:
         raise _Unsafe(f"{child.name} is a {type(child).__name__}")
     if child.external or child.is_virtual:
         raise _Unsafe(f"the data of {child.name} lie outside the file")
-    declared = math.prod(child.shape or ()) * child.dtype.itemsize
-    if _expands(declared, child.id.get_storage_size()):
-        raise _Unsafe(f"{child.name} declares {declared} bytes, which are not in the file")
-    return None
+    if _expands(_declared(child), child.id.get_storage_size()):
+        raise _Unsafe(f"{child.name} declares {_declared(child)} bytes, which are not in the file")
+    return child
+
+
+def _declared(dataset: Any) -> int:
+    return math.prod(dataset.shape or ()) * int(dataset.dtype.itemsize)
 
 
 def _expands(declared: int, stored: int) -> bool:

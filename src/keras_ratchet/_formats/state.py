@@ -42,6 +42,11 @@ _CODES: dict[str, Any] = {
 _NAMES = {np.dtype(dtype): code for code, dtype in _CODES.items()}
 
 
+def can_hold(dtype: Any) -> bool:
+    """Say whether the format has a place for arrays of a dtype."""
+    return dtype in _NAMES
+
+
 def write_arrays(arrays: Mapping[str, NDArray[Any]], file: io.RawIOBase) -> None:
     """Write arrays to an open file, one after the other, without a second copy of them.
 

@@ -28,11 +28,21 @@ def append(directory: str, event: str, **facts: Any) -> None:
     side = os.path.join(directory, SIDE)
     with contextlib.suppress(OSError):
         durable.make_directories(side)
-        fd = durable.disk.open(os.path.join(side, NAME), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        fd = durable.disk.open(os.path.join(side, NAME), os.O_RDWR | os.O_CREAT | os.O_APPEND)
         try:
+            if _is_torn(fd):
+                data = b"\n" + data
             durable.disk.write(fd, memoryview(data))
         finally:
             os.close(fd)
+
+
+def _is_torn(fd: int) -> bool:
+    """Say whether the last line was left unfinished by a crash or a full disk."""
+    if os.lseek(fd, 0, os.SEEK_END) == 0:
+        return False
+    os.lseek(fd, -1, os.SEEK_END)
+    return os.read(fd, 1) != b"\n"
 
 
 def read(directory: str) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ import datetime
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -13,6 +14,7 @@ from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
+from keras_ratchet.callbacks._loop import Loop
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy.preempt import Deadline
 
@@ -36,14 +38,17 @@ class Preemption:
     def __init__(
         self, signals: Iterable[str | int], grace_s: float, deadline: DeadlineArgument
     ) -> None:
-        self._signals = [_signal(name) for name in signals]
-        if not grace_s > 0:
+        names = [signals] if isinstance(signals, str) else signals
+        self._signals = [_signal(name) for name in names]
+        if not isinstance(grace_s, int | float) or not grace_s > 0:
             raise ConfigError(f"grace_s is a number of seconds above 0. Got: {grace_s!r}.")
         self._grace_s = grace_s
         self._deadline = deadline
-        _seconds_until(deadline)  # raises if it cannot be read
+        if deadline != "slurm":
+            _seconds_until(deadline)  # raises if it cannot be read
         self._before: dict[signal.Signals, Any] = {}
         self._planned: Deadline | None = None
+        self._loop: Loop | None = None
         self.asked: Deadline | None = None
 
     @property
@@ -51,9 +56,13 @@ class Preemption:
         """Whether there is anything to watch for."""
         return bool(self._signals) or self._deadline is not None
 
-    def arm(self) -> None:
-        """Take over the signals, and fix the deadline."""
-        self.asked = None
+    def arm(self, loop: Loop | None) -> None:
+        """Take over the signals, and fix the deadline.
+
+        Args:
+            loop: The training loop; without one it counts as running until `disarm`.
+        """
+        self.asked = self._planned = None
         left_s = _seconds_until(self._deadline)
         if left_s is not None:
             self._planned = Deadline(time.monotonic() + left_s, "the deadline")
@@ -67,7 +76,9 @@ class Preemption:
             )
             return
         for number in self._signals:
+            _disarm_leftover(number)
             self._before[number] = signal.signal(number, self._handle)
+        self._loop = loop
 
     def disarm(self) -> None:
         """Give the signals back to who had them."""
@@ -91,10 +102,14 @@ class Preemption:
             return self._planned
         return None
 
+    def runs(self, frame: FrameType | None) -> bool:
+        """Say whether the loop is above `frame`: it may have ended by an exception."""
+        return self._loop is None or self._loop.runs(frame)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         before = self._before.get(signal.Signals(number))
-        if self.asked is not None:  # the second one is immediate
+        if self.asked is not None or not self.runs(frame):  # the second one is immediate
             self.disarm()
             signal.raise_signal(number)
             return
@@ -104,14 +119,31 @@ class Preemption:
             before(number, frame)
 
 
+def _disarm_leftover(number: signal.Signals) -> None:
+    """Give back a signal that belongs to a loop that ended by an exception."""
+    owner = getattr(signal.getsignal(number), "__self__", None)
+    if isinstance(owner, Preemption) and not owner.runs(sys._getframe(1)):
+        owner.disarm()
+
+
 def _signal(name: str | int) -> signal.Signals:
     try:
-        return signal.Signals[name] if isinstance(name, str) else signal.Signals(name)
+        found = signal.Signals[name] if isinstance(name, str) else signal.Signals(name)
     except (KeyError, ValueError):
-        known = ", ".join(s.name for s in (signal.SIGTERM, signal.SIGINT))
+        found = None
+    if found is None or found.name in ("SIGKILL", "SIGSTOP"):
         raise ConfigError(
-            f"signals are names such as {known} that this platform has. Got: {name!r}."
-        ) from None
+            f"signals are names such as SIGTERM and SIGINT that this platform has and a program "
+            f"can catch. Got: {name!r}."
+        )
+    return found
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"SLURM_JOB_END_TIME is no number of seconds: {text!r}.") from None
 
 
 def _seconds_until(deadline: DeadlineArgument) -> float | None:
@@ -127,7 +159,7 @@ def _seconds_until(deadline: DeadlineArgument) -> float | None:
         if end is None:
             warnings.warn("deadline='slurm': SLURM_JOB_END_TIME is not set.", stacklevel=5)
             return None
-        return float(end) - time.time()
+        return _number(end) - time.time()
     try:
         at = datetime.time.fromisoformat(str(deadline))
     except ValueError:

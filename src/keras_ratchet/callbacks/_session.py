@@ -13,6 +13,7 @@ from keras_ratchet._engine.callback_states import CallbackStates
 from keras_ratchet._engine.data_cursor import DataCursor
 from keras_ratchet._engine.resumer import BeforeValidation, Resumer
 from keras_ratchet._engine.train_state import TrainState
+from keras_ratchet.callbacks._pace import Pace
 from keras_ratchet.callbacks._tail import Closer, Gate
 from keras_ratchet.errors import ResumeError
 from keras_ratchet.policy.preempt import Deadline
@@ -42,17 +43,18 @@ class Session:
         self._others = [c for c in inner if c is not head and c is not head.tail]
         iterator = _compat.epoch_iterator()
         self._in_fit = iterator is not None
+        self.to_skip = 0
         _compat.build(model, iterator)
         self._cursor = DataCursor(iterator, head.data)
-        self.resumer = Resumer(self._backups, CallbackStates(self._others), self._cursor)
+        states = CallbackStates(self._others)
+        self.resumer = Resumer(self._backups, states, self._cursor, head.loop_optimizer)
         self._first = False
         self._done = 0
-        self._pending = 0
+        self._pace = Pace(head.batch_trigger, head.time_trigger)
+        self._stopping = False
         self._logs: Mapping[str, float] = {}
         self._validation: BeforeValidation | None = None
         self._epoch = 0
-        self._saved_s = self._batch_s = time.monotonic()
-        self._longest_save_s = 0.0
 
     def begin(self) -> int:
         """Go on from the newest snapshot, if there is one; return the epoch that is first."""
@@ -62,17 +64,26 @@ class Session:
         if state is None:
             self._save(Position(), {}, "training begins")
             return 0
-        if state.position.batch and not self._in_fit:
+        if state.position.batch and not (self._in_fit or self._head.loop_skips):
             raise ResumeError(
                 "The snapshot is from the middle of an epoch, and only `fit` can skip batches. "
-                "Use save_freq='epoch' in a loop of your own."
+                "In a loop of your own use keras_ratchet.Run, or save_freq='epoch'."
             )
         self.resumer.put_back(self._model)
         self._epoch = state.position.epoch
-        self._pending = int(state.facts.get("pending", 0))
-        first = self._epochs() if state.finished else state.position.epoch
-        _compat.set_initial_epoch(self._model, first)
+        self._pace.pending = int(state.facts.get("pending", 0))
+        _compat.set_initial_epoch(self._model, self._epoch)
+        if self.is_over:
+            self._skip_all_epochs(state)
         return state.position.epoch
+
+    def _skip_all_epochs(self, state: TrainState) -> None:
+        """Let `fit` run no epoch, and the callbacks do their last work as they would have."""
+        _compat.set_initial_epoch(self._model, self._epochs())
+        self._stopping = bool(state.facts.get("stopping"))
+        self._model.stop_training = self._stopping
+        if not state.finished:  # killed between the last epoch and the end
+            self.resumer.begin_first_epoch()
 
     def _warn(self) -> None:
         if forgotten := self.resumer.callbacks.not_kept():
@@ -83,6 +94,17 @@ class Session:
             )
         for complaint in self._cursor.complaints():
             warnings.warn(f"Resume will not be exact. {complaint}", stacklevel=5)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all epochs of this training were done before it was begun again."""
+        state = self.resumer.state
+        if state is None:
+            return False
+        if state.finished or state.facts.get("stopping"):
+            return True
+        epochs = self._epochs()
+        return epochs is not None and state.position.epoch >= epochs
 
     def before_epoch(self, epoch: int) -> None:
         """Before any other callback: bring data and random streams into place."""
@@ -98,28 +120,21 @@ class Session:
         if self._skips():
             state = self._state()
             self.resumer.put_back(self._model)
-            Gate(self._model, self._list, self.resumer)
-            self._done = state.position.batch
+            self._done = self.to_skip = state.position.batch
+            if self._in_fit:
+                Gate(self._model, self._list, self.resumer)
         self._first = False
 
     def batch_has_ended(self, batch: int, logs: Mapping[str, float]) -> None:
         """Save, if a trigger says so; `batch` is the index of the last one that ended."""
         ended, self._done, self._logs = batch + 1 - self._done, batch + 1, logs
-        now = time.monotonic()
-        step_s, self._batch_s = now - self._batch_s, now
-        if asked := self._head.preemption.due(self._longest_save_s, step_s):
+        if asked := self._head.preemption.due(self._pace.longest_save_s, self._pace.step()):
             self._make_room(asked)
-        elif self._due(ended, now):
+        elif self._pace.is_due(ended) and not self._is_stopping():
             self._save(self._here(), logs, "in mid-epoch")
 
-    def _due(self, ended: int, now: float) -> bool:
-        due = False
-        if self._head.batch_trigger is not None:
-            self._pending, verdict = self._head.batch_trigger.check(self._pending, ended)
-            due = bool(verdict)
-        if self._head.time_trigger is not None:
-            due = due or bool(self._head.time_trigger.check(now - self._saved_s))
-        return due
+    def _is_stopping(self) -> bool:
+        return bool(getattr(self._model, "stop_training", False))
 
     def validation_begins(self) -> None:
         """Note what validation is about to change."""
@@ -127,13 +142,14 @@ class Session:
 
     def validation_batch_has_ended(self) -> None:
         """Make room if asked to; the epoch's batches are all done."""
-        if asked := self._head.preemption.due(self._longest_save_s, 0.0):
+        if asked := self._head.preemption.due(self._pace.longest_save_s, 0.0):
             self._make_room(asked, self._validation)
 
     def epoch_has_ended(self, epoch: int, logs: Mapping[str, float]) -> None:
         """Save after all other callbacks have judged the epoch."""
         self._epoch, self._done, self._logs = epoch + 1, 0, {}
-        if asked := self._head.preemption.due(self._longest_save_s, 0.0):
+        self._stopping = self._is_stopping() and not self._head.interrupted
+        if asked := self._head.preemption.due(self._pace.longest_save_s, 0.0):
             self._make_room(asked)
         elif self._head.save_freq == "epoch":
             self._save(self._here(), logs, f"epoch {epoch + 1} has ended")
@@ -146,15 +162,14 @@ class Session:
             self.resumer.put_back(self._model)
             self.resumer.go_on_in_epoch()
         elif not self._head.delete_checkpoint:
-            stopped = getattr(self._model, "stop_training", False)
-            mark = "stopped" if stopped else "all epochs"
+            mark = "stopped" if self._is_stopping() else "all epochs"
             self._save(Position(self._epoch), logs, "training has ended", mark)
         if self._head.delete_checkpoint:
             self._backups.clear()
 
     def _make_room(self, asked: Deadline, before: BeforeValidation | None = None) -> None:
         """Save if it fits into the time that is left, and end `fit` without more ado."""
-        verdict = asked.check(time.monotonic(), self._longest_save_s)
+        verdict = asked.check(time.monotonic(), self._pace.longest_save_s)
         if verdict:
             self._save(self._here(), self._logs, verdict.reason, before=before)
         kind = "deadline" if asked.cause == "the deadline" else "signal"
@@ -173,18 +188,25 @@ class Session:
         finished: str = "",
         before: BeforeValidation | None = None,
     ) -> None:
-        began = time.monotonic()
-        state = self.resumer.capture(_synced(self._head), position, logs)
-        state.finished = finished
-        if before is not None:
-            before.put_into(state)
-        state.facts |= {"epochs": self._epochs(), "pending": self._pending}
-        self._backups.save(self._model, state, reason)
-        self._saved_s = time.monotonic()
-        self._longest_save_s = max(self._longest_save_s, self._saved_s - began)
+        with self._pace.saving():
+            state = self.resumer.capture(_synced(self._head), position, logs)
+            state.finished = finished
+            if before is not None:
+                before.put_into(state)
+            state.facts |= {
+                "epochs": self._epochs(),
+                "pending": self._pace.pending,
+                "stopping": self._stopping,
+            }
+            self._backups.save(self._model, state, reason)
 
     def _here(self) -> Position:
         return Position(self._epoch, self._done)
+
+    def take_skip(self) -> tuple[int, Mapping[str, float]]:
+        """Return, once, how many batches a hand-written loop has to draw, and the logs then."""
+        skip, self.to_skip = self.to_skip, 0
+        return skip, self._state().logs if skip else {}
 
     def _skips(self) -> bool:
         return self._first and self._state().position.batch > 0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from keras_ratchet import _compat
 from keras_ratchet._engine.backups import ARRAYS, DATA, Backups
 from keras_ratchet.callbacks._base import RatchetCallback
+from keras_ratchet.callbacks._loop import Loop
 from keras_ratchet.callbacks._preemption import DeadlineArgument, Preemption
 from keras_ratchet.callbacks._session import Session
 from keras_ratchet.callbacks._tail import Tail
@@ -111,6 +113,8 @@ class BackupAndRestore(_KerasPaths, RatchetCallback):
         self.preemption = Preemption(signals, grace_s, deadline)
         self.backups = Backups(self.backup_dir, self.keep)
         self.tail = Tail(self, self.in_mid_epoch, self.preemption.active)
+        self.loop_optimizer: Any = None  # keras_ratchet.Run sets these two
+        self.loop_skips = False
         self._current_epoch = 0
         self._last_batch_seen = 0
 
@@ -125,6 +129,11 @@ class BackupAndRestore(_KerasPaths, RatchetCallback):
         periodic = self.batch_trigger is not None or self.time_trigger is not None
         return periodic or self.preemption.active
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C was pressed."""
+        return self._ctrl_c.requested
+
     def set_model(self, model: Any) -> None:
         """Take the first and the last place in the callback list."""
         super().set_model(model)
@@ -138,10 +147,10 @@ class BackupAndRestore(_KerasPaths, RatchetCallback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Take the lock, and the signals."""
-        super().on_train_begin(logs)
         self.stop_reason = None
         self.backups.begin()
-        self.preemption.arm()
+        self.preemption.arm(None if self.loop_skips else Loop(sys._getframe(), self._list))
+        super().on_train_begin(logs)
         if self._list is None:
             self.begin_session()
 
@@ -158,6 +167,8 @@ class BackupAndRestore(_KerasPaths, RatchetCallback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Note that the epoch is done, even if a later callback fails."""
+        if self._epoch_is_partial():
+            self._raise_if_interrupted()
         self._current_epoch, self._last_batch_seen = epoch + 1, 0
 
     def end_session(self, logs: Mapping[str, float]) -> None:
@@ -167,8 +178,8 @@ class BackupAndRestore(_KerasPaths, RatchetCallback):
 
     def leave(self) -> None:
         """Close after a preemption; the snapshots stay."""
-        super().on_train_end()
         self._release()
+        super().on_train_end()
         if self.exit_code is not None:
             raise SystemExit(self.exit_code)
 

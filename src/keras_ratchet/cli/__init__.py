@@ -35,6 +35,18 @@ COMMANDS = {
 _MODULES = {"unpin": "pin"}
 
 
+def clean(text: str) -> str:
+    r"""Return text without what a terminal would obey: names and reasons may be a stranger's.
+
+    Example:
+        >>> clean("best\x1b[2J.keras")
+        'best?[2J.keras'
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 class _Ratchet(click.Group):
     """A group whose commands are imported on use and whose errors end in one place."""
 
@@ -62,9 +74,9 @@ class _Ratchet(click.Group):
         except BrokenPipeError:  # `ratchet ls | head` is no error
             raise
         except CorruptError as error:
-            raise click.ClickException(str(error)) from error  # its exit code is 1
+            raise click.ClickException(clean(str(error))) from error  # its exit code is 1
         except RatchetError as error:
-            raise _WrongUse(str(error)) from error
+            raise _WrongUse(clean(str(error))) from error
         except OSError as error:
             where = f": {error.filename!r}" if error.filename else ""
             raise _WrongUse(f"{error.strerror or error}{where}") from error

@@ -18,6 +18,7 @@ import click
 
 from keras_ratchet._storage import durable
 from keras_ratchet._storage.journal import plain
+from keras_ratchet.cli import clean
 from keras_ratchet.types import SnapshotInfo
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print strict JSON instead.")
@@ -33,6 +34,11 @@ _UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 def emit(data: Any) -> None:
     """Print data as strict JSON."""
     click.echo(json.dumps(plain(data), indent=2, allow_nan=False))
+
+
+def say(text: str, err: bool = False, fg: str | None = None, bold: bool | None = None) -> None:
+    """Print a line; on a terminal in a colour."""
+    click.secho(clean(text), err=err, fg=fg, bold=bold)
 
 
 def as_data(snapshot: SnapshotInfo) -> dict[str, Any]:
@@ -54,6 +60,7 @@ def table(
         right: Names of the columns that are aligned to the right.
         colours: A colour for each row, on a terminal.
     """
+    rows = [[clean(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
     to_right = [header in right for header in headers]
 

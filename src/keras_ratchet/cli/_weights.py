@@ -6,20 +6,18 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import click
-
-from keras_ratchet._formats import readers
-from keras_ratchet.cli import _select
+from keras_ratchet._formats.readers import Weight, open_weights, read_config
+from keras_ratchet.cli import _output, _select
 from keras_ratchet.errors import LoadError
 
 
 def config_of(path: str) -> dict[str, Any] | None:
     """Return the config of the model in a checkpoint, or None if it holds weights only."""
-    return readers.read_config(_file(path))
+    return read_config(_file(path))
 
 
 @contextlib.contextmanager
-def opened(path: str, optimizer: bool) -> Iterator[list[readers.Weight]]:
+def opened(path: str, optimizer: bool) -> Iterator[list[Weight]]:
     """Verify a checkpoint and yield its weights.
 
     Args:
@@ -32,8 +30,8 @@ def opened(path: str, optimizer: bool) -> Iterator[list[readers.Weight]]:
     """
     file = _file(path)
     if _select.trusted(_select.one(path)).status == "unverified":
-        click.echo(f"{path} has no manifest, so it is read unverified.", err=True)
-    with readers.open_weights(file) as weights:
+        _output.say(f"{path} has no manifest, so it is read unverified.", err=True)
+    with open_weights(file) as weights:
         yield [weight for weight in weights if optimizer or not weight.of_optimizer]
 
 

@@ -102,4 +102,6 @@ def _report(adopted: list[SnapshotInfo], as_json: bool) -> None:
         _output.emit([_output.as_data(snapshot) for snapshot in adopted])
         return
     for s in adopted:
-        click.echo(f"adopted  {s.path}  {readable(s.bytes)}  {_output.metrics(s.metrics)}".rstrip())
+        _output.say(
+            f"adopted  {s.path}  {readable(s.bytes)}  {_output.metrics(s.metrics)}".rstrip()
+        )

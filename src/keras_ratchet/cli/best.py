@@ -36,15 +36,15 @@ def best(
     for snapshot in _select.best_first(snapshots, ranking):
         outcome = None if no_verify else verify(snapshot.path)
         if outcome is not None and not outcome:
-            click.echo(f"Passed over {snapshot.name}: {outcome.problem}.", err=True)
+            _output.say(f"Passed over {snapshot.name}: {outcome.problem}.", err=True)
             continue
         path = os.path.join(directory, snapshot.name)
         data = _output.as_data(snapshot) | {"path": path, "ranked_by": ranking.metrics}
-        _output.emit(data) if as_json else click.echo(path)
+        _output.emit(data) if as_json else click.echo(os.fsencode(path))
         return
     name = ranking.metrics[0][0] if ranking.metrics else None
     why = f"has a usable {name}" if name else "says by which metric it was saved (see --metric)"
-    click.echo(f"No best checkpoint in {directory!r}: none {why}.", err=True)
+    _output.say(f"No best checkpoint in {directory!r}: none {why}.", err=True)
     if as_json:
         _output.emit(None)
     ctx.exit(PROBLEM)

@@ -62,7 +62,7 @@ def diff(a: str, b: str, most: int, optimizer: bool, as_json: bool) -> None:
     _print_weights(different[:most])
     rest = len(different) - most
     more = f"; {rest} more with --most {len(different)}" if rest > 0 else ""
-    click.echo(f"{_output.count(len(different), 'weight')} differ, {same} are the same{more}")
+    _output.say(f"{_output.count(len(different), 'weight')} differ, {same} are the same{more}")
 
 
 def _weight_changes(a: str, b: str, optimizer: bool) -> Iterator[Change]:
@@ -146,11 +146,11 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def _print_config(a: str, b: str, changes: Sequence[dict[str, Any]]) -> None:
     without = [path for path in (a, b) if _weights.config_of(path) is None]
     if without:
-        click.echo(f"config: not compared, {' and '.join(without)} holds weights only")
+        _output.say(f"config: not compared, {' and '.join(without)} holds weights only")
         return
-    click.echo(f"config: {_output.count(len(changes), 'difference') if changes else 'the same'}")
+    _output.say(f"config: {_output.count(len(changes), 'difference') if changes else 'the same'}")
     for change in changes:
-        click.echo(f"  {change['path']}: {_short(change['a'])} -> {_short(change['b'])}")
+        _output.say(f"  {change['path']}: {_short(change['a'])} -> {_short(change['b'])}")
 
 
 def _short(value: Any) -> str:

@@ -78,7 +78,7 @@ def export(
     if as_json:
         _output.emit({"path": output, "format": form, "names": list(arrays), "bytes": size})
         return
-    click.echo(f"{_output.count(len(arrays), 'weight')} ({readable(size)}) written to {output}")
+    _output.say(f"{_output.count(len(arrays), 'weight')} ({readable(size)}) written to {output}")
 
 
 def _format_of(output: str, form: str | None) -> str:

@@ -14,6 +14,7 @@ from keras_ratchet._storage.space import readable
 from keras_ratchet.cli import _output
 from keras_ratchet.errors import LoadError
 
+_MOST_BYTES = 1 << 63
 _COLOURS = {"save_error": "red", "stop": "yellow", "save": "green", "drop": "blue"}
 
 
@@ -34,7 +35,7 @@ def history(directory: str, most: int, epochs: bool, as_json: bool) -> None:
         _output.emit(shown)
         return
     if len(events) > most:
-        click.echo(f"({len(events) - most} earlier; --most {len(events)} shows all)")
+        _output.say(f"({len(events) - most} earlier; --most {len(events)} shows all)")
     headers = ["time", "event", "epoch", "file", "what"]
     rows = [[_time(e), e["event"], _epoch(e), _file(e), _what(e)] for e in shown]
     _output.table(headers, rows, {"epoch"}, [_COLOURS.get(e["event"]) for e in shown])
@@ -55,7 +56,7 @@ def events_of(directory: str) -> list[dict[str, Any]]:
 
 def _time(event: Mapping[str, Any]) -> str:
     at = event.get("time")
-    return _output.clock(at) if isinstance(at, int | float) else "-"
+    return _output.clock(at) if isinstance(at, float | int) else "-"
 
 
 def _epoch(event: Mapping[str, Any]) -> str:
@@ -75,10 +76,10 @@ def _what(event: Mapping[str, Any]) -> str:
     if event["event"] == "epoch" and isinstance(event.get("metrics"), dict):
         parts.append("  ".join(f"{name} {_value(v)}" for name, v in event["metrics"].items()))
     size = event.get("bytes")
-    if isinstance(size, int):
+    if isinstance(size, int) and 0 <= size < _MOST_BYTES:
         parts.append(f"({readable(size)}, blocked {event.get('blocked_s', '?')} s)")
     return " ".join(parts)
 
 
 def _value(value: Any) -> str:
-    return _output.number(value) if isinstance(value, int | float) else str(value)
+    return _output.number(value) if isinstance(value, float) else str(value)

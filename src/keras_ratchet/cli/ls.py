@@ -37,7 +37,7 @@ def ls(ctx: click.Context, directory: str, verify: bool, as_json: bool) -> None:
     elif snapshots:
         _print(snapshots, marks, outcomes)
     else:
-        click.echo(f"No checkpoints in {directory}: all were deleted (see `ratchet history`).")
+        _output.say(f"No checkpoints in {directory}: all were deleted (see `ratchet history`).")
     if any(outcome.status == "corrupt" for outcome in outcomes.values()):
         ctx.exit(PROBLEM)
 

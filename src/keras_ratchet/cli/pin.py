@@ -41,4 +41,4 @@ def _apply(paths: tuple[str, ...], change: Callable[[str], None], done: str, as_
         _output.emit([_output.as_data(records.record(s.path)) for s in snapshots])
         return
     for snapshot in snapshots:
-        click.echo(f"{done}  {snapshot.path}")
+        _output.say(f"{done}  {snapshot.path}")

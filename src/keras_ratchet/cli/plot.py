@@ -44,4 +44,4 @@ def plot(directory: str, output: str, metric: str | None, force: bool, as_json: 
     if as_json:
         _output.emit({"path": output})
         return
-    click.echo(f"written to {output}")
+    _output.say(f"written to {output}")

@@ -139,9 +139,9 @@ def _report(directory: str, steps: Sequence[_Step], done: bool, as_json: bool) -
     _output.table(headers, rows, {"epoch", "size"}, colours)
     gone = _output.count(sum(step.frees > 0 for step in steps), "checkpoint")
     if done:
-        click.echo(f"Deleted {gone}, {readable(freed)}.")
+        _output.say(f"Deleted {gone}, {readable(freed)}.")
     else:
-        click.echo(f"Would delete {gone}, {readable(freed)}. Nothing is deleted without --yes.")
+        _output.say(f"Would delete {gone}, {readable(freed)}. Nothing is deleted without --yes.")
 
 
 def _why(step: _Step) -> str:

@@ -31,14 +31,14 @@ def show(path: str, as_json: bool) -> None:
         records = {name: {"bytes": r.bytes, "xxh3_128": r.digest} for name, r in files.items()}
         _output.emit(_output.as_data(snapshot) | {"marks": marks, "files": records})
         return
-    click.secho(snapshot.path, bold=True)
+    _output.say(snapshot.path, bold=True)
     lines = _facts(snapshot, marks) if snapshot.manifest else _bare(snapshot)
     lines += [
         (f"file {name}", f"{r.bytes} bytes, XXH3-128 {r.digest}") for name, r in files.items()
     ]
     width = max(len(label) for label, _ in lines)
     for label, value in lines:
-        click.echo(f"  {label.ljust(width)}  {value}")
+        _output.say(f"  {label.ljust(width)}  {value}")
 
 
 def _files(snapshot: SnapshotInfo) -> Mapping[str, FileRecord]:

@@ -32,10 +32,10 @@ def verify(ctx: click.Context, paths: tuple[str, ...], as_json: bool) -> None:
         for outcome in outcomes:
             problem = f": {outcome.problem}" if outcome.problem else ""
             line = f"{outcome.status.ljust(10)}  {outcome.path}{problem}"
-            click.secho(line, fg=_COLOURS[outcome.status])
+            _output.say(line, fg=_COLOURS[outcome.status])
         total = readable(sum(outcome.bytes for outcome in outcomes))
         known = sum(outcome.status == "ok" for outcome in outcomes)
-        click.echo(
+        _output.say(
             f"{_output.count(len(outcomes), 'checkpoint')}: {known} ok, {corrupt} corrupt, "
             f"{len(outcomes) - known - corrupt} without a manifest ({total} read)"
         )

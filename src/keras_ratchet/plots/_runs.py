@@ -10,6 +10,7 @@ from typing import Any
 from keras_ratchet.errors import LoadError
 
 Event = Mapping[str, Any]
+_MOST_EPOCHS = 10**9
 _AT_ONCE = 8  # that many trainings at one time are told apart in one directory
 
 
@@ -73,8 +74,9 @@ class _Part:
         self.end = _time(event) or self.end
         self.begin = self.begin or self.end
         self.events.append(event)
-        if event["event"] == "epoch" and isinstance(event.get("epoch"), int):
-            self.metrics[event["epoch"]] = _numbers(event.get("metrics"))
+        epoch = _epoch(event)
+        if event["event"] == "epoch" and epoch is not None:
+            self.metrics[epoch] = _numbers(event.get("metrics"))
 
     @property
     def choices(self) -> int:
@@ -150,7 +152,7 @@ def _merged(parts: Sequence[_Part], standing: set[int]) -> Run:
     metrics: dict[int, dict[str, float]] = {}
     for epoch, values in (item for part in parts for item in part.metrics.items()):
         metrics.setdefault(epoch, {}).update(values)
-    stops = [e for e in events if e["event"] == "stop" and isinstance(e.get("epoch"), int)]
+    stops = [e for e in events if e["event"] == "stop" and _epoch(e) is not None]
     ranked = [pair for part in parts for e in part.events[::-1] for pair in _ranking(e)]
     return Run(
         metrics=dict(sorted(metrics.items())),
@@ -195,9 +197,9 @@ def _saves(events: Sequence[Event], standing: set[int], main: str) -> tuple[Save
     for event in events:
         stays = id(event) in standing
         counts = stays or str(event.get("series", "")) == main
-        if event["event"] == "save" and counts and isinstance(event.get("epoch"), int):
-            at = event["epoch"] + (0.5 if event.get("batch") else 0.0)
-            saves.append(Save(at, stays))
+        epoch = _epoch(event)
+        if event["event"] == "save" and counts and epoch is not None:
+            saves.append(Save(epoch + (0.5 if event.get("batch") else 0.0), stays))
     return tuple(saves)
 
 
@@ -209,14 +211,27 @@ def _ranking(event: Event) -> tuple[tuple[str, str], ...]:
 
 
 def _numbers(values: Any) -> dict[str, float]:
-    """Return metrics as floats; the journal writes NaN and infinities as strings."""
-    numbers: dict[str, float] = {}
-    for name, value in values.items() if isinstance(values, dict) else ():
-        if isinstance(value, int | float) or value in ("nan", "inf", "-inf"):
-            numbers[str(name)] = float(value)
-    return numbers
+    pairs = values.items() if isinstance(values, dict) else ()
+    numbers = {str(name): _number(value) for name, value in pairs}
+    return {name: number for name, number in numbers.items() if number is not None}
 
 
 def _time(event: Event) -> float:
-    at = event.get("time")
-    return float(at) if isinstance(at, int | float) else 0.0
+    number = _number(event.get("time"))
+    return number if number is not None and math.isfinite(number) else 0.0
+
+
+def _number(value: Any) -> float | None:
+    """Return a number as a float; the journal writes NaN and infinities as strings."""
+    if not isinstance(value, int | float) and value not in ("nan", "inf", "-inf"):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
+
+
+def _epoch(event: Event) -> int | None:
+    """Return the number of epochs done, None if the event has none that can be."""
+    epoch = event.get("epoch")
+    return epoch if isinstance(epoch, int) and 0 <= epoch < _MOST_EPOCHS else None

@@ -1,0 +1,57 @@
+"""What the other examples share: a child process that kills itself in the middle of an epoch."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import keras
+
+import keras_ratchet
+
+
+class KillAt(keras.callbacks.Callback):
+    """Kills its own process by SIGKILL, which cannot be caught, after a batch of an epoch.
+
+    Args:
+        epoch: Index of the epoch.
+        batch: Index of the batch.
+    """
+
+    def __init__(self, epoch, batch):
+        super().__init__()
+        self.at = (epoch, batch)
+        self._epoch = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Note the epoch."""
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Die here, if this is the place."""
+        if (self._epoch, batch) == self.at:
+            print(f"Killed by SIGKILL in epoch {self._epoch + 1}, after batch {batch + 1}.")
+            sys.stdout.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_until_killed(script, *arguments):
+    """Run a script in a child process, which has to die by SIGKILL."""
+    child = subprocess.run([sys.executable, script, *arguments], check=False)
+    if child.returncode != -signal.SIGKILL:
+        raise SystemExit(f"The child was to be killed, but it ended with {child.returncode}.")
+
+
+def resumes_in(backup):
+    """Say where a training with this backup directory will go on, or None if it begins anew."""
+    snapshots = keras_ratchet.checkpoints(backup) if backup.is_dir() else []
+    if not snapshots:
+        return None
+    position = snapshots[-1].position
+    return f"epoch {position.epoch + 1}, after batch {position.batch}"
+
+
+def same_weights(one, other):
+    """Say whether two models hold the same weights, bit by bit."""
+    pairs = zip(one.get_weights(), other.get_weights(), strict=True)
+    return all(a.tobytes() == b.tobytes() for a, b in pairs)

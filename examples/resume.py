@@ -1,0 +1,113 @@
+"""Kill it anywhere, run it again, get the same bits.
+
+Trains the network of `digits.py` three times: without interruption; in a child process that
+kills itself by SIGKILL in the middle of an epoch; and the same child again, which goes on where
+the snapshot says. Then compares all variables, the optimizer, the History and the best file.
+
+    KERAS_BACKEND=jax python examples/resume.py
+"""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import digits
+import keras
+import numpy as np
+from interrupt import KillAt, resumes_in, run_until_killed, same_weights
+from rich.console import Console
+from rich.table import Table
+
+import keras_ratchet
+
+RUN = Path("runs/resume")
+EPOCHS = 6
+KILL = KillAt(epoch=3, batch=25)  # of 34 batches
+
+
+def train(run, *more_callbacks):
+    """Train, or go on training, and write the whole final state into `run`."""
+    keras.utils.set_random_seed(7)
+    training, validation, _ = digits.load_data()
+    model = digits.build_model()
+    stopper = keras_ratchet.EarlyStopping(patience=2)
+    history = model.fit(
+        *training,
+        validation_data=validation,
+        epochs=EPOCHS,
+        batch_size=32,
+        verbose=0,
+        callbacks=[
+            keras_ratchet.BackupAndRestore(run / "backup", save_freq=10),
+            stopper,
+            keras_ratchet.ModelCheckpoint(run / "best.keras", save_best_only=True),
+            *more_callbacks,
+        ],
+    )
+    variables = {
+        f"{part}/{number:02d}": keras.ops.convert_to_numpy(variable)
+        for part, whole in (("model", model), ("optimizer", model.optimizer))
+        for number, variable in enumerate(whole.variables)
+    }
+    np.savez(run / "variables.npz", **variables)
+    decisions = {"best": stopper.best, "best_epoch": stopper.best_epoch, "wait": stopper.wait}
+    (run / "history.json").write_text(json.dumps({**history.history, **decisions}))
+
+
+def compare(one, other):
+    """Return, for each part of the final state, how many entries there are and how many differ."""
+    a, b = np.load(one / "variables.npz"), np.load(other / "variables.npz")
+    if a.files != b.files:
+        raise SystemExit(f"The two runs have different variables: {a.files} and {b.files}.")
+    parts = {}
+    for part in ("model", "optimizer"):
+        names = [name for name in a.files if name.startswith(part)]
+        different = [n for n in names if a[n].tobytes() != b[n].tobytes() or a[n].dtype != b[n].dtype]
+        parts[f"variables of the {part}"] = (len(names), len(different))
+    a, b = (json.loads((run / "history.json").read_text()) for run in (one, other))
+    different = [name for name in a.keys() | b.keys() if a.get(name) != b.get(name)]
+    parts["History and the stopper's decisions"] = (len(a), len(different))
+    a, b = (keras.models.load_model(run / "best.keras") for run in (one, other))
+    parts["best file"] = (1, int(not same_weights(a, b)))
+    return parts
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--child", action="store_true", help="train in RUN/killed")
+    parser.add_argument("--kill", action="store_true", help="and die in mid-epoch")
+    arguments = parser.parse_args()
+    straight, killed = RUN / "straight", RUN / "killed"
+    if arguments.child:
+        train(killed, *([KILL] if arguments.kill else []))
+        return
+
+    shutil.rmtree(RUN, ignore_errors=True)
+    train(straight)
+    run_until_killed(__file__, "--child", "--kill")
+    place = resumes_in(killed / "backup")
+    subprocess.run([sys.executable, __file__, "--child"], check=True)
+
+    parts = compare(straight, killed)
+    table = Table(title=f"Killed and resumed, against uninterrupted ({keras.backend.backend()})")
+    for heading in ("", "compared", "different"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for part, (count, different) in parts.items():
+        table.add_row(part, str(count), str(different))
+    console = Console()
+    console.print(table)
+    console.print(f"Run again, the script went on in {place}, and trained to epoch {EPOCHS}.")
+    if any(different for _, different in parts.values()):
+        raise SystemExit("The resumed run differs from the uninterrupted one.")
+    console.print("The final weights are bit-identical to the uninterrupted run's.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""`Run`: snapshots, resume, stopping and preemption for a training loop written by hand."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import keras
+
+from keras_ratchet import _backends
+from keras_ratchet.callbacks._base import abandon
+from keras_ratchet.callbacks.backup_and_restore import BackupAndRestore
+from keras_ratchet.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class Run:
+    """Drives a hand-written training loop: `with Run(...) as run`, `run.epochs`, `run.batches`.
+
+    The same snapshots and the same exactness as `BackupAndRestore` in `fit`: kill the process
+    anywhere, run the script again, and the loop goes on at the batch where it stopped.
+
+    Args:
+        directory: A directory for this training alone.
+        model: The Keras model; it need not be compiled.
+        optimizer: The loop's optimizer: torch's, or a Keras one that is not the model's.
+        callbacks: Keras callbacks, ours among them; they are called at the usual moments.
+        data: The training data if it has a state of its own: a torch DataLoader with a
+            `generator`, or anything with `state_dict` and `load_state_dict`.
+        **backup: Further arguments of `BackupAndRestore`: `save_freq`, `every_s`, `keep`,
+            `delete_checkpoint`, `signals`, `deadline`, and so on.
+
+    Attributes:
+        backup: The `BackupAndRestore` behind it.
+
+    Raises:
+        ConfigError: If an argument cannot work.
+
+    Example:
+        ```python
+        with Run("runs/a", model, optimizer=optimizer, save_freq=100) as run:
+            for epoch in run.epochs(50):
+                for x, y in run.batches(loader):
+                    run.log(loss=train_step(x, y))
+                run.log(val_loss=validate())
+        ```
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        model: Any,
+        *,
+        optimizer: Any = None,
+        callbacks: Sequence[Any] = (),
+        data: Any = None,
+        **backup: Any,
+    ) -> None:
+        callbacks = list(callbacks)
+        if any(isinstance(c, BackupAndRestore) for c in callbacks):
+            raise ConfigError("Run saves by itself: leave BackupAndRestore out of callbacks=.")
+        if optimizer is not None and not hasattr(optimizer, "load_state_dict"):
+            optimizer = _KerasOptimizer(optimizer, model)
+        self.backup = BackupAndRestore(directory, data=data, **backup)
+        self.backup.loop_optimizer = optimizer
+        self.backup.loop_skips = True
+        self._model = model
+        self._history = keras.callbacks.History()
+        self._callbacks = [self.backup, *callbacks, self._history]
+        self._list: Any = None
+        self._epoch_logs: dict[str, float] = {}
+        self._epoch = 0
+        self._warned = False
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let the callbacks do their last work if the loop was left before its end."""
+        if self._list is not None:
+            abandon(self._callbacks, error or GeneratorExit("the loop was left by break"))
+            self._list = None
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a callback, a signal or a deadline has asked the loop to end."""
+        return bool(self._model.stop_training)
+
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """The logs of all epochs, those before an interruption included."""
+        history: dict[str, list[float]] = self._history.history
+        return history
+
+    def log(self, **metrics: Any) -> None:
+        """Note metrics: in a batch for its end, after the batches for the end of the epoch."""
+        self._epoch_logs.update({name: float(value) for name, value in metrics.items()})
+
+    def epochs(self, epochs: int) -> Iterator[int]:
+        """Yield the index of each epoch that is still to be trained.
+
+        Args:
+            epochs: How many there are in all.
+        """
+        self._model.stop_training = False
+        self._list = keras.callbacks.CallbackList(
+            self._callbacks, model=self._model, epochs=epochs, verbose=0
+        )
+        self._list.on_train_begin()
+        finished = self.backup.session.is_over
+        for epoch in range(epochs if finished else self.backup.initial_epoch, epochs):
+            self._epoch, self._epoch_logs = epoch, {}
+            self._list.on_epoch_begin(epoch)
+            yield epoch
+            self._list.on_epoch_end(epoch, dict(self._epoch_logs))
+            if self.stopping:
+                break
+        self._list.on_train_end(dict(self._epoch_logs))
+        self._list = None
+
+    def batches(self, source: Iterable[T]) -> Iterator[T]:
+        """Yield the batches of this epoch that are still to be trained.
+
+        Args:
+            source: One pass over the training data.
+
+        Raises:
+            ConfigError: If the loop is not inside `epochs`.
+        """
+        if self._list is None:
+            raise ConfigError("run.batches(...) belongs inside `for epoch in run.epochs(...)`.")
+        self._warn_of_generators(source)
+        session = self.backup.session
+        skip, logs = session.take_skip()
+        self._epoch_logs.update(logs)
+        for index, batch in enumerate(source):
+            if index < skip:
+                if index == skip - 1:
+                    session.resumer.go_on_in_epoch()
+                continue
+            self._list.on_train_batch_begin(index)
+            yield batch
+            self._list.on_train_batch_end(index, dict(self._epoch_logs))
+            if self.stopping:
+                return
+
+    def _warn_of_generators(self, source: Any) -> None:
+        torch = _backends.torch_loading()
+        if self.backup.data is not None or not hasattr(source, "batch_sampler") or torch is None:
+            return
+        if torch.generators(source) and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "Resume will not be exact. This DataLoader draws from a generator of its own. Say "
+                "so: Run(..., data=loader).",
+                stacklevel=3,
+            )
+
+
+class _KerasOptimizer:
+    """Gives a Keras optimizer the two methods that torch's have."""
+
+    def __init__(self, optimizer: Any, model: Any) -> None:
+        if not isinstance(optimizer, keras.optimizers.Optimizer):
+            raise ConfigError(f"optimizer is torch's or a Keras one. Got: {optimizer!r}.")
+        if not model.built:
+            raise ConfigError("With a Keras optimizer the model has to be built before Run.")
+        if not optimizer.built:
+            optimizer.build(model.trainable_variables)
+        self._optimizer = optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the values of all its variables."""
+        values = [keras.ops.convert_to_numpy(v) for v in self._optimizer.variables]
+        return {"variables": values}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put them back."""
+        for variable, value in zip(self._optimizer.variables, state["variables"], strict=True):
+            variable.assign(value)
