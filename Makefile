@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
-EXTRAS ?= torch,tensorflow,jax,plot,export,data,examples,dev
+EXTRAS ?= torch,tensorflow,jax,plot,data,examples,dev
 KERAS_BACKEND ?= torch
 PIP_ARGS ?=
 BIN := $(VENV)/bin
@@ -15,6 +15,7 @@ export JAX_PLATFORMS ?= cpu
 
 demo: $(STAMP)
 	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/digits.py
+	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/resume.py
 
 test: $(STAMP)
 	KERAS_BACKEND=torch $(PYTEST) $(ARGS)

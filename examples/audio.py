@@ -2,7 +2,7 @@
 
 Data made from package contents, not a recorded corpus: the 36 clips of a voice that says A to Z
 and 0 to 9 (8 kHz, in the package `captcha`, BSD licence) are sped up or slowed down, shifted, and
-drowned in other voices and in noise, anew in each epoch. A 1-D convolution over the spectrogram
+mixed with other clips and with noise, anew in each epoch. A 1-D convolution over the spectrogram
 names the letter or digit. It learns this one voice, not speech at large. The training data is a
 `ResumableDataset`, so that resume gives the same noise to the same batch.
 
@@ -35,8 +35,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 RUN = Path("runs/audio")
-EPOCHS = 20
+EPOCHS = 12
 SYMBOLS = string.digits + string.ascii_uppercase
+REPEATS = 40  # of each symbol in an epoch
 RATE, SAMPLES = 8000, 8000  # one second
 FRAME, HOP = 256, 128
 KILL = KillAt(epoch=2, batch=12)
@@ -68,10 +69,14 @@ def disturb(labels, _, rng):
         shift, speed = rng.integers(0, 1600), rng.uniform(0.85, 1.2)
         sound[:] = np.interp((time - shift) * speed, time, CLIPS[label], left=0.0, right=0.0)
     power = (sounds**2).mean(axis=1, keepdims=True)
-    voices = np.roll(CLIPS[rng.integers(0, len(CLIPS), (2, n))].sum(0), rng.integers(SAMPLES))
+    others = rng.integers(0, len(CLIPS), (n, 2))
+    starts = rng.integers(0, SAMPLES, (n, 2, 1))  # each voice of each clip has its own
+    voices = CLIPS[others[..., None], (time - starts) % SAMPLES].sum(axis=1)
     for noise in (voices, rng.standard_normal((n, SAMPLES), "float32")):
-        decibels = rng.uniform(0, 12, (n, 1))  # the symbol is this much louder
-        sounds += noise * np.sqrt(power / (noise**2).mean(axis=1, keepdims=True) / 10 ** (decibels / 10))
+        decibels = rng.uniform(6, 18, (n, 1))  # the symbol is this much louder
+        sounds += noise * np.sqrt(
+            power / (noise**2).mean(axis=1, keepdims=True) / 10 ** (decibels / 10)
+        )
     return spectrogram(sounds), labels
 
 
@@ -88,7 +93,7 @@ def build_model(shape):
     model = keras.Sequential([keras.Input(shape)])
     for filters in (48, 64):
         model.add(keras.layers.Conv1D(filters, 5, padding="same", use_bias=False))
-        model.add(keras.layers.BatchNormalization())
+        model.add(keras.layers.BatchNormalization(momentum=0.8))
         model.add(keras.layers.ReLU())
         model.add(keras.layers.MaxPooling1D(3))
     model.add(keras.layers.GlobalMaxPooling1D())
@@ -102,7 +107,7 @@ def build_model(shape):
 
 def load_data():
     """Return a training set whose noise is new in each epoch, and a validation set at rest."""
-    labels = np.tile(np.arange(len(SYMBOLS), dtype="int32"), 40)
+    labels = np.tile(np.arange(len(SYMBOLS), dtype="int32"), REPEATS)
     train = ResumableDataset(labels, labels, batch_size=64, seed=1, augment=disturb)
     return train, disturb(labels[:720], None, np.random.default_rng(2))
 
@@ -156,7 +161,7 @@ def main():
     begun = resumes_in(RUN / "backup") or "epoch 1, nothing to resume"
 
     model, history, stopper = train()
-    training, (x, y) = load_data()
+    _, (x, y) = load_data()
     loss, accuracy = model.evaluate(x, y, verbose=0)
     best = keras_ratchet.load_model(RUN)
     kept = [info.name for info in keras_ratchet.checkpoints(RUN)]
@@ -165,9 +170,11 @@ def main():
     pairs, counts = np.unique([y, answers], axis=1, return_counts=True)
     wrong = sorted(((c, *p) for c, p in zip(counts, pairs.T, strict=True) if p[0] != p[1]))[::-1]
 
-    table = Table(title=f"Spoken letters and digits on {keras.backend.backend()}", show_header=False)
+    table = Table(
+        title=f"Spoken letters and digits on {keras.backend.backend()}", show_header=False
+    )
     table.add_row("data", "made from 36 clips of one voice, not a recorded corpus")
-    table.add_row("clips", f"{len(training) * 64} a training epoch, {len(y)} for validation")
+    table.add_row("clips", f"{REPEATS * len(SYMBOLS)} a training epoch, {len(y)} for validation")
     table.add_row("this process began in", begun)
     table.add_row("epochs run", f"{len(history['loss'])} of {EPOCHS}")
     table.add_row("why it ended", str(stopper.stop_reason or "all epochs were run"))

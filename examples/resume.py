@@ -69,7 +69,9 @@ def compare(one, other):
     parts = {}
     for part in ("model", "optimizer"):
         names = [name for name in a.files if name.startswith(part)]
-        different = [n for n in names if a[n].tobytes() != b[n].tobytes() or a[n].dtype != b[n].dtype]
+        different = [
+            n for n in names if a[n].tobytes() != b[n].tobytes() or a[n].dtype != b[n].dtype
+        ]
         parts[f"variables of the {part}"] = (len(names), len(different))
     a, b = (json.loads((run / "history.json").read_text()) for run in (one, other))
     different = [name for name in a.keys() | b.keys() if a.get(name) != b.get(name)]

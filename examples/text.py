@@ -67,7 +67,9 @@ def load_data():
     for sentence in split["training"]:
         split["validation"].pop(sentence, None)
     counts = Counter(word for sentence in split["training"] for word in sentence)
-    vocabulary = {word: number for number, (word, _) in enumerate(counts.most_common(VOCABULARY), 2)}
+    vocabulary = {
+        word: number for number, (word, _) in enumerate(counts.most_common(VOCABULARY), 2)
+    }
     data = []
     for part in split.values():
         x = np.zeros((len(part), LENGTH), "int32")  # 0 fills up, 1 is an unknown word
@@ -136,7 +138,9 @@ def main():
     best = keras_ratchet.load_model(RUN)
     kept = [info.name for info in keras_ratchet.checkpoints(RUN)]
 
-    table = Table(title=f"Standard library sentences on {keras.backend.backend()}", show_header=False)
+    table = Table(
+        title=f"Standard library sentences on {keras.backend.backend()}", show_header=False
+    )
     table.add_row("sentences", f"{len(training[1])} for training, {len(y)} for validation")
     table.add_row("this process began in", begun)
     table.add_row("epochs run", f"{len(history['loss'])} of {EPOCHS}")
@@ -148,10 +152,12 @@ def main():
     console = Console()
     console.print(table)
     words = {number: word for word, number in vocabulary.items()} | {1: "?"}
-    answers = model.predict(x[:400:100], verbose=0)
-    for sentence, answer in zip(x[:400:100], answers, strict=True):
+    rows = np.linspace(0, len(y) - 1, 5, dtype=int)
+    answers = model.predict(x[rows], verbose=0)
+    for sentence, truth, answer in zip(x[rows], y[rows], answers, strict=True):
+        mark = "right" if answer.argmax() == truth else f"wrong, it is {PACKAGES[truth]}"
         text = " ".join(words[number] for number in sentence if number)
-        console.print(f"  {PACKAGES[answer.argmax()]} ({answer.max():.0%}): {text}", markup=False)
+        console.print(f'  "{text}": {PACKAGES[answer.argmax()]} ({mark})', markup=False)
     if not same_weights(model, best):
         raise SystemExit("The model in memory and the best file differ.")
     if accuracy < chance + 0.1:

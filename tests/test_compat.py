@@ -35,6 +35,13 @@ def test_metric_directions_are_found_by_their_name_in_the_logs():
     assert _compat.metric_direction(model, "val_bleu") is None
 
 
+def test_metrics_that_are_not_built_yet_are_known_by_their_names():
+    model = dense(metrics=["mae", keras.metrics.R2Score()], weighted_metrics=["mse"])
+    assert _compat.metrics_are_known(model, ["val_bleu", "val_decoder_loss"])
+    for name in ("val_mae", "out_r2_score", "mse"):
+        assert not _compat.metrics_are_known(model, ["val_bleu", name])
+
+
 def test_per_output_metrics_are_found():
     inputs = keras.Input((4,))
     outputs = {n: keras.layers.Dense(1, name=n)(inputs) for n in ("a", "b")}

@@ -10,10 +10,10 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def run(name, cwd):
+def run(name, cwd, *arguments):
     environment = os.environ | {"PYTHONWARNINGS": "default"}
     result = subprocess.run(
-        [sys.executable, str(EXAMPLES / name)],
+        [sys.executable, str(EXAMPLES / name), *arguments],
         cwd=cwd,
         check=False,
         env=environment,
@@ -40,3 +40,22 @@ def test_the_custom_loop_stops_saves_and_restores(tmp_path, backend):
     output = run("custom_loop.py", tmp_path)
     assert "Best epoch" in output
     assert (tmp_path / "runs/custom_loop/last.keras").exists()
+
+
+@pytest.mark.slow
+def test_resume_is_bit_identical_after_a_kill_in_mid_epoch(tmp_path):
+    output = run("resume.py", tmp_path)
+    assert "Killed by SIGKILL in epoch 4" in output
+    assert "bit-identical to the uninterrupted run's" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["text", "audio"])
+def test_an_example_that_was_killed_goes_on_and_keeps_its_best_file(name, tmp_path):
+    output = run(f"{name}.py", tmp_path, "--interrupt")
+    assert "Killed by SIGKILL in epoch 3" in output
+    assert "epoch 3, after batch" in output.partition("Killed")[2].partition("began in")[2]
+    assert "hold the same weights" in output
+    directory = tmp_path / "runs" / name
+    assert 2 <= len(list(directory.glob("epoch-*.keras"))) <= 3
+    assert not list((directory / "backup").glob("epoch-*"))

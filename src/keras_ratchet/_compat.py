@@ -14,6 +14,8 @@
 | `global_state`'s `global_seed_generator` | seeds | 3.12.0, 3.15.1 |
 | `model._initial_epoch`, `model.train_function` | where `fit` begins | 3.12.0, 3.15.1 |
 | `fit`'s local `epoch_iterator`, its `data_adapter` | what the data is | 3.12.0, 3.15.1 |
+| `PyDatasetAdapter.enqueuer.ready_queue` | what workers drew too early | 3.12.0, 3.15.1 |
+| `EpochIterator._num_batches`, `._distributed_dataset` | length; iterators made | 3.12.0, 3.15.1 |
 | `model._symbolic_build(data_batch=)` | variables before the first step | 3.12.0, 3.15.1 |
 | `io_utils.print_msg` | `verbose=1` prints as Keras does | 3.12.0, 3.15.1 |
 
@@ -252,6 +254,17 @@ def build(model: Any, iterator: Any) -> None:
         model._symbolic_build(data_batch=spec)
     if optimizer is not None and model.built and not optimizer.built:
         optimizer.build(model.trainable_variables)
+
+
+def drop_drawn(iterator: Any) -> None:
+    """Throw away the batches that a PyDataset's workers prepared while the model was built.
+
+    torch and jax draw one batch to learn shapes. Keras stops the workers then, but keeps what
+    they had prepared, and would begin training with it, before and beside a whole epoch.
+    """
+    enqueuer = getattr(getattr(iterator, "data_adapter", None), "enqueuer", None)
+    if enqueuer is not None and iterator.data_adapter.num_batches is not None:
+        enqueuer.ready_queue.queue.clear()
 
 
 _KINDS = {

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
 import keras
 
-from keras_ratchet import _backends
 from keras_ratchet.callbacks._base import abandon
 from keras_ratchet.callbacks.backup_and_restore import BackupAndRestore
 from keras_ratchet.errors import ConfigError
@@ -74,7 +72,6 @@ class Run:
         self._list: Any = None
         self._epoch_logs: dict[str, float] = {}
         self._epoch = 0
-        self._warned = False
 
     def __enter__(self) -> Run:
         return self
@@ -138,8 +135,8 @@ class Run:
         """
         if self._list is None:
             raise ConfigError("run.batches(...) belongs inside `for epoch in run.epochs(...)`.")
-        self._warn_of_generators(source)
         session = self.backup.session
+        session.warn_of_generators(source)
         skip, logs = session.take_skip()
         self._epoch_logs.update(logs)
         for index, batch in enumerate(source):
@@ -152,18 +149,6 @@ class Run:
             self._list.on_train_batch_end(index, dict(self._epoch_logs))
             if self.stopping:
                 return
-
-    def _warn_of_generators(self, source: Any) -> None:
-        torch = _backends.torch_loading()
-        if self.backup.data is not None or not hasattr(source, "batch_sampler") or torch is None:
-            return
-        if torch.generators(source) and not self._warned:
-            self._warned = True
-            warnings.warn(
-                "Resume will not be exact. This DataLoader draws from a generator of its own. Say "
-                "so: Run(..., data=loader).",
-                stacklevel=3,
-            )
 
 
 class _KerasOptimizer:

@@ -23,7 +23,7 @@ EVERYWHERE = (
     ("epoch end", 4),
     ("train end", -1),
 )
-LIMIT_S = 600
+LIMIT_S = 1200
 
 pytestmark = [
     pytest.mark.slow,

@@ -1,5 +1,6 @@
 """Pain 10: Ctrl-C, really sent to this process, does not lose the best weights."""
 
+import os
 import signal
 import threading
 
@@ -14,12 +15,10 @@ CURVE = [0.5, 0.1, 0.7, 0.8]  # the best epoch is the second
 
 
 @pytest.fixture(autouse=True)
-def python_handles_sigint():
-    """Each test begins and ends with Python's own handler, as a script does."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def handler_is_given_back(python_handles_sigint):
+    """Each test ends with the handler it began with."""
     yield
-    handler = signal.signal(signal.SIGINT, before)
-    assert handler is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def stopper(module=keras_ratchet, **arguments):
@@ -175,6 +174,25 @@ def test_training_in_another_thread_works():
     thread.join()
     assert errors == []
     assert stamp_of(model) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_in_a_forked_worker_the_first_ctrl_c_is_left_to_the_trainer(caplog):
+    def work():
+        child = os.fork()
+        if child == 0:
+            code = 99
+            try:
+                press_ctrl_c()  # a terminal sends it to the workers too
+                code = len(caplog.records)
+            finally:
+                os._exit(code)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    codes, model = [], tiny()
+    train(model, stopper(), At("train_batch_end", 1, work))
+    assert codes == [0]
+    assert len(model.history.epoch) == len(CURVE)
 
 
 def test_after_a_run_ctrl_c_is_pythons_again():

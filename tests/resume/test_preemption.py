@@ -15,7 +15,7 @@ from support.resuming import EPOCHS, PER_EPOCH, Script, arrays, scramble
 
 import keras_ratchet
 from keras_ratchet._storage import durable
-from keras_ratchet.callbacks import _pace, _preemption, _session
+from keras_ratchet.callbacks import _pace, _preemption, _saves
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy.preempt import Deadline
 
@@ -294,7 +294,7 @@ def an_hour_ahead(kind):
 
 def test_a_deadline_ends_training_when_another_step_might_not_fit(tmp_path, whole, monkeypatch):
     one, clock = script(tmp_path), Clock()
-    for module in (_preemption, _pace, _session):
+    for module in (_preemption, _pace, _saves):
         monkeypatch.setattr(module, "time", clock)
 
     def last():

@@ -2,7 +2,16 @@
 
 import pytest
 from support.faults import MODES
-from support.scenarios import SCENARIOS, all_runs, all_runs_with_two_faults
+from support.scenarios import (
+    SCENARIOS,
+    Delete,
+    SaveOver,
+    SnapshotDelete,
+    all_runs,
+    all_runs_with_two_faults,
+)
+
+SLOW = [pytest.mark.slow]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -13,7 +22,14 @@ def test_a_fault_at_any_call_costs_no_checkpoint_and_leaves_nothing(scenario, mo
     assert [what for run in runs for what in run.violations] == []
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: type(s).__name__)
+TWICE = [
+    pytest.param(s, marks=[] if isinstance(s, Delete | SaveOver | SnapshotDelete) else SLOW)
+    for s in SCENARIOS
+]
+
+
+@pytest.mark.parametrize("scenario", TWICE, ids=lambda s: type(s).__name__)
 def test_a_power_loss_after_a_crash_costs_no_checkpoint(scenario, quick_path):
+    """The killed process had not synced its last rename, and the sweep builds on it."""
     runs = list(all_runs_with_two_faults(scenario, quick_path))
     assert [what for run in runs for what in run.violations] == []

@@ -251,3 +251,27 @@ def test_a_sweep_that_takes_what_is_not_ours_is_caught(quick_path, monkeypatch):
 def test_a_sweep_that_forgets_something_is_caught(quick_path, monkeypatch):
     monkeypatch.setattr(files, "_leftovers", lambda root, is_ours: iter(()))
     caught(scenarios.FirstSave(), quick_path, "is left over")
+
+
+@pytest.mark.parametrize(
+    ("scenario", "expected"),
+    [
+        (scenarios.Delete(), "ckpt-2.keras is unverified"),
+        (scenarios.SnapshotDelete(), "'step-1': '?'"),
+    ],
+)
+def test_a_sweep_that_builds_on_an_unsynced_rename_is_caught(
+    scenario, expected, quick_path, monkeypatch
+):
+    def hasty(sweep):
+        def swept(*args):
+            with monkeypatch.context() as patch:
+                patch.setattr(type(durable.disk), "sync_directory", lambda disk, path: None)
+                return sweep(*args)
+
+        return swept
+
+    monkeypatch.setattr(files, "sweep", hasty(files.sweep))
+    monkeypatch.setattr(local, "sweep_snapshots", hasty(local.sweep_snapshots))
+    runs = scenarios.all_runs_with_two_faults(scenario, quick_path)
+    assert any(expected in what for run in runs for what in run.violations)

@@ -26,6 +26,7 @@ from support import forking
 from keras_ratchet._storage import durable
 
 EPOCHS, ROWS, BATCH = 7, 48, 6
+RUN_LIMIT_S = 240  # many times what a run takes: a bound, not an expectation
 PER_EPOCH = ROWS // BATCH
 OURS = ("Going on", "These attributes", "Resume will not")  # how our warnings begin
 
@@ -162,8 +163,12 @@ def build(data):
             keras.layers.Dense(1, activation="sigmoid"),
         ]
     )
+    compiled = keras.backend.backend() == "jax"  # there a step that is not compiled takes longer
     model.compile(
-        keras.optimizers.Adam(0.05), "binary_crossentropy", metrics=["accuracy"], jit_compile=False
+        keras.optimizers.Adam(0.05),
+        "binary_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=compiled,
     )
     given = {"x": x, "y": y, "batch_size": BATCH} if data == "arrays" else {"x": Pairs(x, y)}
     labels = (rng.normal(size=(12, 1)) > 0).astype("float32")  # so that val_loss soon gets worse
@@ -253,7 +258,7 @@ def follow(chain):
     os.chdir(chain.name)
     killed = []
     for place, epoch in chain.kills:
-        child = forking.Child(lambda say, p=place, e=epoch: train(chain, say, p, e))
+        child = forking.Child(lambda say, p=place, e=epoch: train(chain, say, p, e), RUN_LIMIT_S)
         child.end()
         assert child.code == -signal.SIGKILL, f"{place} of epoch {epoch}: ended with {child.code}"
         killed.append([place, drafts()])
@@ -261,9 +266,10 @@ def follow(chain):
     for _ in range(chain.random_kills):
         moment = instants.randrange(EPOCHS * (PER_EPOCH + 4))
         killed.append([kill_from_outside(chain, moment, instants.uniform(0, 0.02)), drafts()])
-    last = forking.Child(lambda say: say(json.dumps(train(chain, say))))
-    record = json.loads(last.end()[-1])
+    last = forking.Child(lambda say: say(json.dumps(train(chain, say))), RUN_LIMIT_S)
+    lines = last.end()
     assert last.code == 0, f"the last run ended with {last.code}"
+    record = json.loads(lines[-1])
     os.chdir("..")
     shutil.rmtree(chain.name)
     return {"name": chain.name, "killed": killed, **record}
@@ -271,7 +277,7 @@ def follow(chain):
 
 def kill_from_outside(chain, moment, later_s):
     """Kill a run some time after a moment that it reports; return whether it was still there."""
-    child = forking.Child(lambda say: train(chain, say))
+    child = forking.Child(lambda say: train(chain, say), RUN_LIMIT_S)
     for _ in range(moment):
         if child.line() is None:
             break

@@ -29,15 +29,13 @@ class Settings:
     """What to do.
 
     Attributes:
-        whose: "ratchet" or "keras".
-        suffixes: The formats.
-        kills: Kills inside a save to collect for each format.
-        limit_s: Time for each format.
+        cases: Pairs of whose callback, "ratchet" or "keras", and suffix.
+        kills: Kills inside a save to collect for each case.
+        limit_s: Time for each case.
         seed: Of the instants of the kills.
     """
 
-    whose: str
-    suffixes: tuple[str, ...]
+    cases: tuple[tuple[str, str], ...]
     kills: int
     limit_s: float
     seed: int = 0
@@ -48,6 +46,7 @@ class Kill:
     """One kill inside a save.
 
     Attributes:
+        whose: "ratchet" or "keras".
         suffix: The format.
         save: Number of the save that was in progress.
         committed: Number of the newest save that had ended before.
@@ -57,6 +56,7 @@ class Kill:
         strangers: Names beside the file that are neither it nor `.ratchet`.
     """
 
+    whose: str
     suffix: str
     save: int
     committed: int
@@ -70,16 +70,15 @@ class Kill:
         return self.found in (self.committed, self.save)
 
 
-def run(whose, suffixes, kills, directory, limit_s):
-    """Collect `kills` kills for each format in one process of its own; return them by format.
-
-    `limit_s` is for each format.
-    """
-    settings = dataclasses.asdict(Settings(whose, suffixes, kills, limit_s))
-    total_s = limit_s * len(suffixes) + 60
-    found = {suffix: [] for suffix in suffixes}
-    for record in forking.run_module("support.killing", settings, directory, total_s):
-        found[record["suffix"]].append(Kill(**record))
+def run(settings, directory):
+    """Make the kills in a process of its own; return them by case."""
+    limit_s = settings.limit_s * len(settings.cases) + 60
+    found = {case: [] for case in settings.cases}
+    for record in forking.run_module(
+        "support.killing", dataclasses.asdict(settings), directory, limit_s
+    ):
+        kill = Kill(**record)
+        found[kill.whose, kill.suffix].append(kill)
     return found
 
 
@@ -99,10 +98,11 @@ def summary(kills):
 class Killer:
     """Kills children inside their saves, and examines what they leave."""
 
-    def __init__(self, settings, suffix):
+    def __init__(self, settings, whose, suffix):
         self._settings = settings
+        self._whose = whose
         self._suffix = suffix
-        directory = os.path.abspath(f"saves{suffix}")
+        directory = os.path.abspath(f"{whose}{suffix}")
         os.mkdir(directory)
         self._path = os.path.join(directory, f"model{suffix}")
         self._spare = f"{directory}.spare"  # a copy of the whole file of save `_spare_number`
@@ -137,7 +137,7 @@ class Killer:
 
     def _follow(self, victim):
         """Run a child and kill it in save `victim`; return its exit code."""
-        whose, path, first = self._settings.whose, self._path, self._begun + 1
+        whose, path, first = self._whose, self._path, self._begun + 1
         child = forking.Child(lambda say: _save_in_a_loop(whose, path, first, say))
         since = None
         for line in iter(child.line, None):
@@ -161,6 +161,7 @@ class Killer:
         if load and problem is None:
             loaded = forking.ask(lambda: stamped.load(self._path, WIDTH))
         kill = Kill(
+            self._whose,
             self._suffix,
             self._begun,
             self._committed,
@@ -194,11 +195,11 @@ def _save_in_a_loop(whose, path, first, say):
 
 
 def main(settings):
-    """Record the kills for each format."""
+    """Record the kills of each case."""
     forking.warm()
     records = forking.Records()
-    for suffix in settings.suffixes:
-        for kill in Killer(settings, suffix).kills():
+    for whose, suffix in settings.cases:
+        for kill in Killer(settings, whose, suffix).kills():
             records.add(kill)
 
 

@@ -8,6 +8,7 @@ import functools
 import gc
 import random
 import shutil
+import sys
 from dataclasses import dataclass, field
 
 import keras
@@ -55,7 +56,8 @@ def model(optimizer=None, layers=(), built=True, **compile_args):
     net = keras.Sequential([*stack, keras.layers.Dense(1, activation="sigmoid")])
     compile_args.setdefault("jit_compile", False)
     compile_args.setdefault("metrics", ["accuracy"])
-    net.compile(optimizer or keras.optimizers.Adam(1e-2), "binary_crossentropy", **compile_args)
+    compile_args.setdefault("loss", "binary_crossentropy")
+    net.compile(optimizer or keras.optimizers.Adam(1e-2), **compile_args)
     return net
 
 
@@ -70,7 +72,14 @@ def scramble():
     """Put all random streams somewhere else, and forget the last run."""
     _spare_the_collector()
     keras.backend.clear_session()
-    keras.utils.set_random_seed(random.SystemRandom().randrange(2**31))
+    seed_all(random.SystemRandom().randrange(2**31))
+
+
+def seed_all(seed):
+    """Seed everything; Keras leaves torch out on other backends."""
+    keras.utils.set_random_seed(seed)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(seed)
 
 
 @dataclass
@@ -125,7 +134,7 @@ class Script:
     def run(self, kill=None, backup=True, **backup_args):
         """Run once from scratch; return the outcome, or None if it was killed."""
         scramble()
-        keras.utils.set_random_seed(5)
+        seed_all(5)
         net, data, callbacks = self.make(), self.data(), list(self.callbacks())
         mine = list(callbacks)
         if backup:
@@ -135,7 +144,7 @@ class Script:
             mine.append(kill)
         arguments = {"epochs": EPOCHS, "verbose": 0, **self.fit}
         try:
-            history = net.fit(**data, **arguments, callbacks=mine)
+            history = net.fit(**{**data, **arguments}, callbacks=mine)
         except Killed:
             for callback in mine:  # a dead process holds no lock
                 if isinstance(callback, keras_ratchet.BackupAndRestore):

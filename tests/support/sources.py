@@ -5,9 +5,9 @@ import importlib.util
 import keras
 import numpy as np
 import pytest
+from support.resuming import BATCH, PER_EPOCH, arrays
 
 from keras_ratchet.data import ResumableDataset, resumable
-from support.resuming import BATCH, PER_EPOCH, arrays
 
 
 def numpy_arrays():
@@ -79,6 +79,7 @@ def _torch_rows():
 def loader(workers=0, own_generator=False, noisy=False, stateful=False, **how):
     import torch
 
+    torch.manual_seed(7)  # Keras seeds it on its own backend only
     if own_generator:
         how["generator"] = torch.Generator().manual_seed(6)
     kind = torch.utils.data.DataLoader

@@ -66,14 +66,19 @@ class Backups:
             self._lock.release()
             self._lock = None
 
-    def names(self) -> list[str]:
-        """Return the paths of the snapshots, newest first."""
+    def names(self, by_file_time: bool = False) -> list[str]:
+        """Return the paths of the snapshots, newest first.
+
+        Args:
+            by_file_time: Whether one that does not tell its time goes by its directory's, rather
+                than last: it may be the newest, and its damage has to be told.
+        """
         found = []
         for _, path in local.snapshots(self.directory):
             try:
                 manifest = local.snapshot_manifest(path)
             except LoadError:
-                found.append((0.0, 0, 0, path))
+                found.append((os.path.getmtime(path) if by_file_time else 0.0, 0, 0, path))
                 continue
             position = manifest.position
             found.append((manifest.saved_at, position.epoch, position.batch, path))
@@ -120,7 +125,7 @@ class Backups:
             CorruptError: If there are snapshots and none of them verifies.
         """
         problems: list[str] = []
-        for path in self.names():
+        for path in self.names(by_file_time=True):
             outcome = verify(path)
             if not outcome:
                 problems.append(f"{path!r} is damaged: {outcome.problem}.")

@@ -41,7 +41,8 @@ class DataCursor:
         return {
             "data": self.kind,
             "batch_size": getattr(adapter, "batch_size", None),
-            "batches_per_epoch": getattr(self._iterator, "num_batches", None),
+            "batches_per_epoch": getattr(self._iterator, "steps_per_epoch", None)
+            or getattr(adapter, "num_batches", None),
         }
 
     def capture(self) -> dict[str, Any]:

@@ -32,12 +32,12 @@ def encode(value: Any, arrays: dict[str, NDArray[Any]], path: str) -> Any:
     Raises:
         TypeError: If the value is none of the kinds that are kept; the message names its place.
     """
+    if isinstance(value, np.ndarray | np.generic) and not isinstance(value, np.ma.MaskedArray):
+        return _encode_array(value, arrays, path)
     if value is None or isinstance(value, bool | str) or type(value) is int:
         return value
     if type(value) is float:
         return value if math.isfinite(value) else {_TAG: "float", "value": str(value)}
-    if isinstance(value, np.ndarray | np.generic) and not isinstance(value, np.ma.MaskedArray):
-        return _encode_array(value, arrays, path)
     if isinstance(value, RANDOM):
         return {_TAG: "random", "value": encode(random_state(value), arrays, path)}
     if type(value) is bytes:
@@ -120,7 +120,9 @@ def _decode_raw(raw: list[Any], scalar: bool) -> Any:
     dtype = np.lib.format.descr_to_dtype(raw[0])
     if dtype.hasobject:
         raise ValueError("arrays of Python objects are no data that a state is made of")
-    array = np.frombuffer(raw[2], dtype).reshape(raw[1]).copy()
+    array = np.zeros(raw[1], dtype)
+    if array.nbytes:
+        array[...] = np.frombuffer(raw[2], dtype).reshape(raw[1])
     return array[()] if scalar else array
 
 

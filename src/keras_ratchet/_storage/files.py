@@ -12,6 +12,8 @@ So at every instant the file present matches one of its manifests, and "no manif
 means that the bytes are not those that were saved.
 Deleting is the mirror: renamed to `.trash-<token>-<name>`, directory synced, removed, and the
 manifests (and the pin, if there is one) last.
+`sweep` syncs the directory before it removes anything: the killed process may not have come to
+sync its last rename, and what a lost rename brings back must still find its manifest.
 """
 
 from __future__ import annotations
@@ -200,6 +202,8 @@ def sweep(directory: str, is_ours: Callable[[str], bool]) -> list[str]:
         *_stale_manifests(directory, is_ours),
         *stale_pins(directory, is_ours),
     ]
+    if removed:  # the killed process may not have come to sync its last rename
+        durable.disk.sync_directory(directory)
     for path in removed:
         durable.discard(path)
     return removed

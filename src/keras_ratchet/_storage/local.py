@@ -8,9 +8,9 @@
 
 A crash before 4 leaves a draft, which nobody lists and `sweep` removes; after it the snapshot
 is whole. Deleting is the mirror: renamed to `.trash-<token>-<name>`, parent synced, then emptied
-(the manifest last) and removed. Cleaning touches only these two prefixes followed by our token,
-and in trash only what its manifest names: a file that somebody put into a snapshot gets the
-directory back under its old name.
+(the manifest last, after a sync) and removed. Cleaning begins with a sync of the parent, touches
+only these two prefixes followed by our token, and in trash only what its manifest names: a file
+that somebody put into a snapshot gets the directory back under its old name.
 """
 
 from __future__ import annotations
@@ -120,17 +120,22 @@ def delete_snapshot(path: str) -> None:
 
 def sweep_snapshots(root: str) -> list[str]:
     """Remove the drafts and trash that a crash left in a directory whose lock the caller holds."""
-    removed = []
+    trees, pins = list(_leftovers(root)), list(stale_pins(root, lambda _: True))
+    if trees or pins:  # the killed process may not have come to sync its last rename
+        durable.disk.sync_directory(root)
+    for path in trees:
+        _remove_tree(path)
+    for path in pins:
+        durable.discard(path)
+    return [*trees, *pins]
+
+
+def _leftovers(root: str) -> Iterator[str]:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for entry in sorted(os.listdir(root)):
             path = os.path.join(root, entry)
             if _LEFTOVER.fullmatch(entry) and os.path.isdir(path) and not os.path.islink(path):
-                _remove_tree(path)
-                removed.append(path)
-    for path in stale_pins(root, lambda _: True):
-        durable.discard(path)
-        removed.append(path)
-    return removed
+                yield path
 
 
 def _remove_tree(path: str) -> None:

@@ -9,6 +9,7 @@ KeyboardInterrupt. The second Ctrl-C is immediate.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -35,6 +36,7 @@ class CtrlC:
         self._users: set[int] = set()
         self._model: Any = None
         self._loop: Loop | None = None
+        self._process = 0
         self._before: Any = None
 
     def release(self, user: Any) -> None:
@@ -46,6 +48,7 @@ class CtrlC:
     def _install(self, model: Any, loop: Loop) -> None:
         self._model = weakref.ref(model)
         self._loop = loop
+        self._process = os.getpid()
         self._before = signal.signal(signal.SIGINT, self._handle)
 
     def _uninstall(self) -> None:
@@ -65,7 +68,8 @@ class CtrlC:
         else:
             self.requested = True
             model.stop_training = True
-            _log.warning("Ctrl-C: training ends after this batch; press again to stop at once.")
+            if os.getpid() == self._process:  # a data loading worker hears the same Ctrl-C
+                _log.warning("Ctrl-C: training ends after this batch; press again to stop at once.")
 
     def _runs(self, frame: FrameType | None) -> bool:
         return self._loop is not None and self._loop.runs(frame)

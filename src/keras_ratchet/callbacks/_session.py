@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import logging
-import time
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from keras_ratchet import _compat
+from keras_ratchet import _backends, _compat
+from keras_ratchet._engine import keras_backup
 from keras_ratchet._engine.callback_states import CallbackStates
 from keras_ratchet._engine.data_cursor import DataCursor
 from keras_ratchet._engine.resumer import BeforeValidation, Resumer
 from keras_ratchet._engine.train_state import TrainState
-from keras_ratchet.callbacks._pace import Pace
+from keras_ratchet.callbacks._saves import Saves
 from keras_ratchet.callbacks._tail import Closer, Gate
 from keras_ratchet.errors import ResumeError
 from keras_ratchet.policy.preempt import Deadline
-from keras_ratchet.types import Position, StopReason
+from keras_ratchet.types import Position
 
 if TYPE_CHECKING:
     from keras_ratchet.callbacks.backup_and_restore import BackupAndRestore
-
-_log = logging.getLogger("keras_ratchet")
 
 
 class Session:
@@ -38,20 +35,19 @@ class Session:
         self._head = head
         self._model = model
         self._list = callback_list
-        self._backups = head.backups
         inner = getattr(callback_list, "callbacks", ())
         self._others = [c for c in inner if c is not head and c is not head.tail]
         iterator = _compat.epoch_iterator()
         self._in_fit = iterator is not None
         self.to_skip = 0
         _compat.build(model, iterator)
+        _compat.drop_drawn(iterator)
         self._cursor = DataCursor(iterator, head.data)
         states = CallbackStates(self._others)
-        self.resumer = Resumer(self._backups, states, self._cursor, head.loop_optimizer)
-        self._first = False
+        self.resumer = Resumer(head.backups, states, self._cursor, head.loop_optimizer)
+        self._first = self._warned = False
         self._done = 0
-        self._pace = Pace(head.batch_trigger, head.time_trigger)
-        self._stopping = False
+        self._saves = Saves(head, model, self.resumer)
         self._logs: Mapping[str, float] = {}
         self._validation: BeforeValidation | None = None
         self._epoch = 0
@@ -59,11 +55,13 @@ class Session:
     def begin(self) -> int:
         """Go on from the newest snapshot, if there is one; return the epoch that is first."""
         self._warn()
-        state = self.resumer.find(self._model, self._epochs())
+        state = self.resumer.find(self._model, self._saves.epochs)
         self._first = state is not None and not state.finished
         if state is None:
-            self._save(Position(), {}, "training begins")
-            return 0
+            self._epoch = keras_backup.adopt(self._model, self._head.backups.directory)
+            _compat.set_initial_epoch(self._model, self._epoch or None)
+            self._saves.save(self._here(), {}, "training begins")
+            return self._epoch
         if state.position.batch and not (self._in_fit or self._head.loop_skips):
             raise ResumeError(
                 "The snapshot is from the middle of an epoch, and only `fit` can skip batches. "
@@ -71,7 +69,7 @@ class Session:
             )
         self.resumer.put_back(self._model)
         self._epoch = state.position.epoch
-        self._pace.pending = int(state.facts.get("pending", 0))
+        self._saves.pace.pending = int(state.facts.get("pending", 0))
         _compat.set_initial_epoch(self._model, self._epoch)
         if self.is_over:
             self._skip_all_epochs(state)
@@ -79,11 +77,23 @@ class Session:
 
     def _skip_all_epochs(self, state: TrainState) -> None:
         """Let `fit` run no epoch, and the callbacks do their last work as they would have."""
-        _compat.set_initial_epoch(self._model, self._epochs())
-        self._stopping = bool(state.facts.get("stopping"))
-        self._model.stop_training = self._stopping
-        if not state.finished:  # killed between the last epoch and the end
-            self.resumer.begin_first_epoch()
+        _compat.set_initial_epoch(self._model, self._saves.epochs)
+        self._saves.stopping = bool(state.facts.get("stopping"))
+        self._model.stop_training = self._saves.stopping
+        self.resumer.begin_first_epoch()  # no epoch will do it
+
+    def warn_of_generators(self, source: Any) -> None:
+        """Warn, once, of a DataLoader with generators of its own that nobody told us about."""
+        torch = _backends.torch_loading()
+        if self._head.data is not None or not hasattr(source, "batch_sampler") or torch is None:
+            return
+        if torch.generators(source) and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "Resume will not be exact. This DataLoader draws from a generator of its own. Say "
+                "so: Run(..., data=loader).",
+                stacklevel=4,
+            )
 
     def _warn(self) -> None:
         if forgotten := self.resumer.callbacks.not_kept():
@@ -103,7 +113,7 @@ class Session:
             return False
         if state.finished or state.facts.get("stopping"):
             return True
-        epochs = self._epochs()
+        epochs = self._saves.epochs
         return epochs is not None and state.position.epoch >= epochs
 
     def before_epoch(self, epoch: int) -> None:
@@ -128,10 +138,10 @@ class Session:
     def batch_has_ended(self, batch: int, logs: Mapping[str, float]) -> None:
         """Save, if a trigger says so; `batch` is the index of the last one that ended."""
         ended, self._done, self._logs = batch + 1 - self._done, batch + 1, logs
-        if asked := self._head.preemption.due(self._pace.longest_save_s, self._pace.step()):
+        if asked := self._saves.asked(self._saves.pace.step()):
             self._make_room(asked)
-        elif self._pace.is_due(ended) and not self._is_stopping():
-            self._save(self._here(), logs, "in mid-epoch")
+        elif self._saves.pace.is_due(ended) and not self._is_stopping():
+            self._saves.save(self._here(), logs, "in mid-epoch")
 
     def _is_stopping(self) -> bool:
         return bool(getattr(self._model, "stop_training", False))
@@ -142,63 +152,35 @@ class Session:
 
     def validation_batch_has_ended(self) -> None:
         """Make room if asked to; the epoch's batches are all done."""
-        if asked := self._head.preemption.due(self._pace.longest_save_s, 0.0):
+        if asked := self._saves.asked():
             self._make_room(asked, self._validation)
 
     def epoch_has_ended(self, epoch: int, logs: Mapping[str, float]) -> None:
         """Save after all other callbacks have judged the epoch."""
         self._epoch, self._done, self._logs = epoch + 1, 0, {}
-        self._stopping = self._is_stopping() and not self._head.interrupted
-        if asked := self._head.preemption.due(self._pace.longest_save_s, 0.0):
+        self._saves.stopping = self._is_stopping() and not self._head.interrupted
+        if asked := self._saves.asked():
             self._make_room(asked)
         elif self._head.save_freq == "epoch":
-            self._save(self._here(), logs, f"epoch {epoch + 1} has ended")
+            self._saves.save(self._here(), logs, f"epoch {epoch + 1} has ended")
 
     def end(self, logs: Mapping[str, float]) -> None:
         """Delete our files, or leave the mark of a finished training."""
-        _compat.set_initial_epoch(self._model, None)
         state = self.resumer.state
         if state is not None and state.finished:
             self.resumer.put_back(self._model)
             self.resumer.go_on_in_epoch()
         elif not self._head.delete_checkpoint:
             mark = "stopped" if self._is_stopping() else "all epochs"
-            self._save(Position(self._epoch), logs, "training has ended", mark)
+            self._saves.save(Position(self._epoch), logs, "training has ended", mark)
         if self._head.delete_checkpoint:
-            self._backups.clear()
+            self._head.backups.clear()
 
     def _make_room(self, asked: Deadline, before: BeforeValidation | None = None) -> None:
         """Save if it fits into the time that is left, and end `fit` without more ado."""
-        verdict = asked.check(time.monotonic(), self._pace.longest_save_s)
-        if verdict:
-            self._save(self._here(), self._logs, verdict.reason, before=before)
-        kind = "deadline" if asked.cause == "the deadline" else "signal"
-        self._head.stop_reason = StopReason(kind, verdict.reason, {}, self._epoch)
-        self._backups.note("preempted", reason=verdict.reason, epoch=self._epoch)
-        _log.warning("%s", verdict.reason)
-        self._model.stop_training = True
+        self._saves.make_room(asked, self._here(), self._logs, before)
         if self._list is not None:
             Closer(self._model, self._list, self._others, self._head)
-
-    def _save(
-        self,
-        position: Position,
-        logs: Mapping[str, float],
-        reason: str,
-        finished: str = "",
-        before: BeforeValidation | None = None,
-    ) -> None:
-        with self._pace.saving():
-            state = self.resumer.capture(_synced(self._head), position, logs)
-            state.finished = finished
-            if before is not None:
-                before.put_into(state)
-            state.facts |= {
-                "epochs": self._epochs(),
-                "pending": self._pace.pending,
-                "stopping": self._stopping,
-            }
-            self._backups.save(self._model, state, reason)
 
     def _here(self) -> Position:
         return Position(self._epoch, self._done)
@@ -214,12 +196,3 @@ class Session:
     def _state(self) -> TrainState:
         assert self.resumer.state is not None
         return self.resumer.state
-
-    def _epochs(self) -> int | None:
-        epochs = (self._head.params or {}).get("epochs")
-        return None if epochs is None else int(epochs)
-
-
-def _synced(callback: Any) -> Any:
-    """Return the model with its variables up to date (on jax, asking for it does that)."""
-    return callback.model

@@ -49,7 +49,8 @@ def diff(a: str, b: str, most: int, optimizer: bool, as_json: bool) -> None:
     that only one of them has. They may have different formats; a `.weights.h5` file has no
     config. NaN in both at the same place is no difference. The exit code is 0 either way.
     """
-    config = list(_config_changes(_weights.config_of(a), _weights.config_of(b)))
+    configs = {path: _weights.config_of(path) for path in (a, b)}
+    config = list(_config_changes(configs[a], configs[b]))
     changes = sorted(_weight_changes(a, b, optimizer), key=_rank)
     same = sum(change.change == "same" for change in changes)
     if as_json:
@@ -57,7 +58,7 @@ def diff(a: str, b: str, most: int, optimizer: bool, as_json: bool) -> None:
         equal = not config and same == len(changes)
         _output.emit({"equal": equal, "config": config, "weights": weights})
         return
-    _print_config(a, b, config)
+    _print_config([path for path, found in configs.items() if found is None], config)
     different = [change for change in changes if change.change != "same"]
     _print_weights(different[:most])
     rest = len(different) - most
@@ -143,10 +144,9 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def _print_config(a: str, b: str, changes: Sequence[dict[str, Any]]) -> None:
-    without = [path for path in (a, b) if _weights.config_of(path) is None]
+def _print_config(without: Sequence[str], changes: Sequence[dict[str, Any]]) -> None:
     if without:
-        _output.say(f"config: not compared, {' and '.join(without)} holds weights only")
+        _output.say(f"config: not compared, there is none in {' and '.join(without)}")
         return
     _output.say(f"config: {_output.count(len(changes), 'difference') if changes else 'the same'}")
     for change in changes:

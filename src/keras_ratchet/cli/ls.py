@@ -83,9 +83,8 @@ def _print(
 def _metric_names(snapshots: Sequence[SnapshotInfo]) -> list[str]:
     """Return the metrics worth a column, those that decide what is best first."""
     names = dict.fromkeys(name for name, _ in ranking_of(snapshots).metrics)
-    for snapshot in reversed(snapshots):
-        names |= dict.fromkeys(snapshot.metrics)
-    return list(names)[:_METRIC_COLUMNS]
+    known = dict.fromkeys(name for s in reversed(snapshots) for name in s.metrics)
+    return [name for name in names | known if name in known][:_METRIC_COLUMNS]
 
 
 def _step(snapshot: SnapshotInfo) -> str:

@@ -1,0 +1,96 @@
+"""The saves of one training: how they are made, and what making room is."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from keras_ratchet._engine.resumer import BeforeValidation, Resumer
+from keras_ratchet.callbacks._pace import Pace
+from keras_ratchet.policy.preempt import Deadline
+from keras_ratchet.types import Position, StopReason
+
+if TYPE_CHECKING:
+    from keras_ratchet.callbacks.backup_and_restore import BackupAndRestore
+
+_log = logging.getLogger("keras_ratchet")
+
+
+class Saves:
+    """Saves a training, regularly and when it is asked to make room.
+
+    Args:
+        head: The callback that the user made.
+        model: The model in training.
+        resumer: Which captures the state.
+
+    Attributes:
+        pace: When saves are due, and how long they take.
+        stopping: Whether training was stopped after the epoch that ended last.
+    """
+
+    def __init__(self, head: BackupAndRestore, model: Any, resumer: Resumer) -> None:
+        self._head = head
+        self._model = model
+        self._resumer = resumer
+        self.pace = Pace(head.batch_trigger, head.time_trigger)
+        self.stopping = False
+
+    @property
+    def epochs(self) -> int | None:
+        """How many epochs are planned, if that is known."""
+        epochs = (self._head.params or {}).get("epochs")
+        return None if epochs is None else int(epochs)
+
+    def asked(self, step_s: float = 0.0) -> Deadline | None:
+        """Return what training has to make room for now, or None."""
+        return self._head.preemption.due(self.pace.longest_save_s, step_s)
+
+    def make_room(
+        self,
+        asked: Deadline,
+        position: Position,
+        logs: Mapping[str, float],
+        before: BeforeValidation | None,
+    ) -> None:
+        """Save if it fits into the time that is left, and ask the loop to end."""
+        verdict = asked.check(time.monotonic(), self.pace.longest_save_s)
+        if verdict:
+            self.save(position, logs, verdict.reason, before=before)
+        kind = "deadline" if asked.cause == "the deadline" else "signal"
+        self._head.stop_reason = StopReason(kind, verdict.reason, {}, position.epoch)
+        self._head.backups.note("preempted", reason=verdict.reason, epoch=position.epoch)
+        _log.warning("%s", verdict.reason)
+        self._model.stop_training = True
+
+    def save(
+        self,
+        position: Position,
+        logs: Mapping[str, float],
+        reason: str,
+        finished: str = "",
+        before: BeforeValidation | None = None,
+    ) -> None:
+        """Save the state of this moment.
+
+        Args:
+            position: What is done.
+            logs: Of the last step.
+            reason: Why, for people.
+            finished: How training ended, if it has.
+            before: What a running validation has changed.
+        """
+        with self.pace.saving():
+            # on jax asking the callback for the model brings its variables up to date
+            state = self._resumer.capture(self._head.model, position, logs)
+            state.finished = finished
+            if before is not None:
+                before.put_into(state)
+            state.facts |= {
+                "epochs": self.epochs,
+                "pending": self.pace.pending,
+                "stopping": self.stopping,
+            }
+            self._head.backups.save(self._model, state, reason)

@@ -1,0 +1,377 @@
+"""What other callbacks remember over a restart."""
+
+import itertools
+import random
+import warnings
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from support.resuming import PER_EPOCH, Kill, Killed, Script, arrays, model
+from support.sources import numpy_arrays
+
+import keras_ratchet
+from keras_ratchet._engine.callback_states import CallbackStates
+
+C = keras.callbacks
+
+
+class Plain(C.Callback):
+    """A user's callback with plain attributes."""
+
+    def __init__(self, gain=1.0):
+        super().__init__()
+        self.gain = gain  # the script's to decide
+        self.losses, self.seen, self.table = [], set(), {("a", 1): np.zeros(2)}
+        self.best, self.flag, self.rng = float("inf"), False, np.random.default_rng(1)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.flag = True
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.flag = False
+        self.losses.append(logs["loss"])
+        self.table[("a", 1)] += self.gain * self.rng.random()
+        self.seen.add(batch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.best = min(self.best, logs["loss"])
+
+    def memory(self):
+        return repr(
+            (self.losses, sorted(self.seen), self.table, self.best, self.flag, self.rng.random())
+        )
+
+
+class WithState(Plain):
+    """The same, by state_dict and load_state_dict."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden = object()
+
+    def state_dict(self):
+        names = ("losses", "seen", "table", "best", "flag", "rng")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state):
+        vars(self).update(state)
+
+
+class Forgetful(C.Callback):
+    """Has two things that cannot be kept, and some that are no state."""
+
+    def __init__(self):
+        super().__init__()
+        self.handle, self.other, self.numbers = object(), iter([1]), [1, 2]
+        self.function, self.kind, self.friend = len, int, Plain()
+
+
+def attributes(callback, names):
+    return repr([getattr(callback, name) for name in names])
+
+
+def killed_and_not(tmp_path, make, kill=17, saves=None, **arguments):
+    """Return the callbacks of the uninterrupted run and of the resumed one, which are equal."""
+    found = []
+    for name, kills in (("whole", ()), ("cut", (Kill(kill), Kill(kill + 2)))):
+        (tmp_path / name).mkdir()
+        script = Script(
+            str(tmp_path / name / "backup"),
+            numpy_arrays,
+            callbacks=lambda name=name: make(tmp_path / name),
+            **arguments,
+        )
+        found.append(script.chain(*kills, **(saves or {"save_freq": 3})))
+    assert found[1].differences(found[0]) == []
+    return found[0].callbacks, found[1].callbacks
+
+
+@pytest.mark.parametrize("saves", [{"save_freq": 3}, {"save_freq": "epoch"}], ids=["mid", "epoch"])
+def test_stopping_and_plateaus_decide_as_without_a_kill(saves, tmp_path):
+    def make(_):
+        return [
+            C.ReduceLROnPlateau("loss", factor=0.5, patience=1, min_delta=0.05, cooldown=1),
+            C.EarlyStopping("loss", patience=3, min_delta=0.05, restore_best_weights=True),
+            C.LearningRateScheduler(lambda epoch, lr: lr * 0.9),
+            C.TerminateOnNaN(),
+        ]
+
+    whole, cut = killed_and_not(tmp_path, make, saves=saves, fit={"epochs": 6})
+    for name in ("wait", "best", "cooldown_counter"):
+        assert getattr(whole[0], name) == getattr(cut[0], name)
+    for name in ("wait", "best", "best_epoch", "stopped_epoch"):
+        assert getattr(whole[1], name) == getattr(cut[1], name)
+
+
+def test_our_own_stop_and_save_as_without_a_kill(tmp_path):
+    def make(folder):
+        return [
+            keras_ratchet.EarlyStopping("loss", patience=1, min_delta=0.05),
+            keras_ratchet.ModelCheckpoint(
+                str(folder / "m-{epoch}.weights.h5"),
+                "loss",
+                save_best_only=True,
+                save_weights_only=True,
+            ),
+        ]
+
+    whole, cut = killed_and_not(tmp_path, make, fit={"epochs": 5})
+    assert attributes(whole[0], ("wait", "best", "best_epoch", "stopped_epoch")) == attributes(
+        cut[0], ("wait", "best", "best_epoch", "stopped_epoch")
+    )
+    names = [sorted(p.name for p in (tmp_path / n).glob("m-*")) for n in ("whole", "cut")]
+    assert names[0] and names[0] == names[1]
+
+
+def test_keras_checkpoints_save_at_the_same_moments(tmp_path):
+    def make(folder):
+        path = str(folder / "{epoch}-{batch}.weights.h5")
+        best = str(folder / "best.weights.h5")
+        return [
+            C.ModelCheckpoint(path, save_freq=7, save_weights_only=True),
+            C.ModelCheckpoint(best, "loss", save_best_only=True, save_weights_only=True),
+        ]
+
+    whole, cut = killed_and_not(tmp_path, make)
+    names = [sorted(p.name for p in (tmp_path / n).glob("*.h5")) for n in ("whole", "cut")]
+    assert len(names[0]) > 3 and names[0] == names[1]
+    assert whole[1].best == cut[1].best
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_a_csv_log_has_each_row_once(append, tmp_path):
+    for name in ("whole", "cut"):
+        (tmp_path / f"{name}.csv").write_text("epoch,accuracy,loss\n7,0.5,0.5\n")
+    killed_and_not(tmp_path, lambda f: [C.CSVLogger(f"{f}.csv", append=append)])
+    whole, cut = ((tmp_path / f"{n}.csv").read_text() for n in ("whole", "cut"))
+    assert whole == cut
+    assert whole.count("epoch") == 1 and whole.count("\n") == (5 if append else 4)
+
+
+class Board(C.TensorBoard):
+    """TensorBoard without its writers."""
+
+    def __init__(self):
+        super().__init__(update_freq=2)
+        self.steps = []
+
+    def set_model(self, model):
+        self._model = model
+
+    def on_train_begin(self, logs=None):
+        self._global_train_batch = self._previous_epoch_iterations = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        pass
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._global_train_batch += 1
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps.append(self._global_train_batch)
+
+    def on_test_begin(self, logs=None):
+        pass
+
+    on_epoch_end = on_train_end = on_epoch_begin
+
+
+def test_tensorboard_goes_on_counting(tmp_path):
+    whole, cut = killed_and_not(tmp_path, lambda _: [Board()])
+    assert whole[0].steps == cut[0].steps == list(range(1, 3 * PER_EPOCH + 1))
+
+
+def test_a_lambda_and_a_history_of_ones_own_are_kept(tmp_path):
+    def make(_):
+        return [C.LambdaCallback(on_epoch_end=lambda epoch, logs: None), C.History()]
+
+    whole, cut = killed_and_not(tmp_path, make)
+    assert whole[1].history == cut[1].history and cut[1].epoch == [0, 1, 2]
+
+
+def test_a_run_that_ended_in_nan_is_not_trained_again(tmp_path):
+    class Spoil(C.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 5:
+                weights = self.model.layers[0].kernel
+                weights.assign(weights * float("nan"))
+
+    script = Script(
+        str(tmp_path / "b"),
+        numpy_arrays,
+        make=lambda: model(loss="mse"),
+        callbacks=lambda: [Spoil(), C.TerminateOnNaN()],
+    )
+    first, again = script.run(), script.run()
+    assert first.epochs == again.epochs == [0]
+
+
+@pytest.mark.parametrize("kind", [Plain, WithState])
+@pytest.mark.parametrize("saves", [{"save_freq": 3}, {"save_freq": "epoch"}], ids=["mid", "epoch"])
+def test_callbacks_of_ones_own_remember(kind, saves, tmp_path):
+    whole, cut = killed_and_not(tmp_path, lambda _: [kind()], saves=saves)
+    assert whole[0].memory() == cut[0].memory()
+
+
+def test_what_the_constructor_set_is_the_scripts_to_decide(tmp_path):
+    script = Script(str(tmp_path / "b"), numpy_arrays, callbacks=lambda: [Plain(gain=1.0)])
+    script.run(Kill(17))
+    script.callbacks = lambda: [Plain(gain=5.0)]
+    assert script.run().callbacks[0].gain == 5.0
+
+
+def test_what_cannot_be_kept_is_named_in_one_warning(tmp_path):
+    script = Script(str(tmp_path / "b"), numpy_arrays, callbacks=lambda: [Forgetful(), Forgetful()])
+    with pytest.warns(UserWarning, match="are lost") as caught:
+        script.run()
+    said = [str(w.message) for w in caught if "are lost" in str(w.message)]
+    assert len(said) == 1
+    assert "Forgetful.handle" in said[0] and "Forgetful.other" in said[0]
+    assert not any(word in said[0] for word in ("numbers", "function", "kind", "friend"))
+
+
+ORDERS = list(itertools.permutations(["stop", "plateau", "plain", "backup"]))
+
+
+@pytest.mark.parametrize("order", random.Random(0).sample(ORDERS, 4), ids="-".join)
+def test_the_order_of_the_list_does_not_matter(order, tmp_path):
+    def run(directory, kill=None):
+        makers = {
+            "stop": lambda: C.EarlyStopping("loss", patience=3, min_delta=0.05),
+            "plateau": lambda: C.ReduceLROnPlateau("loss", patience=1, min_delta=0.05),
+            "plain": Plain,
+            "backup": lambda: keras_ratchet.BackupAndRestore(
+                directory, save_freq=3, delete_checkpoint=False
+            ),
+        }
+        callbacks = {name: makers[name]() for name in order}
+        script = Script(directory, numpy_arrays, callbacks=callbacks.values)
+        outcome = script.run(kill, backup=False)
+        if outcome is None:
+            callbacks["backup"].backups.end()
+            return None
+        return outcome, callbacks["plain"].memory()
+
+    whole, memory = run(str(tmp_path / "whole"))
+    assert run(str(tmp_path / "cut"), Kill(17)) is None
+    cut, again = run(str(tmp_path / "cut"))
+    assert cut.differences(whole) == [] and memory == again
+
+
+def test_two_of_one_class_are_told_apart_by_their_order():
+    def pair():
+        return [Plain(), Plain()]
+
+    a, b = pair()
+    states = CallbackStates([a, b])
+    a.best, b.best = 1.0, 2.0
+    saved = states.capture()
+    c, d = pair()
+    assert CallbackStates([c, d]).load(saved) == []
+    assert (c.best, d.best) == (1.0, 2.0)
+
+
+def test_the_state_of_a_callback_that_is_gone_is_reported():
+    a = Plain()
+    states = CallbackStates([a])
+    a.best = 0.5
+    assert len(CallbackStates([]).load(states.capture())) == 1
+
+
+def test_a_captured_state_does_not_change_any_more():
+    a = Plain()
+    states = CallbackStates([a])
+    a.losses.append(1.0), a.seen.add(1), a.rng.random()
+    saved = states.capture()
+    before = repr(saved), next(iter(saved.values()))["rng"].bit_generator.state
+    a.losses.append(2.0), a.seen.add(2), a.table[("a", 1)].__iadd__(1), a.rng.random()
+    assert before == (repr(saved), next(iter(saved.values()))["rng"].bit_generator.state)
+
+
+def test_a_large_array_is_neither_copied_nor_kept_while_it_does_not_change():
+    class Holder(C.Callback):
+        def __init__(self):
+            super().__init__()
+            self.data = np.zeros(1 << 20)
+
+    holder = Holder()
+    states = CallbackStates([holder])
+    assert next(iter(states.capture().values())) == {}
+    holder.data[3] = 1
+    assert "data" in next(iter(states.capture().values()))
+
+
+def test_a_memory_mapped_array_is_data_not_state(tmp_path):
+    class Holder(C.Callback):
+        def __init__(self):
+            super().__init__()
+            self.data = np.memmap(tmp_path / "m", "f4", "w+", shape=(4,))
+
+    holder = Holder()
+    states = CallbackStates([holder])
+    holder.data[:] = 1
+    assert next(iter(states.capture().values())) == {} and states.not_kept() == []
+
+
+def test_history_holds_all_epochs_and_the_next_fit_begins_at_0(tmp_path):
+    backup = keras_ratchet.BackupAndRestore
+    script = Script(str(tmp_path / "b"), numpy_arrays)
+    script.run(Kill(17))
+    keras.utils.set_random_seed(5)
+    net, data = model(), numpy_arrays()
+    history = net.fit(**data, epochs=3, verbose=0, callbacks=[backup(script.directory)])
+    assert history.epoch == [0, 1, 2] and len(history.history["loss"]) == 3
+    assert net._initial_epoch is None
+    assert net.fit(**data, epochs=2, verbose=0).epoch == [0, 1]
+
+
+class Fails(C.Callback):
+    def __init__(self, hook):
+        super().__init__()
+        setattr(self, hook, self.fail)
+
+    def fail(self, *_, **__):
+        raise Killed
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+HOOKS = ["on_train_begin", "on_epoch_begin", "on_train_batch_end", "on_epoch_end", "on_train_end"]
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_the_next_fit_begins_at_0_after_an_exception_too(hook, tmp_path):
+    script = Script(str(tmp_path / "b"), numpy_arrays)
+    script.run(Kill(17))
+    net, data = model(), numpy_arrays()
+    backup = keras_ratchet.BackupAndRestore(script.directory)
+    with pytest.raises(Killed):
+        net.fit(**data, epochs=3, verbose=0, callbacks=[Fails(hook), backup])
+    backup.backups.end()
+    assert net.fit(**data, epochs=2, verbose=0).epoch == [0, 1]
+
+
+def test_killed_in_validation_after_the_last_batch_was_saved(tmp_path):
+    class InValidation(Kill):
+        def on_test_batch_end(self, batch, logs=None):
+            if self.epoch == 1:
+                raise Killed
+
+    script = Script(str(tmp_path / "b"), numpy_arrays, fit={"validation_data": arrays()})
+    whole = script.uninterrupted(save_freq=5)
+    assert script.chain(InValidation(), save_freq=5).differences(whole) == []
+
+
+def test_nothing_is_warned_about_with_keras_own_and_our_callbacks(tmp_path):
+    callbacks = [C.EarlyStopping("loss"), C.ReduceLROnPlateau("loss"), C.TerminateOnNaN()]
+    callbacks += [keras_ratchet.EarlyStopping("loss"), C.CSVLogger(str(tmp_path / "c.csv"))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        Script(str(tmp_path / "b"), numpy_arrays, callbacks=lambda: callbacks).run()
+    assert Path(tmp_path / "c.csv").exists()
