@@ -14,8 +14,12 @@ def test_the_savers_still_take_what_we_give_them():
     from keras.src.saving import saving_lib
 
     names = inspect.signature(saving_lib._save_state).parameters
-    assert list(names) == ["saveable", "weights_store", "assets_store", "inner_path"] + [
-        "visited_saveables"
+    assert list(names) == [
+        "saveable",
+        "weights_store",
+        "assets_store",
+        "inner_path",
+        "visited_saveables",
     ]
     assert "archive" in inspect.signature(saving_lib.H5IOStore).parameters
     assert list(inspect.signature(legacy_h5_format.save_model_to_hdf5).parameters)[:2] == [

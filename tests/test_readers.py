@@ -151,6 +151,7 @@ def test_layers_of_one_name_and_own_weights_of_a_model_are_all_there(tmp_path, s
     found = weights_of(path)
     assert len(found) == len(model.get_weights())
     assert {"same/kernel", "same/bias", "vars/0"} < found.keys()
+    assert {"blocks/dense_1/vars/0", "blocks/dense_1/vars/1"} < found.keys()
     left = sorted(float(np.sum(v.astype("float64"))) for v in found.values())
     assert left == sorted(float(np.sum(w.astype("float64"))) for w in model.get_weights())
 

@@ -240,9 +240,12 @@ def epoch_iterator() -> Any:
 def build(model: Any, iterator: Any) -> None:
     """Create all variables of the model, its metrics and its optimizer before the first step.
 
-    torch and jax have done so by now; tensorflow defers it to the first step.
+    torch and jax have done so by now; tensorflow defers it to the first step. Batches that were
+    drawn for it, and would be trained on a second time, are thrown away.
     """
     import keras
+
+    _drop_drawn(iterator)
 
     optimizer = getattr(model, "optimizer", None)
     dataset = getattr(iterator, "_distributed_dataset", None)
@@ -256,7 +259,7 @@ def build(model: Any, iterator: Any) -> None:
         optimizer.build(model.trainable_variables)
 
 
-def drop_drawn(iterator: Any) -> None:
+def _drop_drawn(iterator: Any) -> None:
     """Throw away the batches that a PyDataset's workers prepared while the model was built.
 
     torch and jax draw one batch to learn shapes. Keras stops the workers then, but keeps what

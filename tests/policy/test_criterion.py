@@ -28,9 +28,9 @@ def moment(epoch, value):
     return Moment(Position(epoch=epoch + 1), {} if value is None else {"m": value})
 
 
-def run(rule, values, state=PatienceState(), start=0, through_json=False):
+def run(rule, values, state=None, start=0, through_json=False):
     """Return the verdicts and the last state; stop at the first yes."""
-    verdicts = []
+    verdicts, state = [], state or PatienceState()
     for epoch, value in enumerate(values, start):
         state, verdict = rule.check(state, moment(epoch, value))
         if through_json:
@@ -120,7 +120,7 @@ def test_a_nan_first_does_not_poison_the_run():
 @pytest.mark.parametrize("rule", ["stop", "raise"])
 def test_a_nan_can_stop_at_once(rule):
     patience = Patience(3, Monitor("m", nan=rule))
-    state, verdict = patience.check(PatienceState(), moment(0, math.nan))
+    _, verdict = patience.check(PatienceState(), moment(0, math.nan))
     assert verdict and verdict.kind == "nan" and verdict.reason == "m is NaN"
 
 

@@ -90,8 +90,13 @@ def test_differences_below_float32_are_seen():
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"mode": "auto"}, {"min_delta": -1}, {"min_delta": math.nan}, {"nan": "skip"}]
-    + [{"min_delta_mode": "percent"}],
+    [
+        {"mode": "auto"},
+        {"min_delta": -1},
+        {"min_delta": math.nan},
+        {"nan": "skip"},
+        {"min_delta_mode": "percent"},
+    ],
 )
 def test_a_wrong_argument_is_named_with_its_value(arguments):
     (name, value), *_ = arguments.items()

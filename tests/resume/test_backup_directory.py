@@ -11,7 +11,17 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from support.resuming import EPOCHS, PER_EPOCH, Kill, Killed, Script, arrays, model, scramble, values
+from support.resuming import (
+    EPOCHS,
+    PER_EPOCH,
+    Kill,
+    Killed,
+    Script,
+    arrays,
+    model,
+    scramble,
+    values,
+)
 from support.sources import numpy_arrays
 
 import keras_ratchet
@@ -117,7 +127,13 @@ def test_another_training_is_refused_with_all_differences(tmp_path):
     backup = keras_ratchet.BackupAndRestore(s.directory)
     with pytest.raises(ResumeError) as refused:
         net.fit(*arrays(), batch_size=8, verbose=0, callbacks=[backup])
-    for word in ("variables were saved", "optimizer: ", "layers: ", "batch_size: 4", "batches_per_epoch: 10"):
+    for word in (
+        "variables were saved",
+        "optimizer: ",
+        "layers: ",
+        "batch_size: 4",
+        "batches_per_epoch: 10",
+    ):
         assert word in str(refused.value), word
     assert all((a == b).all() for a, b in zip(before, values(net.variables), strict=True))
     assert net._initial_epoch is None

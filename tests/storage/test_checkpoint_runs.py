@@ -379,6 +379,32 @@ def test_a_clock_that_is_set_back_does_not_cost_the_newest_file(tmp_path, monkey
     assert 1 in epochs_in(tmp_path)
 
 
+class Leave(keras.callbacks.Callback):
+    """Ends training at the beginning of an epoch (index from 0), as a crash would."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise RuntimeError("gone")
+
+
+@pytest.mark.xfail(strict=True, reason="_engine: a clock that was set back hides the newest backup")
+def test_a_clock_that_is_set_back_does_not_cost_the_newest_backup(tmp_path, monkeypatch):
+    def epochs_done():
+        return max(info.position.epoch for info in keras_ratchet.checkpoints(tmp_path))
+
+    for epoch in (2, 4):
+        backup = keras_ratchet.BackupAndRestore(tmp_path)
+        with pytest.raises(RuntimeError, match="gone"):
+            fit(dense(), [backup, Leave(epoch)], 6)
+        assert epochs_done() == epoch
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda real=real: real() - 3600)
+
+
 @pytest.mark.xfail(strict=True, reason="_engine: a file is not remembered if a drop fails")
 def test_a_best_file_whose_retention_fails_is_remembered_all_the_same(tmp_path, monkeypatch):
     class NoDelete(durable.Disk):

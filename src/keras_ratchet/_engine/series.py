@@ -7,7 +7,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -140,6 +140,11 @@ class Series:
     def note(self, event: str, **facts: Any) -> None:
         """Add a line to the journal."""
         journal.append(self.directory, event, series=self.name, **facts)
+
+    def note_stops(self, callbacks: Iterable[Any]) -> None:
+        """Note why callbacks have stopped training."""
+        for stop in filter(None, (getattr(c, "stop_reason", None) for c in callbacks)):
+            self.note("stop", reason=str(stop), kind=stop.kind, epoch=stop.epoch + 1)
 
     def forgive(self, error: SaveError) -> None:
         """Warn of a failed save, once for each kind of failure."""

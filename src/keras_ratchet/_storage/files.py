@@ -167,9 +167,9 @@ def named_manifests(directory: str) -> dict[str, list[str]]:
 
 def _manifest_names(side: str, name: str) -> Iterator[tuple[str, str]]:
     for entry in _entries(side):
-        if entry.startswith(f"{name}.") and (match := _MANIFEST.fullmatch(entry)):
-            if match["name"] == name:
-                yield entry, os.path.join(side, entry)
+        match = _MANIFEST.fullmatch(entry) if entry.startswith(f"{name}.") else None
+        if match and match["name"] == name:
+            yield entry, os.path.join(side, entry)
 
 
 def delete_file(path: str) -> None:

@@ -79,3 +79,12 @@ class MetricWatch:
             f"{self._owner}: {missing_message(self._name, logs)} If a callback of yours adds "
             f"it to the logs, put that callback first in the list."
         )
+
+
+def training_metric_warning(name: str) -> str:
+    """Return what a user should know who restores weights by a metric of the training."""
+    return (
+        f"EarlyStopping restores by {name!r}, a mean over the batches of an epoch: it describes "
+        f"the weights during the epoch, not those kept at its end. Monitor a validation metric "
+        f"such as 'val_{name}' for the weights that score best."
+    )

@@ -13,6 +13,13 @@ def end_of_epoch(epoch: int, metrics: Mapping[str, float]) -> Moment:
     return Moment(Position(epoch=epoch + 1), metrics)
 
 
+def batches_ended(last: int | None, batch: int) -> int:
+    """Return how many batches have ended since batch `last`, up to `batch` (indices from 0)."""
+    if last is None or batch <= last:  # a new epoch
+        return batch + 1
+    return batch - last
+
+
 def metrics_of(logs: Mapping[str, Any] | None) -> dict[str, float]:
     """Return the scalars of `logs` as floats; arrays of more than one element are left out."""
     scalars = {name: as_float(value) for name, value in (logs or {}).items()}

@@ -41,7 +41,6 @@ class Session:
         self._in_fit = iterator is not None
         self.to_skip = 0
         _compat.build(model, iterator)
-        _compat.drop_drawn(iterator)
         self._cursor = DataCursor(iterator, head.data)
         states = CallbackStates(self._others)
         self.resumer = Resumer(head.backups, states, self._cursor, head.loop_optimizer)

@@ -12,18 +12,18 @@ from typing import Any
 from keras_ratchet import _compat
 from keras_ratchet._engine.best_weights import BestWeights, check_optimizer, not_finite
 from keras_ratchet._engine.scored import follow, restored, scored_sources
-from keras_ratchet.callbacks._metrics import MetricWatch
+from keras_ratchet.callbacks._metrics import MetricWatch, training_metric_warning
 from keras_ratchet.callbacks._moments import end_of_epoch
-from keras_ratchet.callbacks.monitor_callback import MonitorCallback
+from keras_ratchet.callbacks._patience import PatientCallback
 from keras_ratchet.errors import NonFiniteError
-from keras_ratchet.policy.criterion import Patience, PatienceState
+from keras_ratchet.policy.criterion import PatienceState
 from keras_ratchet.policy.monitor import DeltaMode, NanRule
 from keras_ratchet.types import StopReason, Verdict
 
 _log = logging.getLogger("keras_ratchet")
 
 
-class EarlyStopping(MonitorCallback):
+class EarlyStopping(PatientCallback):
     """Stop training when a monitored metric has stopped improving.
 
     Takes every argument of `keras.callbacks.EarlyStopping`, in its place and with its meaning.
@@ -184,30 +184,11 @@ class EarlyStopping(MonitorCallback):
         self._kept = BestWeights(self.restore_optimizer)
         self.best_weights = None
 
-    def _patience(self) -> Patience:
-        return Patience(self.patience, self._rule, self.baseline, self.start_from_epoch)
-
-    def _state(self) -> PatienceState:
-        best_epoch = None if self.best_value is None else self.best_epoch
-        return PatienceState(self.wait, self.best, self.best_value, best_epoch, self._checks)
-
-    def _take(self, state: PatienceState) -> None:
-        self.wait = state.wait
-        self.best = state.reference
-        self.best_value = state.best
-        self.best_epoch = state.best_epoch or 0
-        self._checks = state.checks
-
     def _warn_of_training_metric(self) -> None:
         if self._warned or not _compat.is_training_metric(self._model, self.monitor):
             return
         self._warned = True
-        warnings.warn(
-            f"EarlyStopping restores by {self.monitor!r}, a mean over the batches of an epoch: it "
-            f"describes the weights during the epoch, not those kept at its end. Monitor a "
-            f"validation metric such as 'val_{self.monitor}' for the weights that score best.",
-            stacklevel=4,
-        )
+        warnings.warn(training_metric_warning(self.monitor), stacklevel=4)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a restart must not forget."""

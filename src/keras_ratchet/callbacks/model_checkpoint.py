@@ -12,7 +12,7 @@ from keras_ratchet._engine.checkpointer import Checkpointer
 from keras_ratchet._engine.series import Series
 from keras_ratchet.callbacks._base import abandon
 from keras_ratchet.callbacks._checkpoint_args import check_filepath, check_monitors, retention_of
-from keras_ratchet.callbacks._moments import end_of_epoch, metrics_of
+from keras_ratchet.callbacks._moments import batches_ended, end_of_epoch, metrics_of
 from keras_ratchet.callbacks.monitor_callback import MonitorCallback
 from keras_ratchet.errors import SaveError, UnknownDirectionError
 from keras_ratchet.policy.monitor import one_of
@@ -141,10 +141,8 @@ class ModelCheckpoint(MonitorCallback):
         """Find out now, not after the first epoch, whether saving can work."""
         super().on_train_begin(logs)
         self._saves.series.begin(self._model)
-        self._pending = 0
-        self._last_batch_seen = None
-        self._unsaved = None
-        self._settled = False
+        self._pending, self._last_batch_seen = 0, None
+        self._unsaved, self._settled = None, False
         if self.fresh:
             self._saves.forget(self.initial_value_threshold)
         names = [self.monitor, *(name for name, _ in self._tie_breakers)]
@@ -155,8 +153,7 @@ class ModelCheckpoint(MonitorCallback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Note the epoch."""
         super().on_epoch_begin(epoch, logs)
-        self._current_epoch = epoch
-        self._last_batch_seen = None
+        self._current_epoch, self._last_batch_seen = epoch, None
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Save, if epochs are what it goes by."""
@@ -177,9 +174,7 @@ class ModelCheckpoint(MonitorCallback):
         self._finish(f"training was ended by {type(error).__name__}")
 
     def _finish(self, reason: str) -> None:
-        stops = [getattr(c, "stop_reason", None) for c in getattr(self._list, "callbacks", ())]
-        for stop in filter(None, stops):
-            self._saves.series.note("stop", reason=str(stop), kind=stop.kind, epoch=stop.epoch + 1)
+        self._saves.series.note_stops(getattr(self._list, "callbacks", ()))
         try:
             if self.save_at_end and self._unsaved is not None:
                 self._consider(replace(self._unsaved, metrics={}), reason)
@@ -191,9 +186,7 @@ class ModelCheckpoint(MonitorCallback):
         """Save, if enough batches are done; `batch` is the index of the last one that ended."""
         if self.save_freq == "epoch":
             return
-        last = -1 if self._last_batch_seen is None else self._last_batch_seen
-        ended = batch - last if batch > last else batch + 1
-        self._last_batch_seen = batch
+        ended, self._last_batch_seen = batches_ended(self._last_batch_seen, batch), batch
         self._pending, verdict = self._every.check(self._pending, ended)
         position = Position(self._current_epoch, batch + 1)
         self._unsaved = Moment(position, {}, end_of_epoch=False)
