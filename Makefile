@@ -11,20 +11,33 @@ PYTEST := $(BIN)/python -X faulthandler -m pytest
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test test-tensorflow test-jax test-all test-wheel test-crash lint bench clean
+# $(ARGS) goes to pytest: make test ARGS="-k monitor"
+.PHONY: demo test test-tensorflow test-jax test-resume test-all test-wheel test-crash lint bench clean
 
 demo: $(STAMP)
 	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/digits.py
 	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/resume.py
 
+# The suite, on PyTorch. The long parts (kills, exact resume) have targets of their own below.
+SUITE := tests/test_*.py tests/policy tests/pains tests/cli tests/conformance tests/storage src
+
 test: $(STAMP)
-	KERAS_BACKEND=torch $(PYTEST) $(ARGS)
+	KERAS_BACKEND=torch $(PYTEST) $(SUITE) $(ARGS)
+
+# The tests that touch a backend: the others gave their answer under `make test`.
+BACKEND_TESTS := tests/pains tests/conformance tests/test_compat.py tests/test_formats.py \
+  tests/test_readers.py tests/storage/test_loading.py \
+  tests/test_examples.py::test_digits_stops_and_the_file_equals_the_model
 
 test-tensorflow: $(STAMP)
-	KERAS_BACKEND=tensorflow $(PYTEST) $(ARGS)
+	KERAS_BACKEND=tensorflow $(PYTEST) $(BACKEND_TESTS) $(ARGS)
 
 test-jax: $(STAMP)
-	KERAS_BACKEND=jax $(PYTEST) $(ARGS)
+	KERAS_BACKEND=jax $(PYTEST) $(BACKEND_TESTS) $(ARGS)
+
+# Kills and exact resume on one backend: make test-resume KERAS_BACKEND=jax
+test-resume: $(STAMP)
+	KERAS_BACKEND=$(KERAS_BACKEND) $(PYTEST) tests/resume tests/crash $(ARGS)
 
 test-all: test test-tensorflow test-jax test-wheel
 
@@ -35,7 +48,9 @@ test-wheel: $(STAMP)
 	$(BIN)/python -m pip install -q --no-deps --target build/wheel/site build/wheel/*.whl
 	cp -r tests examples README.md docs pyproject.toml build/wheel/
 	cd build/wheel && KERAS_BACKEND=$(KERAS_BACKEND) PYTHONPATH=site RATCHET_WHEEL=$(CURDIR)/build/wheel/site \
-	  $(CURDIR)/$(PYTEST) tests -m "not slow" $(ARGS)
+	  $(CURDIR)/$(PYTEST) tests/pains tests/policy \
+	  tests/cli tests/storage/test_golden.py tests/storage/test_loading.py tests/test_public_api.py \
+	  tests/test_compat.py tests/test_readers.py $(ARGS)
 
 # The long kill suite: hundreds of SIGKILLs on each backend.
 test-crash: $(STAMP)

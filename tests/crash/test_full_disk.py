@@ -60,7 +60,7 @@ def test_a_file_size_limit_is_a_save_error_and_the_older_file_stays(tmp_path):
 
 
 def test_a_full_disk_is_a_save_error_and_the_older_file_stays(small_disk, tmp_path):
-    limits = (0, 4096, 0.3, 0.6, -8192)  # the last is found out while writing only
+    limits = (0, 0.6, -8192)  # the last is found out while writing only
     settings = full_disk.Settings("ratchet", (160,), limits, str(small_disk))
     attempts = full_disk.run(settings, tmp_path)
     assert len(attempts) == len(limits) * len(SUFFIXES)

@@ -292,6 +292,18 @@ def test_a_buffer_that_the_source_fills_again_is_copied_when_looked_at():
     assert (ds[0][0][0, 0], ds[1][0][0, 0], ds[0][0][0, 0]) == (1, 2, 1)
 
 
+def test_a_random_generator_that_cannot_be_kept_is_warned_about(tmp_path):
+    import torch
+
+    def data():
+        ds = Batches(False)
+        ds.noise, ds.torch = keras.random.SeedGenerator(1), torch.Generator()
+        return {"x": ds}
+
+    with pytest.warns(UserWarning, match=r"Batches.noise, Batches.torch cannot be kept"):
+        Script(str(tmp_path / "b"), data).run()
+
+
 def test_steps_per_epoch_that_cut_a_pass_are_warned_about(tmp_path):
     script = Script(
         str(tmp_path / "b"), lambda: {"x": dataset(), "steps_per_epoch": 5}, fit={"epochs": 2}

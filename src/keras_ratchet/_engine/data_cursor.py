@@ -117,6 +117,11 @@ class DataCursor:
             return [f"A StatefulDataLoader keeps its place from epoch to epoch. {wrap}"]
         if self.kind == "unknown":
             return [f"Nothing is known about data of this kind. {wrap}"]
+        if lost := [name for name in self._attributes.not_kept() if self._draws(name)]:
+            return [
+                f"{', '.join(lost)} cannot be kept. Use NumPy's random generators, or give the "
+                f"data set state_dict() and load_state_dict()."
+            ]
         if self.kind == "array" and _compat.draws_unseeded(self._iterator):
             return [
                 "TensorFlow shuffles arrays by a seed of its own, which nobody can read. Call "
@@ -124,6 +129,11 @@ class DataCursor:
                 "ResumableDataset."
             ]
         return []
+
+    def _draws(self, name: str) -> bool:
+        """Say whether an attribute, named as `Class.attribute`, is a random generator."""
+        value = getattr(self.source, name.partition(".")[2])
+        return type(value).__name__ in ("Generator", "SeedGenerator")
 
     def _partial_epochs(self) -> bool:
         steps = getattr(self._iterator, "steps_per_epoch", None)
