@@ -303,7 +303,7 @@ def advance_dataset(iterator: Any, dataset: Any, epochs: int, batches: int | Non
     """
     source = getattr(iterator, "_distributed_dataset", dataset)
     made = epochs
-    if source is not dataset and batches is not None and epochs:
+    if hasattr(iterator, "_distributed_dataset") and batches is not None and epochs:
         unknown_at_first = iterator.data_adapter.num_batches is None
         made = 2 * epochs - (1 if unknown_at_first else 0)
     for _ in range(made):

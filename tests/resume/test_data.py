@@ -334,5 +334,32 @@ def test_the_same_data_set_object_after_an_exception(tmp_path):
     assert script.chain(Kill(17), save_freq=3).differences(whole) == []
 
 
+NAMED = {
+    "tf.data": tf_data,
+    "tf.data of unknown length": lambda: tf_data(unknown=True),
+    "DataLoader, generator=": lambda: loader(own_generator=True),
+    "PyDataset": Batches,
+    "ResumableDataset": dataset,
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("saves", [{"save_freq": 3}, {"save_freq": "epoch"}], ids=["mid", "epoch"])
+def test_data_that_the_callback_is_given_too_goes_on_likewise(name, saves, tmp_path):
+    script = Script(str(tmp_path / "b"), lambda: {"x": NAMED[name]()}, names_data=True)
+    whole = script.uninterrupted(**saves)
+    assert script.chain(Kill(17), **saves).differences(whole) == []
+
+
+def test_tf_data_under_class_weights_goes_on_likewise(tmp_path):
+    """Keras trains on a data set of its own then, made out of the one it was given."""
+    fit = {"class_weight": {0: 0.3, 1: 2.0}}
+    script = Script(str(tmp_path / "b"), lambda: {"x": tf_data()}, fit=fit, names_data=True)
+    whole = script.uninterrupted()
+    assert script.chain(Kill(17), save_freq=3).differences(whole) == []
+    script.directory = str(tmp_path / "ends")
+    assert script.chain(Kill(17)).differences(whole) == []
+
+
 def test_the_names_are_public():
     assert keras_ratchet.data.resumable is resumable

@@ -122,6 +122,7 @@ class Script:
         callbacks: Function that returns the other callbacks.
         backup: Arguments of BackupAndRestore.
         fit: Other arguments of `fit`.
+        names_data: Whether BackupAndRestore is given the data set too.
     """
 
     directory: str
@@ -130,6 +131,7 @@ class Script:
     callbacks: object = list
     backup: dict = field(default_factory=dict)
     fit: dict = field(default_factory=dict)
+    names_data: bool = False
 
     def run(self, kill=None, backup=True, **backup_args):
         """Run once from scratch; return the outcome, or None if it was killed."""
@@ -139,6 +141,8 @@ class Script:
         mine = list(callbacks)
         if backup:
             arguments = {"delete_checkpoint": False, **self.backup, **backup_args}
+            if self.names_data:
+                arguments["data"] = data["x"]
             mine.append(keras_ratchet.BackupAndRestore(self.directory, **arguments))
         if kill is not None:
             mine.append(kill)
