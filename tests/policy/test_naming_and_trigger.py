@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_ratchet.errors import ConfigError
-from keras_ratchet.policy.naming import fields, render, validate
+from keras_ratchet.policy.naming import fields, may_be, render, validate
 from keras_ratchet.policy.trigger import EveryBatches
 
 
@@ -34,6 +34,47 @@ def test_what_python_formats_we_format_alike(epoch, loss):
 
 def test_an_absent_value_prints_as_nan_whatever_the_spec():
     assert render("{batch:04d}-{f1:.3f}.h5", {}) == ("nan-nan.h5", ("batch", "f1"))
+
+
+SPECS = st.sampled_from(
+    [
+        "",
+        "02d",
+        "d",
+        "5",
+        "+",
+        "*>6",
+        "^9",
+        "=+8",
+        ",",
+        "_",
+        "e",
+        "f",
+        ".3g",
+        "%",
+        "012.4f",
+        "x",
+        "b",
+    ]
+)
+
+
+@given(st.integers(0, 10**9), st.floats(), SPECS, SPECS, st.sampled_from(["", "!r", "!s"]))
+def test_every_name_that_a_template_gives_may_be_its(epoch, loss, one, other, conversion):
+    template = f"{{{{a}}}}-{{epoch:{one}}}_{{loss{conversion}:{'' if conversion else other}}}.keras"
+    try:
+        validate(template)
+    except ConfigError:
+        return
+    name, _ = render(template, {"epoch": epoch, "loss": loss})
+    assert may_be(template, name)
+    assert may_be(template, render(template, {})[0])
+
+
+@pytest.mark.parametrize("name", ["best", "1.5x", "", "e1", "1-2", "nano"])
+def test_a_word_is_no_number(name):
+    assert not may_be("{epoch:02d}.weights.h5", f"{name}.weights.h5")
+    assert not may_be("{val_loss:.2f}.weights.h5", f"{name}.weights.h5")
 
 
 @pytest.mark.parametrize(

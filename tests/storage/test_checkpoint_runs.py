@@ -63,7 +63,6 @@ def test_a_new_callback_does_not_overwrite_a_better_file(tmp_path, caplog):
     assert better.best == 0.1
 
 
-@pytest.mark.xfail(strict=True, reason="_engine: settling looks at the file all the same")
 def test_fresh_starts_anew(tmp_path):
     train(tmp_path, "best.weights.h5", val_loss=[0.2], save_best_only=True)
     train(tmp_path, "best.weights.h5", val_loss=[0.4, 0.3, 0.5], save_best_only=True, fresh=True)
@@ -207,7 +206,6 @@ def test_retention_without_a_placeholder_is_an_error(tmp_path):
 # The end.
 
 
-@pytest.mark.xfail(strict=True, reason="_engine: the last state has to be the best")
 def test_the_last_state_is_saved_at_the_end(tmp_path):
     train(tmp_path, val_loss=[0.1, 0.2, 0.3], save_best_only=True, save_at_end=True)
     assert epochs_in(tmp_path) == [1, 3]
@@ -219,7 +217,6 @@ def test_what_was_saved_at_the_end_of_the_last_epoch_is_not_saved_twice(tmp_path
     assert len(events(tmp_path, "save")) == 2
 
 
-@pytest.mark.xfail(strict=True, reason="_engine: the last state has to be the best")
 def test_the_last_state_is_saved_after_an_exception_under_guard(tmp_path):
     class Fail(Stamp):
         def on_epoch_end(self, epoch, logs=None):
@@ -366,10 +363,9 @@ def test_the_next_start_removes_leftovers_of_this_path_and_nothing_else(tmp_path
     assert names == {"e1.weights.h5", files.SIDE, *theirs}
 
 
-# Known gaps, each with the change that it needs in _engine (see the storage report).
+# Clocks that go back, disks that do not delete, names that look alike, links.
 
 
-@pytest.mark.xfail(strict=True, reason="_engine: a clock that was set back hides the newest file")
 def test_a_clock_that_is_set_back_does_not_cost_the_newest_file(tmp_path, monkeypatch):
     train(tmp_path, val_loss=[0.9, 0.1, 0.5], keep_last=1)
     assert epochs_in(tmp_path) == [2, 3]
@@ -391,7 +387,6 @@ class Leave(keras.callbacks.Callback):
             raise RuntimeError("gone")
 
 
-@pytest.mark.xfail(strict=True, reason="_engine: a clock that was set back hides the newest backup")
 def test_a_clock_that_is_set_back_does_not_cost_the_newest_backup(tmp_path, monkeypatch):
     def epochs_done():
         return max(info.position.epoch for info in keras_ratchet.checkpoints(tmp_path))
@@ -405,7 +400,6 @@ def test_a_clock_that_is_set_back_does_not_cost_the_newest_backup(tmp_path, monk
         monkeypatch.setattr(time, "time", lambda real=real: real() - 3600)
 
 
-@pytest.mark.xfail(strict=True, reason="_engine: a file is not remembered if a drop fails")
 def test_a_best_file_whose_retention_fails_is_remembered_all_the_same(tmp_path, monkeypatch):
     class NoDelete(durable.Disk):
         def rename(self, source, target):
@@ -421,7 +415,6 @@ def test_a_best_file_whose_retention_fails_is_remembered_all_the_same(tmp_path, 
     assert callback.best == 0.3
 
 
-@pytest.mark.xfail(strict=True, reason="_engine: a placeholder matches more than numbers")
 def test_the_drafts_of_a_file_that_only_looks_like_ours_are_left_alone(tmp_path):
     draft = tmp_path / ".draft-0123abcd-best.weights.h5"  # of a run that is saving right now
     draft.write_text("x")
@@ -429,7 +422,6 @@ def test_the_drafts_of_a_file_that_only_looks_like_ours_are_left_alone(tmp_path)
     assert draft.exists()
 
 
-@pytest.mark.xfail(strict=True, reason="_engine: a linked file is not found in its directory")
 def test_a_better_file_behind_a_link_is_not_overwritten(tmp_path):
     (tmp_path / "store").mkdir()
     (tmp_path / "best.weights.h5").symlink_to(tmp_path / "store" / "best.weights.h5")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from keras_ratchet._engine.facts import fingerprint, state_bytes, versions
+from keras_ratchet._engine.facts import fingerprint, save_time, state_bytes, versions
 from keras_ratchet._engine.saver import save_error
 from keras_ratchet._engine.train_state import TrainState
 from keras_ratchet._formats.state import read_arrays, write_arrays
@@ -176,13 +177,18 @@ class Backups:
             draft.write(DATA, lambda file: _put(file, text))
             return draft.commit(facts)
 
+    def _times(self) -> Iterator[float]:
+        for _, path in local.snapshots(self.directory):
+            with contextlib.suppress(LoadError):
+                yield local.snapshot_manifest(path).saved_at
+
     def _facts(self, model: Any, state: TrainState, reason: str) -> Manifest:
         return Manifest(
             files={},
             position=state.position,
             metrics=dict(state.logs),
             reason=reason,
-            saved_at=time.time(),
+            saved_at=save_time(self._times()),
             versions=versions(),
             fingerprint=fingerprint(model),
         )

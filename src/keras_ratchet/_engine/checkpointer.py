@@ -46,10 +46,10 @@ class Checkpointer:
     _best_path: str | None = None
     _warned: set[str] = field(default_factory=set)
 
-    def settle(self, ranking: Ranking) -> None:
-        """Take the order of the metrics, and what the files in place say is best."""
+    def settle(self, ranking: Ranking, fresh: bool = False) -> None:
+        """Take the order of the metrics, and (unless `fresh`) what the files say is best."""
         self.series.ranking = ranking
-        found = self.series.best() if self.best_only else None
+        found = self.series.best() if self.best_only and not fresh else None
         if found is None or not ranking.beats(found.metrics, self._best()):
             return
         self._remember(found.metrics, found.path)
@@ -74,7 +74,9 @@ class Checkpointer:
         self.best = state["best"]
         self._best_metrics, self._best_path = dict(state["metrics"]), state["path"]
 
-    def consider(self, model: Any, moment: Moment, swap: Any, reason: str) -> bool:
+    def consider(
+        self, model: Any, moment: Moment, swap: Any, reason: str, last: bool = False
+    ) -> bool:
         """Save if the moment is worth it.
 
         Args:
@@ -82,6 +84,7 @@ class Checkpointer:
             moment: Position and metrics.
             swap: The `SwapEMAWeights` of the callback list, or None.
             reason: Why a save is considered.
+            last: Whether it is the last state, which is saved though it need not be the best.
 
         Returns:
             Whether a file was saved.
@@ -90,27 +93,29 @@ class Checkpointer:
             SaveError: If the save fails, unless that is to be a warning.
         """
         path = self._path(moment)
-        verdict = self._wanted(moment, reason)
+        best_only = self.best_only and not last
+        verdict = self._wanted(moment, best_only, reason)
         self.say(f"{verdict.reason}, saving model to {path}" if verdict else verdict.reason)
-        if not verdict or not self._may_be_saved(model, path, swap):
+        if not verdict or not self._may_be_saved(model, path, swap, best_only):
             self.series.note("skip", reason=verdict.reason, epoch=moment.position.epoch)
             return False
         facts = self.series.facts(model, moment.position, moment.metrics, verdict.reason)
         try:
-            with self._scored_weights(model, swap):
+            with self._scored_weights(model, swap, best_only):
                 self.series.save(model, path, facts)
+            if verdict.kind == "improved":
+                self._remember(moment.metrics, path)
+            self.series.retain()
         except SaveError as error:
             if not self.warn_only:
                 raise
             self.series.forgive(error)
             return False
-        if verdict.kind == "improved":
-            self._remember(moment.metrics, path)
         self.say(f"finished saving model to {path}")
         return True
 
-    def _wanted(self, moment: Moment, reason: str) -> Verdict:
-        if not self.best_only:
+    def _wanted(self, moment: Moment, best_only: bool, reason: str) -> Verdict:
+        if not best_only:
             return Verdict(True, "always", reason)
         verdict = is_best(self.series.ranking, moment.metrics, self._best())
         if verdict.kind != "missing":
@@ -125,22 +130,24 @@ class Checkpointer:
             return Verdict(True, "missing", f"{verdict.reason}, and no best is known yet")
         return verdict
 
-    def _may_be_saved(self, model: Any, path: str, swap: Any) -> bool:
+    def _may_be_saved(self, model: Any, path: str, swap: Any, best_only: bool) -> bool:
         """Say no to weights that are not finite, if they would count as best or replace a file."""
         sources = {}
-        if self.best_only:
+        if best_only:
             sources = scored_sources(model, swap, self.series.ranking.metrics[0][0])
         bad = not_finite(model, sources)
-        if bad is None or not (self.best_only or os.path.exists(path)):
+        if bad is None or not (best_only or os.path.exists(path)):
             return True
         self._warn_once(
             "not finite", f"ModelCheckpoint did not save {path!r}: weight {bad!r} is not finite."
         )
         return False
 
-    def _scored_weights(self, model: Any, swap: Any) -> contextlib.AbstractContextManager[None]:
+    def _scored_weights(
+        self, model: Any, swap: Any, best_only: bool
+    ) -> contextlib.AbstractContextManager[None]:
         """Let the model hold what was scored: under SwapEMAWeights the averages."""
-        meant = self.best_only and averages_are_meant(swap, self.series.ranking.metrics[0][0])
+        meant = best_only and averages_are_meant(swap, self.series.ranking.metrics[0][0])
         if swap is not None and (meant or swap.swap_on_epoch):
             return holding_averages(model, swap)
         return contextlib.nullcontext()

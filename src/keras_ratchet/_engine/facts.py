@@ -8,6 +8,8 @@ import json
 import math
 import platform
 import re
+import time
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -36,6 +38,14 @@ def _version(package: str) -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
     return "unknown"
+
+
+def save_time(earlier: Iterable[float]) -> float:
+    """Return the time now, in seconds; just after the earlier saves if the clock was set back.
+
+    The newest checkpoint is the one with the latest time.
+    """
+    return max(time.time(), math.nextafter(max(earlier, default=0.0), math.inf))
 
 
 def fingerprint(model: Any) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import time
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from keras_ratchet._engine.facts import fingerprint, state_bytes, versions
+from keras_ratchet._engine.facts import fingerprint, save_time, state_bytes, versions
 from keras_ratchet._engine.saver import check_target, save_error, save_model
 from keras_ratchet._storage import files, journal, space
 from keras_ratchet._storage.deletion import delete_unless_changed
@@ -20,6 +19,7 @@ from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet._storage.records import checkpoints
 from keras_ratchet._storage.verify import verify
 from keras_ratchet.errors import SaveError
+from keras_ratchet.policy import naming
 from keras_ratchet.policy.retention import Ranking, Retention, plan
 from keras_ratchet.types import Position, SnapshotInfo
 
@@ -42,6 +42,7 @@ class Series:
     resumed_from: str | None = None
     _lock: FileLock | None = field(default=None, init=False)
     _failures: set[str] = field(default_factory=set, init=False)
+    _newest_s: float = field(default=0.0, init=False)
 
     @property
     def name(self) -> str:
@@ -51,7 +52,10 @@ class Series:
     @property
     def directory(self) -> str:
         """The directory above the first placeholder."""
-        return os.path.abspath(os.path.dirname(self.template.partition("{")[0]))
+        path = self.template.partition("{")[0]
+        if path == self.template and os.path.islink(path):
+            path = os.path.realpath(path)  # what it leads to is what is saved
+        return os.path.abspath(os.path.dirname(path))
 
     def begin(self, model: Any) -> None:
         """Check that saving can work, take the lock, and clean up after a crash.
@@ -70,6 +74,7 @@ class Series:
             self._lock = lock
         for path in files.sweep(self.directory, self._is_ours):
             _log.info("removed what a crash had left: %s", path)
+        self._newest_s = max((s.saved_at for s in self.snapshots()), default=0.0)
         if message := space.warning(self.directory, state_bytes(model)):
             warnings.warn(message, stacklevel=5)
 
@@ -96,7 +101,7 @@ class Series:
         return [s for s in checkpoints(self.directory) if s.manifest and s.series == self.name]
 
     def save(self, model: Any, path: str, facts: Manifest) -> None:
-        """Save one file, then drop those that no rule keeps.
+        """Save one file.
 
         Raises:
             SaveError: If the disk refuses; older files are untouched.
@@ -119,12 +124,12 @@ class Series:
             blocked_s=round(time.perf_counter() - started, 4),
         )
         _log.info("saved %s: %s", path, facts.reason)
-        self._retain()
 
     def facts(
         self, model: Any, position: Position, metrics: Mapping[str, float], reason: str
     ) -> Manifest:
         """Return a manifest without its files."""
+        self._newest_s = save_time([self._newest_s])
         return Manifest(
             files={},
             position=position,
@@ -132,7 +137,7 @@ class Series:
             ranking=self.ranking.metrics,
             reason=reason,
             series=self.name,
-            saved_at=time.time(),
+            saved_at=self._newest_s,
             versions=versions(),
             fingerprint=fingerprint(model),
         )
@@ -153,7 +158,12 @@ class Series:
             self._failures.add(kind)
             warnings.warn(f"{error} Training goes on; the next save tries again.", stacklevel=6)
 
-    def _retain(self) -> None:
+    def retain(self) -> None:
+        """Drop the files that no rule keeps.
+
+        Raises:
+            SaveError: If the disk refuses; the newest file is saved all the same.
+        """
         if self.retention is None:
             return
         decisions = plan(
@@ -179,6 +189,5 @@ class Series:
         _log.info("dropped %s: %s", snapshot.path, reason)
 
     def _is_ours(self, name: str) -> bool:
-        """Say whether a file name may come from this template (a draft's may be cut off)."""
-        pattern = re.sub(r"\\\{.*?\\\}", ".+", re.escape(self.name))
-        return re.fullmatch(pattern, name, re.DOTALL) is not None
+        """Say whether a file name may come from this template."""
+        return naming.may_be(self.name, name)

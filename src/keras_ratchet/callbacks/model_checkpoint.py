@@ -177,7 +177,7 @@ class ModelCheckpoint(MonitorCallback):
         self._saves.series.note_stops(getattr(self._list, "callbacks", ()))
         try:
             if self.save_at_end and self._unsaved is not None:
-                self._consider(replace(self._unsaved, metrics={}), reason)
+                self._consider(replace(self._unsaved, metrics={}), reason, last=True)
         finally:
             self._saves.series.note("end", reason=reason)
             self._saves.series.end()
@@ -193,11 +193,11 @@ class ModelCheckpoint(MonitorCallback):
         if verdict:
             self._consider(replace(self._unsaved, metrics=metrics_of(logs)), verdict.reason)
 
-    def _consider(self, moment: Moment, reason: str) -> None:
+    def _consider(self, moment: Moment, reason: str, last: bool = False) -> None:
         if not self._settled:
             self._settle()
         try:
-            if self._saves.consider(self.model, moment, self._swap(), reason):
+            if self._saves.consider(self.model, moment, self._swap(), reason, last):
                 self._unsaved = None
         except SaveError as error:
             abandon(getattr(self._list, "callbacks", []), error)
@@ -214,7 +214,7 @@ class ModelCheckpoint(MonitorCallback):
             return
         pairs = [(self.monitor, self._rule.mode)]
         pairs += [(name, self._direction(name, mode)) for name, mode in self._tie_breakers]
-        self._saves.settle(Ranking(tuple(pairs), self.ties))
+        self._saves.settle(Ranking(tuple(pairs), self.ties), self.fresh)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a restart must not forget."""

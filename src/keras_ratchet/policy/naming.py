@@ -6,6 +6,7 @@ A field is a key: `{val_top-5}` works, and no attribute or index of a value can 
 from __future__ import annotations
 
 import math
+import re
 import string
 from collections.abc import Mapping
 
@@ -13,6 +14,8 @@ from keras_ratchet.errors import ConfigError
 
 _COUNTERS = ("epoch", "batch")
 _parse = string.Formatter().parse
+_NUMBER = r"(?:[0-9][0-9,_]*(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?|nan|inf|NAN|INF)%?"
+_PLAIN_SPEC = re.compile(r"(?:(?P<fill>.)?[<>=^])?[-+ #z0-9.,_]*[deEfFgGn%]?", re.DOTALL)
 
 
 def fields(template: str) -> tuple[str, ...]:
@@ -77,6 +80,29 @@ def render(template: str, values: Mapping[str, float]) -> tuple[str, tuple[str, 
             missing.append(name)
         parts.append(_fill(values.get(name, math.nan), spec or "", conversion))
     return "".join(parts), tuple(missing)
+
+
+def may_be(template: str, name: str) -> bool:
+    """Say whether a name may have come out of a template.
+
+    Example:
+        >>> may_be("{epoch:02d}.keras", "07.keras"), may_be("{epoch:02d}.keras", "best.keras")
+        (True, False)
+    """
+    parts = []
+    for literal, field, spec, conversion in _parse(template):
+        parts.append(re.escape(literal))
+        if field is not None:
+            parts.append(_pattern(spec or "", conversion))
+    return re.fullmatch("".join(parts), name, re.DOTALL) is not None
+
+
+def _pattern(spec: str, conversion: str | None) -> str:
+    plain = _PLAIN_SPEC.fullmatch(spec)
+    if conversion or plain is None:  # `{epoch:x}` and the like
+        return ".+"
+    padding = f"[ 0{re.escape(plain['fill'] or ' ')}]*"
+    return f"{padding}[-+]?{padding}{_NUMBER}{padding}"
 
 
 def _fill(value: float, spec: str, conversion: str | None) -> str:
