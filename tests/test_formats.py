@@ -10,6 +10,7 @@ import pytest
 from support.h5compare import differences
 from support.stamped import SUFFIXES, strangers
 
+import keras_ratchet
 from keras_ratchet import ModelCheckpoint
 from keras_ratchet.errors import ConfigError
 
@@ -255,10 +256,10 @@ def test_weights_only_with_another_suffix_is_an_error_that_names_the_right_one(n
         ModelCheckpoint(tmp_path / name, save_weights_only=True)
 
 
-@pytest.mark.xfail(strict=True, reason="ours takes the suffix at its word: weights only")
 def test_a_whole_model_saved_under_a_weights_name_is_what_keras_writes_there(tmp_path):
     model, name = sequential(), "model.weights.h5"
     (tmp_path / "keras").mkdir()
     save_with(keras.callbacks.ModelCheckpoint(tmp_path / "keras" / name), model)
     save_with(ModelCheckpoint(tmp_path / "ours" / name), model)
     assert differences(tmp_path / "ours" / name, tmp_path / "keras" / name) == []
+    assert keras_ratchet.load_model(tmp_path / "ours" / name).count_params() == model.count_params()

@@ -41,7 +41,7 @@ def check_target(path: str, fixed: bool) -> None:
         )
 
 
-def save_model(model: Any, path: str, facts: Manifest) -> Manifest:
+def save_model(model: Any, path: str, facts: Manifest, whole: bool = False) -> Manifest:
     """Save a model, or its weights, in the format that the suffix of `path` names.
 
     Whatever happens meanwhile, `path` is the whole older file or the whole new one.
@@ -50,6 +50,7 @@ def save_model(model: Any, path: str, facts: Manifest) -> Manifest:
         model: A built Keras model.
         path: The file; directories above it are made.
         facts: The manifest but for its files.
+        whole: Whether a `.weights.h5` file, too, is to hold the whole model.
 
     Returns:
         The manifest.
@@ -57,7 +58,7 @@ def save_model(model: Any, path: str, facts: Manifest) -> Manifest:
     Raises:
         OSError: If the disk refuses; the older file is untouched.
     """
-    form = format_of(path)
+    form = format_of(path, whole)
     if form is None:
         raise ConfigError(f"filepath must end in .keras, .weights.h5 or .h5. Got: {path!r}.")
     directory = os.path.abspath(os.path.dirname(path))

@@ -34,11 +34,13 @@ class Series:
         template: The file path; placeholders stand in its last part where retention is used.
         retention: Which files stay, or None for all.
         ranking: What is best.
+        whole: Whether the files hold the whole model whatever their suffix says.
     """
 
     template: str
     retention: Retention | None
     ranking: Ranking
+    whole: bool = False
     resumed_from: str | None = None
     _lock: FileLock | None = field(default=None, init=False)
     _failures: set[str] = field(default_factory=set, init=False)
@@ -108,7 +110,7 @@ class Series:
         """
         started = time.perf_counter()
         try:
-            manifest = save_model(model, path, facts)
+            manifest = save_model(model, path, facts, self.whole)
         except OSError as error:
             self.note("save_error", name=os.path.basename(path), problem=str(error))
             raise save_error(error, path) from error

@@ -95,7 +95,7 @@ class ModelCheckpoint(MonitorCallback):
         rule = retention_of(self.filepath, save_best_only, save_at_end, retention, kept)
         one_of("on_save_error", on_save_error, get_args(OnSaveError))
         self._saves = Checkpointer(
-            Series(self.filepath, rule, Ranking((), ties)),
+            Series(self.filepath, rule, Ranking((), ties), whole=not save_weights_only),
             best_only=save_best_only,
             warn_only=on_save_error == "warn",
             say=self._say,
