@@ -189,6 +189,29 @@ def test_pinned_foreign_and_changed_files_are_never_dropped(tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+def test_the_file_that_training_was_resumed_from_is_never_dropped(suffix, tmp_path):
+    def go_on(model, losses):
+        callback = keras_ratchet.ModelCheckpoint(
+            tmp_path / f"e{{epoch}}{suffix}",
+            save_weights_only=suffix == ".weights.h5",
+            keep_last=1,
+        )
+        curve = Curve(val_loss=losses)
+        fit(model, [curve, Stamp(), callback], len(losses), initial_epoch=2, batch_size=32)
+        return sorted(p.name for p in tmp_path.iterdir() if p.name.endswith(suffix))
+
+    train(tmp_path, f"e{{epoch}}{suffix}", val_loss=[0.5, 0.4], save_weights_only=suffix[1] == "w")
+    if suffix == ".keras":
+        model = keras_ratchet.load_model(tmp_path, which="e1.keras")
+    else:
+        model = dense()
+        keras_ratchet.load_weights(model, tmp_path, which="e1.weights.h5")
+    losses = [None, None, 0.3, 0.2, 0.25]
+    assert go_on(model, losses) == [f"e{n}{suffix}" for n in (1, 4, 5)]  # 4 is the best
+    assert go_on(dense(), losses) == [f"e{n}{suffix}" for n in (4, 5)]  # control
+
+
 def test_two_series_in_one_directory_do_not_drop_each_others_files(tmp_path):
     other = keras_ratchet.ModelCheckpoint(
         tmp_path / "f{epoch}.weights.h5", save_weights_only=True, keep_last=3, mode="min"

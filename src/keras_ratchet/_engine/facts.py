@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import re
 import time
@@ -46,6 +47,16 @@ def save_time(earlier: Iterable[float]) -> float:
     The newest checkpoint is the one with the latest time.
     """
     return max(time.time(), math.nextafter(max(earlier, default=0.0), math.inf))
+
+
+def note_source(model: Any, path: str) -> None:
+    """Note, on the model itself, the file that its weights were loaded from."""
+    model._keras_ratchet_source = os.path.realpath(path)
+
+
+def source_of(model: Any) -> str | None:
+    """Return the path of the file that `load_model` or `load_weights` loaded, if they did."""
+    return getattr(model, "_keras_ratchet_source", None)
 
 
 def fingerprint(model: Any) -> str:

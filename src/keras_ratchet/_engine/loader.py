@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from keras_ratchet._engine.facts import note_source
 from keras_ratchet._formats.safety import check_file
 from keras_ratchet._storage.records import checkpoints, record
 from keras_ratchet._storage.verify import verify
@@ -31,7 +32,8 @@ def load_model(
 
     The file's digest is compared with its manifest before Keras sees it. In a directory, a
     checkpoint that does not verify is passed over with a warning that names its problem, and the
-    next best (or next newest) one is loaded. Keras's `safe_mode` stays on.
+    next best (or next newest) one is loaded. Keras's `safe_mode` stays on. Trainings of this model
+    never drop the file that it was loaded from.
 
     Args:
         path: A `.keras` or `.h5` file, or a directory.
@@ -47,7 +49,9 @@ def load_model(
         CorruptError: If the one file asked for is not what was saved.
     """
     chosen = _choose(os.fspath(path), which, whole=True)
-    return keras.models.load_model(chosen, custom_objects=custom_objects, compile=compile)
+    model = keras.models.load_model(chosen, custom_objects=custom_objects, compile=compile)
+    note_source(model, chosen)
+    return model
 
 
 def load_weights(model: Any, path: str | os.PathLike[str], which: str = "best") -> None:
@@ -62,7 +66,9 @@ def load_weights(model: Any, path: str | os.PathLike[str], which: str = "best") 
         LoadError: If there is none that can be loaded safely; the message names each problem.
         CorruptError: If the one file asked for is not what was saved.
     """
-    model.load_weights(_choose(os.fspath(path), which, whole=False))
+    chosen = _choose(os.fspath(path), which, whole=False)
+    model.load_weights(chosen)
+    note_source(model, chosen)
 
 
 def _choose(path: str, which: str, whole: bool) -> str:

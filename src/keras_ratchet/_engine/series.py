@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from keras_ratchet._engine.facts import fingerprint, save_time, state_bytes, versions
+from keras_ratchet._engine.facts import fingerprint, save_time, source_of, state_bytes, versions
 from keras_ratchet._engine.saver import check_target, save_error, save_model
 from keras_ratchet._storage import files, journal, space
 from keras_ratchet._storage.deletion import delete_unless_changed
@@ -41,9 +41,9 @@ class Series:
     retention: Retention | None
     ranking: Ranking
     whole: bool = False
-    resumed_from: str | None = None
     _lock: FileLock | None = field(default=None, init=False)
     _failures: set[str] = field(default_factory=set, init=False)
+    _resumed_from: str | None = field(default=None, init=False)
     _newest_s: float = field(default=0.0, init=False)
 
     @property
@@ -76,9 +76,15 @@ class Series:
             self._lock = lock
         for path in files.sweep(self.directory, self._is_ours):
             _log.info("removed what a crash had left: %s", path)
+        self._resumed_from = self._own_name(source_of(model))
         self._newest_s = max((s.saved_at for s in self.snapshots()), default=0.0)
         if message := space.warning(self.directory, state_bytes(model)):
             warnings.warn(message, stacklevel=5)
+
+    def _own_name(self, path: str | None) -> str | None:
+        """Return the name of a file in this series' directory, None for others."""
+        directory, name = os.path.split(path or "")
+        return name if directory == os.path.realpath(self.directory) else None
 
     def end(self) -> None:
         """Give the lock back."""
@@ -169,7 +175,7 @@ class Series:
         if self.retention is None:
             return
         decisions = plan(
-            self.snapshots(), self.retention, self.ranking, time.time(), self.resumed_from
+            self.snapshots(), self.retention, self.ranking, time.time(), self._resumed_from
         )
         for decision in decisions:
             if decision.keep:
