@@ -78,6 +78,56 @@ class StopReason:
 
 
 @dataclass(frozen=True, slots=True)
+class AverageTrial:
+    """One average of weights that was scored.
+
+    Attributes:
+        members: Names of the weights that it was the mean of.
+        value: Its value of the metric.
+        accepted: Whether it took the place of what was best until then.
+        reason: Why, or why not.
+    """
+
+    members: tuple[str, ...]
+    value: float
+    accepted: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AverageRecord:
+    """What became of averaging weights: which average the model ended with, and why.
+
+    Attributes:
+        kind: "soup" or "mean".
+        metric: Name of the metric that decided.
+        best: Its value for the best weights alone.
+        value: Its value for the weights that the model has now; never worse than `best`.
+        members: Names of the weights that those are the mean of, the best first.
+        indices: The places of the members among the candidates, which go from best to worst.
+        trials: Every average that was scored, in order.
+        reason: The outcome in a sentence.
+    """
+
+    kind: str
+    metric: str
+    best: float
+    value: float
+    members: tuple[str, ...]
+    indices: tuple[int, ...]
+    trials: tuple[AverageTrial, ...]
+    reason: str
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the model has an average rather than the best weights alone."""
+        return len(self.members) > 1
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@dataclass(frozen=True, slots=True)
 class SnapshotInfo:
     """What is known about one checkpoint.
 
