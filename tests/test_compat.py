@@ -91,3 +91,36 @@ def test_the_swap_of_averages_is_where_we_think():
 
 def test_fit_still_has_the_private_first_epoch():
     assert "_initial_epoch" in vars(dense())
+
+
+def test_a_callback_finds_what_fit_validates_on():
+    found = []
+
+    class Finder(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            found.append(_compat.fit_validation())
+
+        on_train_end = on_train_begin
+
+    x, y = data()
+    weights = np.ones(len(x), "float32")
+    arguments = {"verbose": 0, "callbacks": [Finder()], "batch_size": 8}
+    dense().fit(x, y, **arguments)
+    assert found == [{"batch_size": 8}] * 2
+    found.clear()
+    more = {"validation_batch_size": 4, "validation_steps": 2}
+    dense().fit(x, y, validation_data=(x, y, weights), **more, **arguments)
+    for seen in found:
+        assert seen["x"] is x and seen["y"] is y and seen["sample_weight"] is weights
+        assert (seen["batch_size"], seen["steps"]) == (4, 2)
+    found.clear()
+    dense().fit(x, y, validation_split=0.25, **arguments)
+    assert len(found[1]["x"]) == 8 and found[1]["batch_size"] == 8
+    assert _compat.fit_validation() == {}
+
+
+def test_normalization_layers_are_found_at_any_depth():
+    inner = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization(name="inner")])
+    model = keras.Sequential([keras.Input((3,)), inner, keras.layers.Dense(2)])
+    assert [layer.name for layer in _compat.batch_normalizations(model)] == ["inner"]
+    assert hasattr(inner.layers[0], "momentum")

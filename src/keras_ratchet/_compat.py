@@ -16,6 +16,8 @@
 | `fit`'s local `epoch_iterator`, its `data_adapter` | what the data is | 3.12.0, 3.15.1 |
 | `PyDatasetAdapter.enqueuer.ready_queue` | what workers drew too early | 3.12.0, 3.15.1 |
 | `EpochIterator._num_batches`, `._distributed_dataset` | length; iterators made | 3.12.0, 3.15.1 |
+| `fit`'s locals `val_x`, `val_y`, `val_sample_weight` and sizes | its validation | 3.15.1 |
+| `Layer._flatten_layers` | BatchNormalization layers at any depth | 3.15.1 |
 | `model._symbolic_build(data_batch=)` | variables before the first step | 3.12.0, 3.15.1 |
 | `io_utils.print_msg` | `verbose=1` prints as Keras does | 3.12.0, 3.15.1 |
 
@@ -235,6 +237,34 @@ def epoch_iterator() -> Any:
             return found
         frame = frame.f_back
     return None
+
+
+def fit_validation() -> dict[str, Any]:
+    """Return the arguments with which the `fit` that is calling evaluates; empty outside of `fit`.
+
+    Without validation there is only its `batch_size`.
+    """
+    from keras.src.trainers.epoch_iterator import EpochIterator
+
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        here = frame.f_locals
+        if isinstance(here.get("epoch_iterator"), EpochIterator) and "validation_data" in here:
+            size = {"batch_size": here["validation_batch_size"] or here["batch_size"]}
+            if here["validation_data"] is None:
+                return size
+            data = {name: here[f"val_{name}"] for name in ("x", "y", "sample_weight")}
+            return {**data, **size, "steps": here["validation_steps"]}
+        frame = frame.f_back
+    return {}
+
+
+def batch_normalizations(model: Any) -> list[Any]:
+    """Return the BatchNormalization layers of a model, nested ones too."""
+    import keras
+
+    layers = model._flatten_layers(include_self=False, recursive=True)
+    return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
 
 
 def build(model: Any, iterator: Any) -> None:

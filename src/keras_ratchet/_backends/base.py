@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +29,9 @@ class Backend(Protocol):
             variables: All variables of a model and its optimizer.
             averages: The pairs among them of a weight and the slot of its moving average.
         """
+
+    def no_gradients(self) -> AbstractContextManager[Any]:
+        """Let a model be called, in a block, without a record for gradients."""
 
     def rng_state(self) -> dict[str, Any]:
         """Return the state of the backend's global random number streams on the host."""

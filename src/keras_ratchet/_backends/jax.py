@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -38,6 +39,11 @@ def unalias(variables: Iterable[Any], averages: Iterable[tuple[Any, Any]]) -> No
         if id(variable.value) in seen:
             variable.assign(jnp.array(variable.value, copy=True))
         seen.add(id(variable.value))
+
+
+def no_gradients() -> contextlib.AbstractContextManager[Any]:
+    """Return a block that changes nothing: gradients are recorded on request only."""
+    return contextlib.nullcontext()
 
 
 def rng_state() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,6 +23,11 @@ def assign(variable: Any, value: NDArray[Any]) -> None:
 
 def unalias(variables: Iterable[Any], averages: Iterable[tuple[Any, Any]]) -> None:
     """Do nothing: TensorFlow copies on assignment."""
+
+
+def no_gradients() -> contextlib.AbstractContextManager[Any]:
+    """Return a block that changes nothing: gradients are recorded on request only."""
+    return contextlib.nullcontext()
 
 
 def rng_state() -> dict[str, Any]:

@@ -31,6 +31,11 @@ def unalias(variables: Iterable[Any], averages: Iterable[tuple[Any, Any]]) -> No
     """Do nothing: torch copies on assignment."""
 
 
+def no_gradients() -> Any:
+    """Return a block in which torch records nothing."""
+    return torch.no_grad()
+
+
 def rng_state() -> dict[str, Any]:
     """Return the state of torch's global generators: dropout and shuffling draw from them."""
     state: dict[str, Any] = {"torch": torch.get_rng_state().numpy()}

@@ -1,0 +1,98 @@
+"""Moving statistics of averaged weights: estimated anew, as they belong to the weights.
+
+The mean of two weights has activations of its own, so the moving statistics of neither fit (see
+Izmailov et al. 2018, section 3.2). A forward pass in training mode lets each layer do its own
+updates; BatchNormalization forgets what it had with the first batch and takes the mean over all
+batches from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_ratchet import _backends, _compat
+from keras_ratchet._engine.validation import is_arrays
+from keras_ratchet.errors import ConfigError
+
+_MOMENTA = ("momentum", "renorm_momentum")
+
+
+@dataclass(frozen=True, slots=True)
+class StatisticsData:
+    """Inputs from which statistics are estimated.
+
+    Args:
+        data: As `fit` takes it: `x`, `(x, y)`, or a data set of batches; what is not `x` is left
+            aside. It is read once for each average that is tried.
+        batch_size: Of arrays.
+
+    Raises:
+        ConfigError: If the data can be read only once.
+    """
+
+    data: Any
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        if hasattr(self.data, "__next__"):
+            raise ConfigError(
+                f"average_data is read once for each average that is tried, and a "
+                f"{type(self.data).__name__} can be read only once. Pass arrays or a data set."
+            )
+
+    def inputs(self) -> Iterator[Any]:
+        """Yield the inputs of one batch after the other."""
+        x = keras.utils.unpack_x_y_sample_weight(self.data)[0]
+        if is_arrays(x):
+            rows = len(keras.tree.flatten(x)[0])
+            for start in range(0, rows, self.batch_size):
+                part = slice(start, start + self.batch_size)
+                yield keras.tree.map_structure(lambda leaf, part=part: leaf[part], x)
+            return
+        for batch in _batches(x):
+            yield keras.utils.unpack_x_y_sample_weight(batch)[0]
+
+
+def _batches(source: Any) -> Iterator[Any]:
+    if isinstance(source, keras.utils.PyDataset):  # its iterator may have no end
+        for index in range(source.num_batches or 0):
+            yield source[index]
+        return
+    yield from source
+
+
+def reestimate(model: Any, data: StatisticsData) -> None:
+    """Estimate the moving statistics of the weights that the model has now.
+
+    Raises:
+        ConfigError: If the data has no batch.
+    """
+    layers = _compat.batch_normalizations(model)
+    momenta = [(n, name, getattr(n, name)) for n in layers for name in _MOMENTA if hasattr(n, name)]
+    done = 0
+    try:
+        with _backends.current().no_gradients():
+            for x in data.inputs():
+                for layer, name, _ in momenta:
+                    setattr(layer, name, done / (done + 1))  # so that it is the mean of all
+                model(keras.tree.map_structure(_as_array, x), training=True)
+                done += 1
+    finally:
+        for layer, name, momentum in momenta:
+            setattr(layer, name, momentum)
+    if not done:
+        raise ConfigError(f"average_data holds no batch: {data.data!r}.")
+
+
+def _as_array(leaf: Any) -> Any:
+    """Return a batch of any framework as one that the present backend takes."""
+    if isinstance(leaf, np.ndarray) or keras.ops.is_tensor(leaf):
+        return leaf
+    if hasattr(leaf, "detach"):  # torch's, on another backend
+        leaf = leaf.detach().cpu()
+    return np.asarray(leaf)
