@@ -33,8 +33,8 @@ def mean_of(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """Return the mean of float arrays in their own dtype, added up in a wider one.
 
     Example:
-        >>> mean_of([np.float16([60000.0]), np.float16([65504.0])])
-        array([62752.], dtype=float16)
+        >>> float(mean_of([np.float16([60000.0]), np.float16([65504.0])])[0])
+        62752.0
     """
     wide = np.float64 if arrays[0].dtype.itemsize >= 4 else np.float32
     total: NDArray[Any] = np.zeros(arrays[0].shape, wide)

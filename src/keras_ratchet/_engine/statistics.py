@@ -8,7 +8,8 @@ batches from there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,21 +73,31 @@ def reestimate(model: Any, data: StatisticsData) -> None:
     Raises:
         ConfigError: If the data has no batch.
     """
-    layers = _compat.batch_normalizations(model)
-    momenta = [(n, name, getattr(n, name)) for n in layers for name in _MOMENTA if hasattr(n, name)]
     done = 0
-    try:
-        with _backends.current().no_gradients():
-            for x in data.inputs():
-                for layer, name, _ in momenta:
-                    setattr(layer, name, done / (done + 1))  # so that it is the mean of all
-                model(keras.tree.map_structure(_as_array, x), training=True)
-                done += 1
-    finally:
-        for layer, name, momentum in momenta:
-            setattr(layer, name, momentum)
+    with _cumulative(model) as momenta, _backends.current().no_gradients():
+        for x in data.inputs():
+            momenta(done / (done + 1))  # so that it becomes the mean over all batches
+            model(keras.tree.map_structure(_as_array, x), training=True)
+            done += 1
     if not done:
         raise ConfigError(f"average_data holds no batch: {data.data!r}.")
+
+
+@contextlib.contextmanager
+def _cumulative(model: Any) -> Iterator[Callable[[float], None]]:
+    """Yield a function that sets the momenta of the BatchNormalization layers, and undo it."""
+    layers = _compat.batch_normalizations(model)
+    before = [(n, name, getattr(n, name)) for n in layers for name in _MOMENTA if hasattr(n, name)]
+
+    def set_all(momentum: float) -> None:
+        for layer, name, _ in before:
+            setattr(layer, name, momentum)
+
+    try:
+        yield set_all
+    finally:
+        for layer, name, momentum in before:
+            setattr(layer, name, momentum)
 
 
 def _as_array(leaf: Any) -> Any:
