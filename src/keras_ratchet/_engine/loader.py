@@ -74,14 +74,14 @@ def load_weights(model: Any, path: str | os.PathLike[str], which: str = "best") 
 def _choose(path: str, which: str, whole: bool) -> str:
     """Return the path of the file to load."""
     if not os.path.isdir(path):
-        return _accept(record(path))
+        return accept(record(path))
     infos = [info for info in checkpoints(path) if _fits(info.name, whole)]
     if which not in ("best", "latest"):
         named = [info for info in infos if info.name == which]
         if not named:
             there = ", ".join(info.name for info in infos) or "none"
             raise LoadError(f"there is no checkpoint {which!r} in {path!r}. There are: {there}.")
-        return _accept(named[0])
+        return accept(named[0])
     candidates = _order(infos, which)
     return _first_good(path, which, candidates, _unranked_problems(infos, candidates))
 
@@ -109,7 +109,7 @@ def _order(infos: list[SnapshotInfo], which: str) -> list[SnapshotInfo]:
 def _first_good(path: str, which: str, candidates: list[SnapshotInfo], problems: list[str]) -> str:
     for info in candidates:
         try:
-            chosen = _accept(info)
+            chosen = accept(info)
         except LoadError as error:
             problems.append(str(error))
             continue
@@ -124,7 +124,7 @@ def _first_good(path: str, which: str, candidates: list[SnapshotInfo], problems:
     raise CorruptError(f"no checkpoint in {path!r} can be loaded: {' '.join(problems)}")
 
 
-def _accept(info: SnapshotInfo) -> str:
+def accept(info: SnapshotInfo) -> str:
     """Return the path of a checkpoint that verifies and is safe, or raise."""
     outcome = verify(info.path)
     if outcome.status == "corrupt":
