@@ -11,11 +11,14 @@ from keras_ratchet.policy.averaging import (
     Candidate,
     check_average,
     choose,
+    distinct,
     order,
     place_for,
     refused,
+    unmeasured,
 )
 from keras_ratchet.policy.monitor import Monitor
+from keras_ratchet.types import Position, SnapshotInfo
 
 VALUES = st.one_of(st.floats(allow_nan=True), st.integers(-3, 3).map(float))
 MODES = st.sampled_from(["min", "max"])
@@ -140,3 +143,27 @@ def test_arguments_that_cannot_work_are_refused(average, k, match):
 def test_arguments_that_can_work_are_taken():
     for average in (None, "soup", "mean"):
         check_average(average, 2)
+
+
+def test_one_moment_under_two_names_has_one_vote():
+    def info(name, epoch, value, **more):
+        position = Position(epoch, 0, epoch * 10)
+        fields = {"manifest": True, "position": position, "metrics": {"val_loss": value}}
+        return SnapshotInfo(name, f"/runs/{name}", **{**fields, **more})
+
+    files = [
+        info("best.keras", 3, 0.1),
+        info("epoch-03.keras", 3, 0.1),
+        info("other-model.keras", 3, 0.1, fingerprint="f"),
+        info("epoch-02.keras", 2, 0.1),
+        info("plain-a.keras", 0, 0, manifest=False, metrics={}),
+        info("plain-b.keras", 0, 0, manifest=False, metrics={}),
+    ]
+    names = [info.name for info in distinct(files)]
+    assert names == [f.name for f in files if f.name != "epoch-03.keras"]
+
+
+def test_a_mean_that_nobody_measured_says_so():
+    record = unmeasured("mean", "val_loss", [Candidate("a", 1.0), Candidate("b", 2.0)])
+    assert math.isnan(record.value) and record.accepted and record.best == 1.0
+    assert str(record) == "the mean of a, b, not measured"

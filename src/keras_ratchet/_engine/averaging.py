@@ -137,6 +137,13 @@ class Averager:
             return float("nan")
         return self._validation.value(self._model, self._monitor.name)
 
+    def mean(self, count: int) -> None:
+        """Let the model hold the mean of the first members, without measuring it."""
+        indices = tuple(range(count))
+        self.put(indices)
+        if self.moving:
+            self._estimate(indices)
+
     def _estimate(self, indices: tuple[int, ...]) -> None:
         """Estimate the statistics of a mean, and keep those of the means that it is made from."""
         assert self._data is not None

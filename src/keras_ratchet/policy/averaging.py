@@ -15,7 +15,7 @@ from typing import Literal
 
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy.monitor import Monitor, one_of
-from keras_ratchet.types import AverageRecord, AverageTrial
+from keras_ratchet.types import AverageRecord, AverageTrial, SnapshotInfo
 
 Average = Literal["soup", "mean"]
 Score = Callable[[tuple[int, ...]], float]
@@ -82,6 +82,25 @@ def order(values: Sequence[float], ages: Sequence[float], monitor: Monitor) -> l
     return sorted(range(len(values)), key=lambda i: (sign * values[i], ages[i]))
 
 
+def distinct(ranked: Sequence[SnapshotInfo]) -> list[SnapshotInfo]:
+    """Return checkpoints without those that repeat another one under another name.
+
+    A directory may hold one moment twice, as `best.keras` and as `epoch-13.keras`, and it is to
+    have one vote. Two are the same moment if position, metrics and model agree.
+
+    Args:
+        ranked: From the best to the worst; of a repeated one the first stays.
+    """
+    seen: set[tuple[object, ...]] = set()
+    kept = []
+    for info in ranked:
+        moment = (info.position, tuple(sorted(info.metrics.items())), info.fingerprint)
+        if not info.manifest or not info.metrics or moment not in seen:
+            kept.append(info)
+        seen.add(moment)
+    return kept
+
+
 def choose(
     kind: Average, candidates: Sequence[Candidate], best: float, score: Score, monitor: Monitor
 ) -> AverageRecord:
@@ -128,6 +147,15 @@ def refused(kind: Average, monitor: Monitor, best: Candidate, reason: str) -> Av
     sentence = f"no average was tried, so the model has the weights of {best.name}: {reason}"
     value = best.value
     return AverageRecord(kind, monitor.name, value, value, (best.name,), (0,), (), sentence)
+
+
+def unmeasured(kind: Average, metric: str, candidates: Sequence[Candidate]) -> AverageRecord:
+    """Return the record of a mean that nobody has measured."""
+    names = tuple(candidate.name for candidate in candidates)
+    best = candidates[0].value if candidates else math.nan
+    reason = f"the mean of {', '.join(names)}, not measured"
+    indices = tuple(range(len(names)))
+    return AverageRecord(kind, metric, best, math.nan, names, indices, (), reason)
 
 
 def _attempts(kind: Average, count: int) -> list[tuple[int, ...]]:
