@@ -2,9 +2,6 @@
 
 | name | for | checked on |
 |---|---|---|
-| `saving_lib.H5IOStore`, `._save_state` | `.weights.h5` into an open file | 3.12.0, 3.15.1 |
-| `saving_lib.save_model(model, file)` | `.keras` into an open file | 3.12.0, 3.15.1 |
-| `legacy_h5_format.save_model_to_hdf5` | `.h5` into an open `h5py.File` | 3.12.0, 3.15.1 |
 | `Metric._direction`, `CompileMetrics`, `MetricsList` | `mode="auto"` | 3.12.0, 3.15.1 |
 | `CompileMetrics._user_metrics`, `._user_weighted_metrics` | `mode="auto"` | 3.12.0, 3.15.1 |
 | `CallbackList._async_train` | batch hooks on the training thread | 3.12.0, 3.15.1 |
@@ -26,44 +23,9 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
-
-
-def write_weights(model: Any, stream: Any) -> None:
-    """Write what `model.save_weights` writes; `stream` passes for a `BytesIO`."""
-    from keras.src.saving import saving_lib
-
-    store = saving_lib.H5IOStore(stream, mode="w")
-    try:
-        saving_lib._save_state(
-            model, weights_store=store, assets_store=None, inner_path="", visited_saveables=set()
-        )
-    finally:
-        store.close()
-
-
-def write_archive(model: Any, file: io.RawIOBase) -> None:
-    """Write what `model.save("x.keras")` writes."""
-    from keras.src.saving import saving_lib
-
-    saving_lib.save_model(model, file)
-
-
-def write_legacy(model: Any, h5: Any) -> None:
-    """Write what `model.save("x.h5")` writes, into an open `h5py.File`."""
-    from keras.src.legacy.saving import legacy_h5_format
-
-    legacy_h5_format.save_model_to_hdf5(model, h5)
-
-
-def has_own_saving(model: Any, method: str) -> bool:
-    """Say whether the model's class overrides `save` or `save_weights`."""
-    import keras
-
-    return getattr(type(model), method, None) is not getattr(keras.Model, method)
 
 
 def print_message(message: str) -> None:
@@ -128,6 +90,18 @@ def metric_direction(model: Any, name: str) -> str | None:
 def is_training_metric(model: Any, name: str) -> bool:
     """Say whether `name` is the loss or a compiled metric, averaged over the training epoch."""
     return name == "loss" or any(metric.name == name for metric in _metric_objects(model))
+
+
+def is_running_mean(model: Any, name: str) -> bool:
+    """Say whether `name` in the logs of a batch is the mean over the epoch so far.
+
+    So it is if the model's metric of this name is a mean that has counted something; a
+    `train_step` of one's own may log the batch's loss itself.
+    """
+    import keras
+
+    means = (m for m in _metric_objects(model) if m.name == name and hasattr(m, "count"))
+    return any(float(keras.ops.convert_to_numpy(metric.count)) > 0 for metric in means)
 
 
 def _metric_objects(model: Any) -> Iterator[Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+Resolve = Callable[[], list[NDArray[Any]]]
 
 
 class Backend(Protocol):
@@ -17,6 +19,18 @@ class Backend(Protocol):
         """Return a variable's value as an array that is right until training goes on.
 
         It may be a view of live memory: read it at once, never keep or change it.
+        """
+
+    def hold(self, variables: Sequence[Any], buffers: list[Any]) -> Resolve:
+        """Take the values of variables, so that they stay right while training goes on.
+
+        Args:
+            variables: The variables.
+            buffers: Memory to copy to, where this backend has to copy; filled by the first call.
+
+        Returns:
+            A function that returns the values as arrays, in order; it may be called on any
+            thread, until `buffers` are used again.
         """
 
     def assign(self, variable: Any, value: NDArray[Any]) -> None:

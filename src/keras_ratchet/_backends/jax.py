@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
+
+from keras_ratchet._backends.base import Resolve
 
 
 def view(variable: Any) -> NDArray[Any]:
@@ -17,6 +19,18 @@ def view(variable: Any) -> NDArray[Any]:
     Holding the view keeps the buffer from being donated to the next step.
     """
     return np.asarray(variable.value)
+
+
+def hold(variables: Sequence[Any], buffers: list[Any]) -> Resolve:
+    """Hold views: the next step then writes to memory of its own (no copy on the CPU).
+
+    Holding the jax arrays would not do: their buffers are donated to the next step all the same.
+    """
+    values = [variable.value for variable in variables]
+    for value in values:
+        value.copy_to_host_async()  # on an accelerator all copies are under way at once
+    arrays = [np.asarray(value) for value in values]
+    return lambda: arrays
 
 
 def assign(variable: Any, value: NDArray[Any]) -> None:

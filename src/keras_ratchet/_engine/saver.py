@@ -6,8 +6,9 @@ import errno
 import os
 from typing import Any
 
-from keras_ratchet import _compat
+from keras_ratchet import _compat_saving
 from keras_ratchet._engine.facts import state_bytes
+from keras_ratchet._engine.holding import Holder
 from keras_ratchet._formats import format_of
 from keras_ratchet._formats.base import Format
 from keras_ratchet._storage import durable, files, space
@@ -69,11 +70,11 @@ def save_model(model: Any, path: str, facts: Manifest, whole: bool = False) -> M
 
 def _fill(draft: durable.FileDraft, model: Any, form: Format) -> None:
     method = "save_weights" if form.suffix == ".weights.h5" else "save"
-    if _compat.has_own_saving(model, method):  # the model's class knows better than we do
+    if _compat_saving.has_own_saving(model, method):  # the model's class knows better than we do
         getattr(model, method)(draft.path)
         draft.sync()
         return
-    frozen = form.freeze(model)
+    frozen = form.freeze(model, Holder(lasting=False).hold)
     draft.write(lambda file: form.write(frozen, file))
 
 

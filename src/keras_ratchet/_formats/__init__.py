@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from keras_ratchet._formats.base import Format
 from keras_ratchet._formats.keras_archive import KerasArchive
 from keras_ratchet._formats.legacy_h5 import LegacyH5
 from keras_ratchet._formats.weights_h5 import WeightsH5
 
-_FORMATS: tuple[Format, ...] = (WeightsH5(), KerasArchive(), LegacyH5())
+_FORMATS: dict[str, Callable[[], Format]] = {
+    ".weights.h5": WeightsH5,
+    ".keras": KerasArchive,
+    ".h5": LegacyH5,
+}
 
 
 def format_of(path: str, whole: bool = False) -> Format | None:
-    """Return the format that a file name's suffix asks for, or None.
+    """Return a format, new, for the saves to a file of this suffix, or None.
 
     Args:
         path: The file.
@@ -21,5 +27,5 @@ def format_of(path: str, whole: bool = False) -> Format | None:
         >>> format_of("best.weights.h5").suffix
         '.weights.h5'
     """
-    formats = _FORMATS[1:] if whole else _FORMATS
-    return next((form for form in formats if path.endswith(form.suffix)), None)
+    suffixes = [suffix for suffix in _FORMATS if not (whole and suffix == ".weights.h5")]
+    return next((_FORMATS[suffix]() for suffix in suffixes if path.endswith(suffix)), None)

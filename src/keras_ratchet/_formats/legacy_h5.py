@@ -3,10 +3,32 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from typing import Any
 
-from keras_ratchet import _compat
-from keras_ratchet._formats.h5_stream import h5_file
+from numpy.typing import NDArray
+
+from keras_ratchet import _compat_saving
+from keras_ratchet._formats.base import Held, Hold, Sources
+from keras_ratchet._formats.h5_sketch import Drawings, Sketch
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What one layer, or the optimizer, saves: path of each variable and number of its array."""
+
+    path: str
+    arrays: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenLegacy:
+    """A model at one moment."""
+
+    attributes: tuple[tuple[str, Any], ...]
+    layer_names: tuple[str, ...]
+    groups: tuple[Group, ...]
+    held: Held
 
 
 class LegacyH5:
@@ -14,11 +36,44 @@ class LegacyH5:
 
     suffix = ".h5"
 
-    def freeze(self, model: Any) -> Any:
-        """Return the model itself: it is written in line, before training goes on."""
-        return model
+    def __init__(self) -> None:
+        self._drawings = Drawings()
 
-    def write(self, frozen: Any, file: io.RawIOBase) -> None:
+    def freeze(self, model: Any, hold: Hold) -> FrozenLegacy:
+        """Take all values out of the model."""
+        sources = Sources()
+        groups = tuple(
+            Group(g.path, tuple((str(v.path), sources.add(v)) for v in g.variables))
+            for g in _compat_saving.legacy_groups(model)
+        )
+        return FrozenLegacy(
+            tuple(_compat_saving.legacy_attributes(model)),
+            tuple(layer.name for layer in model.layers),
+            groups,
+            hold(sources.items),
+        )
+
+    def write(self, frozen: FrozenLegacy, file: io.RawIOBase) -> None:
         """Write the file's bytes."""
-        with h5_file(file) as h5:
-            _compat.write_legacy(frozen, h5)
+        arrays = frozen.held.arrays()
+
+        def fill(h5: Any, sketch: Sketch) -> None:
+            _compat_saving.begin_legacy(h5, frozen.attributes, frozen.layer_names)
+            for group in frozen.groups:
+                _fill(h5, sketch, group, arrays)
+
+        layout = frozen.attributes, frozen.layer_names, frozen.groups
+        drawing = self._drawings.get(layout, arrays, fill)
+        for piece in drawing.pieces(arrays):
+            file.write(piece)
+
+
+def _fill(h5: Any, sketch: Sketch, group: Group, arrays: list[NDArray[Any]]) -> None:
+    """Create what Keras creates for one layer, or for the optimizer, in the same order."""
+    inner = h5.create_group(group.path)
+    _compat_saving.put_names(inner, "weight_names", [name for name, _ in group.arrays])
+    for name, index in group.arrays:
+        array = arrays[index]
+        dataset = inner.create_dataset(name.encode("utf8"), array.shape, dtype=array.dtype)
+        place = () if not array.shape else slice(None)
+        sketch.put(index, array, lambda: dataset.__setitem__(place, array))  # noqa: B023

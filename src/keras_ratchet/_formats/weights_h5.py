@@ -3,10 +3,38 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from keras_ratchet import _compat
-from keras_ratchet._formats.h5_stream import guarded
+from numpy.typing import NDArray
+
+from keras_ratchet import _compat_saving
+from keras_ratchet._formats.base import Held, Hold, Sources
+from keras_ratchet._formats.h5_sketch import Drawings, Sketch
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What one object of a model saves.
+
+    Attributes:
+        path: Where in the file.
+        name: The object's name, if it has one.
+        arrays: Key of each data set, and the number of its array.
+    """
+
+    path: str
+    name: str | None
+    arrays: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenWeights:
+    """A model's weights at one moment."""
+
+    groups: tuple[Group, ...]
+    held: Held
 
 
 class WeightsH5:
@@ -14,11 +42,74 @@ class WeightsH5:
 
     suffix = ".weights.h5"
 
-    def freeze(self, model: Any) -> Any:
-        """Return the model itself: it is written in line, before training goes on."""
-        return model
+    def __init__(self) -> None:
+        self._parts: _compat_saving.Parts | None = None
+        self._signature: tuple[int, ...] = ()
+        self._drawings = Drawings()
 
-    def write(self, frozen: Any, file: io.RawIOBase) -> None:
+    def freeze(self, model: Any, hold: Hold) -> FrozenWeights:
+        """Take all values out of the model."""
+        if not model.built:
+            raise ValueError("The model has not been built, so it has no weights to save.")
+        sources = Sources()
+        groups = tuple(
+            Group(part.path, part.name, tuple((k, sources.add(v)) for k, v in _values(part)))
+            for part in self.parts(model).savers
+        )
+        return FrozenWeights(groups, hold(sources.items))
+
+    def parts(self, model: Any) -> _compat_saving.Parts:
+        """Return what the model is made of: found out anew only when its variables are others.
+
+        The walk over a model costs about a millisecond for each of its layers.
+        """
+        signature = _signature(model)
+        if self._parts is None or signature != self._signature:
+            self._parts, self._signature = _compat_saving.parts_of(model), signature
+        return self._parts
+
+    def write(self, frozen: FrozenWeights, file: io.RawIOBase) -> None:
         """Write the file's bytes."""
-        with guarded(file) as stream:
-            _compat.write_weights(frozen, stream)
+        for piece in self.pieces(frozen)[1]:
+            file.write(piece)
+
+    def pieces(self, frozen: FrozenWeights) -> tuple[int, Iterator[memoryview]]:
+        """Return the length of the file in bytes, and the bytes."""
+        arrays = frozen.held.arrays()
+
+        def fill(h5: Any, sketch: Sketch) -> None:
+            for group in frozen.groups:
+                _fill(h5, sketch, group, arrays)
+
+        drawing = self._drawings.get(frozen.groups, arrays, fill)
+        return drawing.size, drawing.pieces(arrays)
+
+
+def _values(part: _compat_saving.Part) -> Iterator[tuple[str, Any]]:
+    """Yield what an object saves, by key."""
+    values = _compat_saving.own_values(part.owner) if part.values is None else part.values
+    yield from values.items()
+
+
+def _signature(model: Any) -> tuple[int, ...]:
+    """Return what changes when layers, variables or optimizers come or go."""
+    optimizer = getattr(model, "optimizer", None)
+    variables = [*model.variables, *getattr(optimizer, "variables", ())]
+    return id(model), id(optimizer), *map(id, variables)
+
+
+def _fill(h5: Any, sketch: Sketch, group: Group, arrays: list[NDArray[Any]]) -> None:
+    """Create what Keras's `H5IOStore` creates for one object, in the same order."""
+    if group.name is None and not group.arrays:
+        return
+    above = h5.create_group(group.path) if group.path else h5
+    inner = above.create_group("vars")
+    if group.name is not None:
+        inner.attrs["name"] = group.name
+    for key, index in group.arrays:
+        array = arrays[index]
+        if array.dtype.name == "bfloat16":
+            sketch.put(index, array, lambda: inner.create_dataset(key, data=array))  # noqa: B023
+            inner[key].attrs["dtype"] = "bfloat16"
+        else:
+            sketch.put(index, array, lambda: inner.__setitem__(key, array))  # noqa: B023
