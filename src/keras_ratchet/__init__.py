@@ -5,6 +5,8 @@ r"""Training that never loses ground: Keras 3 callbacks for stopping, best weigh
 | `EarlyStopping` | drop-in for Keras's: stop on a metric, end with the best weights |
 | `BackupAndRestore` | drop-in for Keras's: an interrupted training goes on, bit by bit |
 | `ModelCheckpoint` | drop-in for Keras's: files that cannot be torn |
+| `Rollback` | a training that goes bad goes back to its last good state, and on |
+| `ReduceLROnPlateau`, `TerminateOnNaN` | drop-ins for Keras's that NaN cannot poison |
 | `load_model`, `load_weights` | load the best or the latest, verified first |
 | `checkpoints`, `verify` | what is saved in a directory; is it what was saved? |
 | `KeepBest`, `KeepLast`, `KeepEvery`, `KeepNewer` | which files stay; they combine with `\|` |
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from keras_ratchet.callbacks.guard import guard
     from keras_ratchet.callbacks.model_checkpoint import ModelCheckpoint
     from keras_ratchet.callbacks.monitor_callback import MonitorCallback
+    from keras_ratchet.callbacks.reduce_lr_on_plateau import ReduceLROnPlateau
+    from keras_ratchet.callbacks.rollback import Rollback
+    from keras_ratchet.callbacks.terminate_on_nan import TerminateOnNaN
     from keras_ratchet.policy.retention import KeepBest, KeepEvery, KeepLast, KeepNewer
     from keras_ratchet.run import Run
     from keras_ratchet.types import SnapshotInfo, StopReason
@@ -45,6 +50,9 @@ __all__ = [
     "EarlyStopping",
     "ModelCheckpoint",
     "MonitorCallback",
+    "ReduceLROnPlateau",
+    "Rollback",
+    "TerminateOnNaN",
     "Run",
     "guard",
     "load_model",
@@ -66,6 +74,9 @@ _HOME = {
     "EarlyStopping": "keras_ratchet.callbacks.early_stopping",
     "ModelCheckpoint": "keras_ratchet.callbacks.model_checkpoint",
     "MonitorCallback": "keras_ratchet.callbacks.monitor_callback",
+    "ReduceLROnPlateau": "keras_ratchet.callbacks.reduce_lr_on_plateau",
+    "Rollback": "keras_ratchet.callbacks.rollback",
+    "TerminateOnNaN": "keras_ratchet.callbacks.terminate_on_nan",
     "Run": "keras_ratchet.run",
     "guard": "keras_ratchet.callbacks.guard",
     "load_model": "keras_ratchet._engine.loader",

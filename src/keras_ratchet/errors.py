@@ -3,10 +3,12 @@
 ```
 RatchetError
 ├── ConfigError        (ValueError)       an argument that cannot work
+│   └── ScheduleError  (TypeError)        a learning rate that only its schedule can set
 ├── MetricError        (ValueError)       a monitored metric that cannot be used
 │   ├── MissingMetricError                it is not among the logs
 │   └── UnknownDirectionError             mode="auto" cannot tell min from max
-├── NonFiniteError     (ArithmeticError)  a NaN where `nan="raise"` was asked for
+├── NonFiniteError     (ArithmeticError,  a NaN where an error was asked for: `nan="raise"`,
+│                       RuntimeError)     `raise_error=True`
 ├── SaveError          (OSError)          a save failed; older files are untouched
 ├── LockedError        (RuntimeError)     another process writes here
 ├── ResumeError        (ValueError)       this training is not the one that was interrupted
@@ -24,6 +26,10 @@ class ConfigError(RatchetError, ValueError):
     """An argument has a value that cannot work."""
 
 
+class ScheduleError(ConfigError, TypeError):
+    """The optimizer's learning rate belongs to a schedule, and a callback was to cut it."""
+
+
 class MetricError(RatchetError, ValueError):
     """A monitored metric cannot be used."""
 
@@ -36,8 +42,8 @@ class UnknownDirectionError(MetricError):
     """`mode="auto"` cannot tell whether smaller or larger is better."""
 
 
-class NonFiniteError(RatchetError, ArithmeticError):
-    """The monitored metric is NaN and `nan="raise"` was asked for."""
+class NonFiniteError(RatchetError, ArithmeticError, RuntimeError):
+    """A metric or a weight is not finite, and `nan="raise"` or `raise_error=True` was asked for."""
 
 
 class SaveError(RatchetError, OSError):

@@ -1,0 +1,223 @@
+"""Cut the learning rate when a metric no longer improves."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from keras_ratchet import _compat
+from keras_ratchet._engine.best_weights import BestWeights, check_optimizer, not_finite
+from keras_ratchet._engine.learning_rate import LearningRates
+from keras_ratchet._engine.scored import restored, scored_sources
+from keras_ratchet.callbacks import _journal
+from keras_ratchet.callbacks._metrics import MetricWatch
+from keras_ratchet.callbacks.monitor_callback import MonitorCallback
+from keras_ratchet.errors import ConfigError
+from keras_ratchet.policy.monitor import DeltaMode
+from keras_ratchet.policy.plateau import Plateau, PlateauState
+
+_log = logging.getLogger("keras_ratchet")
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """The record of one cut.
+
+    Attributes:
+        epoch: Index, from 0, of the epoch after which it was made.
+        why: A sentence.
+        before: The learning rate until then; of the first optimizer if there are several.
+        after: The learning rate from then on.
+    """
+
+    epoch: int
+    why: str
+    before: float
+    after: float
+
+
+class ReduceLROnPlateau(MonitorCallback):
+    """Reduce the learning rate when a metric has stopped improving.
+
+    Takes every argument of `keras.callbacks.ReduceLROnPlateau`, in its place and with its meaning.
+    docs/differences.md lists where the two differ on purpose. NaN is no improvement and never best.
+
+    Args:
+        monitor: Key of the metric in the logs.
+        factor: What the learning rate is multiplied by, above 0 and below 1.
+        patience: Number of epochs without an improvement after which it is cut.
+        verbose: 1 prints a line for each cut.
+        mode: "min", "max" or "auto".
+        min_delta: How much better a value has to be to count as an improvement.
+        cooldown: Number of epochs after a cut for which nothing is counted.
+        min_lr: The learning rate is not cut below this.
+        min_delta_mode: "absolute", or "relative" to the magnitude of the value to improve on.
+        restore_best_weights: Whether training goes on from the weights of the best epoch (that of
+            the best value, however small its lead) after each cut.
+        restore_optimizer: Whether the optimizer's slots and iterations go back with them.
+
+    Attributes:
+        best: The value to improve on by `min_delta`, or None.
+        best_value: The best value, whose weights are restored, or None.
+        best_epoch: Index, from 0, of its epoch (0 if there is none).
+        wait: Epochs since the last improvement.
+        cooldown_counter: Epochs of `cooldown` that are left.
+        reductions: A record of each cut: `epoch`, `why`, `before`, `after`.
+
+    Raises:
+        ConfigError: If an argument cannot work.
+        ScheduleError: At train begin, if the learning rate belongs to a schedule.
+        MissingMetricError: At the end of the first epoch, if the metric is not in the logs and
+            will not be; for a `val_` metric after the first validation without it.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        factor: float = 0.1,
+        patience: int = 10,
+        verbose: int = 0,
+        mode: str = "auto",
+        min_delta: float = 1e-4,
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+        *,
+        min_delta_mode: DeltaMode = "absolute",
+        restore_best_weights: bool = False,
+        restore_optimizer: Any = False,
+    ) -> None:
+        super().__init__(monitor, mode, None, min_delta, min_delta_mode=min_delta_mode)
+        _check_rates(factor, min_lr)
+        self.factor = factor
+        self.min_lr = min_lr
+        self.patience = patience
+        self.verbose = verbose
+        self.cooldown = cooldown
+        self.restore_best_weights = restore_best_weights
+        self.restore_optimizer = restore_optimizer
+        self._plateau()  # raises if the numbers cannot work
+        self._reset()
+
+    def _reset(self) -> None:
+        self._take(PlateauState())
+        self.reductions: list[Reduction] = []
+        self._metric = MetricWatch(self.monitor, type(self).__name__)
+        self._kept = BestWeights(self.restore_optimizer)
+
+    def _plateau(self) -> Plateau:
+        return Plateau(self._rule, self.patience, self.cooldown)
+
+    def _state(self) -> PlateauState:
+        best_epoch = None if self.best_value is None else self.best_epoch
+        return PlateauState(
+            self.wait, self.cooldown_counter, self.best, self.best_value, best_epoch
+        )
+
+    def _take(self, state: PlateauState) -> None:
+        self.wait, self.cooldown_counter = state.wait, state.cooldown
+        self.best, self.best_value = state.reference, state.best
+        self.best_epoch = state.best_epoch or 0
+
+    def in_cooldown(self) -> bool:
+        """Say whether the epochs after a cut are still not counted."""
+        return self.cooldown_counter > 0
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Forget the last run; find out now whether cuts can work."""
+        self._reset()
+        super().on_train_begin(logs)
+        self._set_monitor_op_early()
+        if getattr(self._model, "optimizer", None) is not None:
+            self._rates().check(type(self).__name__, f"leave {type(self).__name__} out")
+        if self.restore_best_weights:
+            check_optimizer(self._model, self.restore_optimizer)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Add the learning rate to the logs; look at the metric, cut if it is time."""
+        if self._epoch_is_partial():
+            self._raise_if_interrupted()
+        if self.monitor_op is None:
+            self._set_monitor_op()
+        logs = {} if logs is None else logs
+        for name, rate in self._rates().read().items():
+            logs[f"learning_rate_{name}" if name else "learning_rate"] = rate
+        value = self._metric.read(logs)
+        if value is None:
+            return
+        sources = scored_sources(self.model, self._swap(), self.monitor)
+        if self._rule.beats(value, self.best_value) and not_finite(self.model, sources):
+            value = math.nan
+        before = self.best_value
+        state, verdict = self._plateau().check(self._state(), epoch, value)
+        self._take(state)
+        if self.restore_best_weights and self.best_value != before:
+            self._kept.keep(self.model, sources)
+        if verdict and self._cut(epoch, verdict.reason):
+            self._take(self._plateau().cut(state))
+
+    def _rates(self) -> LearningRates:
+        return LearningRates(self._model.optimizer)
+
+    def _cut(self, epoch: int, why: str) -> bool:
+        """Cut the learning rates that are above `min_lr`; say whether there were any."""
+        rates = self._rates()
+        before = rates.read()
+        cut = {n: r for n, r in before.items() if r > np.float32(self.min_lr)}
+        if not cut:
+            return False
+        if self._kept.filled:
+            self._kept.restore(self.model)
+            restored(self._swap())
+            why = f"{why}; training goes on from the weights of epoch {self.best_epoch + 1}"
+        after = before | {n: max(r * self.factor, self.min_lr) for n, r in cut.items()}
+        rates.write(after)
+        for name in cut:
+            self._tell(epoch, f" {name}" if name else "", after[name], why)
+        first = next(iter(cut))
+        self.reductions.append(Reduction(epoch, why, before[first], after[first]))
+        return True
+
+    def _tell(self, epoch: int, name: str, rate: float, why: str) -> None:
+        line = f"ReduceLROnPlateau reducing{name} learning rate to {rate}."
+        _log.info("epoch %d: %s %s", epoch + 1, line, why)
+        _journal.note(self._list, "reduce_lr", epoch=epoch + 1, reason=f"{line} {why}")
+        if self.verbose > 0:
+            _compat.print_message(f"\nEpoch {epoch + 1}: {line}")
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Free the memory."""
+        self._kept = BestWeights(self.restore_optimizer)
+        super().on_train_end(logs)
+        if not getattr(self._model, "stop_training", False):
+            self._metric.check_at_end()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a restart must not forget."""
+        return {
+            "plateau": self._state().to_json(),
+            "reductions": [asdict(record) for record in self.reductions],
+            "kept": self._kept.state_dict(),
+            "seen": self._metric.seen,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that `state_dict` returned; training has begun."""
+        self._take(PlateauState.from_json(state["plateau"]))
+        self.reductions = [Reduction(**record) for record in state["reductions"]]
+        self._metric.seen = state["seen"]
+        self._kept.load_state_dict(state["kept"], self._model)
+
+
+def _check_rates(factor: float, min_lr: float) -> None:
+    if not 0 < factor < 1:
+        raise ConfigError(
+            f"ReduceLROnPlateau does not support a factor >= 1.0, or one that is not above 0: the "
+            f"learning rate is multiplied by it. Got: factor={factor!r}."
+        )
+    if not (math.isfinite(min_lr) and min_lr >= 0):
+        raise ConfigError(f"min_lr is a learning rate, at least 0. Got: {min_lr!r}.")

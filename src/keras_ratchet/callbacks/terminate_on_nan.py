@@ -1,0 +1,174 @@
+"""Stop when the loss or a weight is no longer a number, and keep what was good."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from keras_ratchet import _compat
+from keras_ratchet._engine.best_weights import BestWeights, not_finite
+from keras_ratchet._engine.good_state import build
+from keras_ratchet._engine.scored import follow, restored
+from keras_ratchet.callbacks import _journal
+from keras_ratchet.callbacks._base import RatchetCallback
+from keras_ratchet.callbacks._moments import metrics_of
+from keras_ratchet.errors import ConfigError, NonFiniteError
+from keras_ratchet.types import StopReason
+
+_log = logging.getLogger("keras_ratchet")
+
+
+class TerminateOnNaN(RatchetCallback):
+    """Stop training when the loss or a weight is NaN or infinite, and go back to the last epoch.
+
+    Takes the argument of `keras.callbacks.TerminateOnNaN`, in its place and with its meaning. The
+    loss is looked at after every batch; the weights and the validation's loss after every epoch.
+    The model ends with the weights and the optimizer of the begin of the epoch, which were finite
+    (those of the begin of training, if it is the first one), and a `BackupAndRestore` of ours keeps
+    its snapshots. `Rollback` goes on instead of stopping.
+
+    Args:
+        raise_error: Whether to raise a NonFiniteError, which is a RuntimeError, at once.
+        monitor: Names of the metrics that have to be finite, where they are in the logs.
+        restore: Whether weights and optimizer go back. They are copied to host memory, in one
+            buffer, when an epoch begins. With False the model keeps what is not finite.
+
+    Attributes:
+        stop_reason: A `StopReason` once this callback has stopped training, else None.
+
+    Raises:
+        ConfigError: If `monitor` is not names.
+        NonFiniteError: With `raise_error=True`, after the weights have gone back.
+    """
+
+    def __init__(
+        self,
+        raise_error: bool = False,
+        *,
+        monitor: Iterable[str] = ("loss", "val_loss"),
+        restore: bool = True,
+    ) -> None:
+        super().__init__()
+        self.raise_error = raise_error
+        self.monitor = tuple(monitor)
+        self.restore = restore
+        if isinstance(monitor, str) or not all(isinstance(name, str) for name in self.monitor):
+            raise ConfigError(f"monitor is a list of metrics' names. Got: {monitor!r}.")
+        self._reset()
+
+    def _reset(self) -> None:
+        self.stop_reason: StopReason | None = None
+        self._kept = BestWeights()
+        self._epoch, self._kept_epoch = 0, 0
+        self._due = True
+
+    def set_model(self, model: Any) -> None:
+        """Note the model, and have batch hooks called on the training thread."""
+        super().set_model(model)
+        if self._list is not None:
+            _compat.make_synchronous(self._list)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Forget the last run."""
+        self._reset()
+        super().on_train_begin(logs)
+        build(self.model)
+        self._kept = self._empty()
+
+    def _empty(self) -> BestWeights:
+        optimizer = getattr(self._model, "optimizer", None)
+        return BestWeights(hasattr(optimizer, "variables"))
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Note the epoch."""
+        super().on_epoch_begin(epoch, logs)
+        self._epoch, self._due = epoch, True
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Keep what an epoch begins with."""
+        if self._due and self.restore and not_finite(self.model, {}) is None:
+            self._kept.keep(self.model, {})
+            self._kept_epoch = self._epoch
+        self._due = False
+
+    def on_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Look at the metrics of the training."""
+        for name, value in self._bad(logs):
+            self._terminate(
+                f"Batch {batch}: Invalid loss, terminating training",
+                f"NaN or Inf loss encountered at batch {batch}. Loss value: {value}. Terminating "
+                f"training immediately.",
+                f"{name} is {value} in epoch {self._epoch + 1}, batch {batch + 1}",
+            )
+            return
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Look at the metrics of the validation, and at the weights."""
+        if self._epoch_is_partial():
+            self._raise_if_interrupted()
+        if self.stop_reason is not None:
+            return
+        problems = [f"{name} is {value}" for name, value in self._bad(logs)]
+        if weight := not_finite(self.model, {}):
+            problems.append(f"weight {weight} is not finite")
+        if problems:
+            reason = f"{' and '.join(problems)} after epoch {epoch + 1}"
+            line = f"Epoch {epoch + 1}: {problems[0]}, terminating training"
+            self._terminate(line, f"{reason}. Terminating training.", reason)
+
+    def _bad(self, logs: Mapping[str, Any] | None) -> list[tuple[str, float]]:
+        values = metrics_of(logs)
+        watched = [(name, values[name]) for name in self.monitor if name in values]
+        return [(name, value) for name, value in watched if not math.isfinite(value)]
+
+    def _terminate(self, line: str, message: str, reason: str) -> None:
+        """Go back, and stop or raise.
+
+        Args:
+            line: To be printed, as Keras does.
+            message: Of the error.
+            reason: For the record.
+        """
+        back = ""
+        if self._kept.filled:
+            self._kept.restore(self.model)
+            restored(self._swap())
+            back = f"; weights and optimizer are those of the begin of epoch {self._kept_epoch + 1}"
+        _log.warning("%s%s", reason, back)
+        facts = {"epoch": self._epoch + 1, "reason": f"{reason}{back}"}
+        if self.raise_error:
+            _journal.note(self._list, "stop", **facts)
+            self._leave(NonFiniteError(message))
+        _compat.print_message(line)
+        self.stop_reason = StopReason("not finite", f"{reason}{back}", {}, self._epoch)
+        self.model.stop_training = True
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Free the memory."""
+        self._kept = BestWeights()
+        super().on_train_end(logs)
+
+    def _wind_down(self, error: BaseException) -> None:
+        if self._kept.filled and not_finite(self.model, {}):
+            self._kept.restore(self.model)
+            follow(self.model)
+        self._kept = BestWeights()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a restart must not forget."""
+        return {
+            "kept": self._kept.state_dict(),
+            "kept_epoch": self._kept_epoch,
+            "due": self._due,
+            "stop_reason": None if self.stop_reason is None else asdict(self.stop_reason),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that `state_dict` returned; training has begun."""
+        self._kept.load_state_dict(state["kept"], self._model)
+        self._kept_epoch, self._due = state["kept_epoch"], state["due"]
+        reason = state["stop_reason"]
+        self.stop_reason = None if reason is None else StopReason(**reason)

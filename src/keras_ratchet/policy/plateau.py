@@ -1,0 +1,119 @@
+"""When a metric has stopped improving: Keras's rule for cutting the learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from keras_ratchet.errors import ConfigError
+from keras_ratchet.policy.monitor import Monitor
+from keras_ratchet.types import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class PlateauState:
+    """What Plateau remembers between two epochs.
+
+    Attributes:
+        wait: Epochs since the last improvement that counted.
+        cooldown: Epochs for which nothing is counted yet.
+        reference: The value that the next one has to improve on (by `min_delta`).
+        best: The best value seen, however small the gain.
+        best_epoch: Index, from 0, of its epoch.
+    """
+
+    wait: int = 0
+    cooldown: int = 0
+    reference: float | None = None
+    best: float | None = None
+    best_epoch: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the state as data for strict JSON (infinities as strings)."""
+        return {
+            key: str(value) if isinstance(value, float) and math.isinf(value) else value
+            for key, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> PlateauState:
+        """Return the state that `to_json` described."""
+        values = {k: data[k] if data[k] is None else float(data[k]) for k in ("reference", "best")}
+        return cls(data["wait"], data["cooldown"], best_epoch=data["best_epoch"], **values)
+
+
+@dataclass(frozen=True, slots=True)
+class Plateau:
+    """A metric that has not improved for `patience` epochs; after a cut it rests for `cooldown`.
+
+    NaN is no improvement and never best, so a NaN in the first epoch is beaten by anything. The
+    count goes on when a cut was asked for and not made (`cut` tells of one that was).
+
+    Args:
+        monitor: The metric and its order.
+        patience: Number of epochs without an improvement.
+        cooldown: Number of epochs after a cut for which nothing is counted.
+
+    Raises:
+        ConfigError: If a number cannot work.
+
+    Example:
+        >>> rule, state, asked = Plateau(Monitor("loss"), patience=2), PlateauState(), []
+        >>> for epoch, loss in enumerate([float("nan"), 0.5, 0.6, 0.7, 0.8]):
+        ...     state, verdict = rule.check(state, epoch, loss)
+        ...     asked.append(bool(verdict))
+        ...     state = rule.cut(state) if verdict else state
+        >>> asked, state.best_epoch
+        ([False, False, False, True, False], 1)
+    """
+
+    monitor: Monitor
+    patience: int = 10
+    cooldown: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in (("patience", self.patience), ("cooldown", self.cooldown)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ConfigError(
+                    f"{name} counts epochs, so it must be a whole number >= 0. Got: {value!r}."
+                )
+
+    def check(self, state: PlateauState, epoch: int, value: float) -> tuple[PlateauState, Verdict]:
+        """Take the value of one epoch into account.
+
+        Args:
+            state: What the last call returned, or `PlateauState()`.
+            epoch: Index of the epoch.
+            value: Of the metric.
+
+        Returns:
+            The new state and whether to cut the learning rate.
+        """
+        name = self.monitor.name
+        if state.cooldown:
+            state = replace(state, cooldown=state.cooldown - 1, wait=0)
+        if self.monitor.beats(value, state.best):
+            state = replace(state, best=value, best_epoch=epoch)
+        if self.monitor.improves(value, state.reference):
+            after = replace(state, reference=value, wait=0)
+            return after, Verdict(False, "improved", f"{name} improved to {value:.6g}")
+        if state.cooldown:
+            return state, Verdict(False, "cooldown", f"{state.cooldown} epochs of rest are left")
+        after = replace(state, wait=state.wait + 1)
+        reason = self._sentence(after, value)
+        return after, Verdict(after.wait >= self.patience, "plateau", reason, {"value": value})
+
+    def cut(self, state: PlateauState) -> PlateauState:
+        """Note that the learning rate was cut."""
+        return replace(state, wait=0, cooldown=self.cooldown)
+
+    def _sentence(self, state: PlateauState, value: float) -> str:
+        epochs = f"{state.wait} epoch{'s' if state.wait != 1 else ''}"
+        if state.reference is None:
+            return f"{self.monitor.name} has been NaN for {epochs}"
+        return (
+            f"{self.monitor.name} has not improved on {state.reference:.6g} for {epochs} "
+            f"(now: {value:.6g})"
+        )

@@ -1,0 +1,245 @@
+"""Which states of a training are good, and when to go back to one: a pure fold over batches.
+
+Every batch gives one value: its loss. A value that is not finite, or a spike, says that the state
+has gone bad. A state that was taken becomes *good* when the batches after it bear it out:
+
+* with `confirm=10` ten of them came without an incident, and
+* their losses are not all above those that came after the good state before it: a training that
+  diverges is finite for a long time, and no state on that way is worth going back to. (Of two
+  times ten losses from one distribution all of the one lie above all of the other in 1 of 184,756
+  cases, whatever the distribution; with less than five the rule would err too often and is off.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from keras_ratchet.errors import ConfigError
+from keras_ratchet.policy.spikes import RunningMean, Spikes
+from keras_ratchet.types import Verdict
+
+_LEAST_TO_COMPARE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryState:
+    """What Recovery remembers between two batches.
+
+    Attributes:
+        mean: The running mean of the epoch as last seen.
+        recent: The last values, for spikes.
+        pending: Batches since a state was taken or given up.
+        candidate: The values since the state was taken that is not good yet; None without one.
+        good: The values right after the good state, `confirm` at most.
+    """
+
+    mean: RunningMean = field(default_factory=RunningMean)
+    recent: tuple[float, ...] = ()
+    pending: int = 0
+    candidate: tuple[float, ...] | None = None
+    good: tuple[float, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the state as data for strict JSON; all numbers in it are finite."""
+        data = asdict(self)
+        lists = {k: list(v) for k, v in data.items() if isinstance(v, tuple)}
+        return {**data, **lists}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RecoveryState:
+        """Return the state that `to_json` described."""
+        candidate = data["candidate"]
+        return cls(
+            mean=RunningMean(int(data["mean"]["batches"]), float(data["mean"]["value"])),
+            recent=tuple(map(float, data["recent"])),
+            pending=int(data["pending"]),
+            candidate=None if candidate is None else tuple(map(float, candidate)),
+            good=tuple(map(float, data["good"])),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """Judges each batch, and with it the states that were taken before.
+
+    Args:
+        spikes: Which values are incidents.
+        every: Number of batches after which a state is taken, or "epoch": when one begins.
+        confirm: How many values after it make a state good; 0: none.
+
+    Example:
+        >>> rule = Recovery(Spikes("loss"), every=4, confirm=2)
+        >>> state, kinds = RecoveryState(), []
+        >>> for loss in [1.0, 0.9, 0.9, 0.8, 0.8, 0.7, float("nan")]:
+        ...     state, verdict = rule.check(state, 1, loss)
+        ...     state = rule.taken(state, good=False) if rule.is_due(state) else state
+        ...     kinds.append(verdict.kind)
+        >>> kinds
+        ['fine', 'fine', 'fine', 'fine', 'fine', 'good', 'not finite']
+        >>> verdict.reason
+        'loss is nan'
+    """
+
+    spikes: Spikes
+    every: int | str = 100
+    confirm: int = 10
+
+    def __post_init__(self) -> None:
+        if self.every != "epoch":
+            _check_count("every", self.every, 1, "'epoch' or a number of batches")
+        _check_count("confirm", self.confirm, 0, "a number of batches")
+
+    def epoch_begins(self, state: RecoveryState) -> RecoveryState:
+        """Note that the running mean begins anew."""
+        return replace(state, mean=RunningMean())
+
+    def check(
+        self, state: RecoveryState, ended: int, value: float, running: bool = False
+    ) -> tuple[RecoveryState, Verdict]:
+        """Take into account what has ended.
+
+        Args:
+            state: What the last call returned, or `RecoveryState()`.
+            ended: How many batches have ended since then.
+            value: Their mean; or, if `running`, that of the whole epoch so far.
+            running: Whether `value` is a running mean.
+
+        Returns:
+            The new state and whether this is an incident: "not finite" or "spike". Otherwise
+            "good" if the candidate has just become good, "refused" if it is to be given up, or
+            "fine".
+        """
+        mean = replace(state.mean, batches=state.mean.batches + ended, value=value)
+        value = state.mean.since(mean) if running else value
+        recent, verdict = self.spikes.check(state.recent, value)
+        if verdict:
+            return state, verdict
+        state = replace(state, mean=mean, recent=recent, pending=state.pending + ended)
+        if state.candidate is None:
+            good = state.good if len(state.good) >= self.confirm else (*state.good, value)
+            return replace(state, good=good), verdict
+        return self._confirm(replace(state, candidate=(*state.candidate, value)), verdict)
+
+    def is_due(self, state: RecoveryState) -> bool:
+        """Say whether a state is to be taken at this end of a batch."""
+        if self.every == "epoch" or state.candidate is not None:
+            return False
+        return state.pending >= int(self.every)
+
+    def is_due_at_begin(self, state: RecoveryState) -> bool:
+        """Say whether a state is to be taken now that an epoch begins."""
+        return self.every == "epoch" and state.candidate is None
+
+    def taken(self, state: RecoveryState, good: bool) -> RecoveryState:
+        """Note that a state was taken.
+
+        Args:
+            state: The state.
+            good: Whether it counts as good at once, for want of a better one or by `confirm=0`.
+        """
+        return replace(
+            state, pending=0, candidate=None if good else (), good=() if good else state.good
+        )
+
+    def gone_back(self, state: RecoveryState, mean: RunningMean) -> RecoveryState:
+        """Note that the good state is in place again.
+
+        Args:
+            state: The state.
+            mean: The running mean that it came with, or a new one.
+        """
+        return replace(state, mean=mean, pending=0, candidate=None)
+
+    def _confirm(self, state: RecoveryState, verdict: Verdict) -> tuple[RecoveryState, Verdict]:
+        candidate = state.candidate or ()
+        if len(candidate) < self.confirm:
+            return state, verdict
+        if self._is_worse(candidate, state.good):
+            reason = (
+                f"{self.spikes.name} was worse in all of {self.confirm} batches than it had been "
+                f"after the last good state, which therefore stays"
+            )
+            return replace(state, candidate=None, pending=0), Verdict(False, "refused", reason)
+        reason = f"{self.confirm} batches without an incident have followed"
+        return replace(state, candidate=None, good=candidate), Verdict(False, "good", reason)
+
+    def _is_worse(self, candidate: tuple[float, ...], good: tuple[float, ...]) -> bool:
+        if min(len(candidate), len(good)) < _LEAST_TO_COMPARE:
+            return False
+        if self.spikes.mode == "max":
+            return max(candidate) < min(good)
+        return min(candidate) > max(good)
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """The record of going back once.
+
+    Attributes:
+        epoch: Index, from 0, of the epoch in which it happened.
+        batch: Index, from 0, of the last batch that had ended.
+        kind: "not finite" or "spike".
+        why: The same for people.
+        to_epoch: Completed epochs in the state that was gone back to.
+        to_batch: Completed batches of the epoch after those.
+        learning_rate: With which training goes on; of the first optimizer if there are several.
+    """
+
+    epoch: int
+    batch: int
+    kind: str
+    why: str
+    to_epoch: int
+    to_batch: int
+    learning_rate: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.why}: back to the state after {self.to_epoch} epochs and {self.to_batch} "
+            f"batches, learning rate {self.learning_rate:.4g}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often to go back, and with what learning rate to go on.
+
+    Args:
+        factor: The learning rate is multiplied by this, above 0 and at most 1.
+        most: How often at the most.
+    """
+
+    factor: float
+    most: int
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.factor) and 0 < self.factor <= 1):
+            raise ConfigError(
+                f"factor is what the learning rate is multiplied by after going back: a number "
+                f"above 0, and at most 1 (which leaves it alone). Got: {self.factor!r}."
+            )
+        _check_count("max_rollbacks", self.most, 0, "how often to go back")
+
+    def check(self, done: int, incident: Verdict, known: bool = True) -> Verdict:
+        """Say whether to go on after an incident.
+
+        Args:
+            done: How often training has gone back so far.
+            incident: What has happened.
+            known: Whether there is a good state.
+        """
+        if not known:
+            return Verdict(False, "rollback", f"{incident.reason}, and no good state is known")
+        if done < self.most:
+            return Verdict(True, incident.kind, incident.reason)
+        times = f"{done} time{'' if done == 1 else 's'}"
+        reason = f"{incident.reason}, and training has gone back {times} (max_rollbacks)"
+        return Verdict(False, "rollback", reason, {"rollbacks": float(done)})
+
+
+def _check_count(name: str, value: Any, least: int, what: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name} is {what}, at least {least}. Got: {value!r}.")
