@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -31,12 +31,14 @@ class Moment:
         metrics: The logs of this moment as plain floats; arrays are left out.
         end_of_epoch: Whether an epoch has just ended.
         time_s: Seconds of training so far (of this run and those before it), if known.
+        batches: Metrics of the validation just done, batch by batch, if a criterion needs them.
     """
 
     position: Position
     metrics: Mapping[str, float] = field(default_factory=dict)
     end_of_epoch: bool = True
     time_s: float | None = None
+    batches: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def epoch(self) -> int:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
+from keras_ratchet.callbacks._moments import end_of_epoch
 from keras_ratchet.callbacks.monitor_callback import MonitorCallback
-from keras_ratchet.policy.criterion import Patience, PatienceState
+from keras_ratchet.policy.patience import Patience, PatienceState
+from keras_ratchet.types import Verdict
 
 
 class PatientCallback(MonitorCallback):
@@ -14,7 +18,28 @@ class PatientCallback(MonitorCallback):
     start_from_epoch: int
 
     def _patience(self) -> Patience:
-        return Patience(self.patience, self._rule, self.baseline, self.start_from_epoch)
+        rule = self._rule
+        return Patience(
+            self.patience,
+            rule.name,
+            mode=rule.mode,
+            min_delta=rule.min_delta,
+            min_delta_mode=rule.min_delta_mode,
+            nan=rule.nan,
+            baseline=self.baseline,
+            start_from_epoch=self.start_from_epoch,
+        )
+
+    def _check_patience(self, epoch: int, value: float) -> Verdict:
+        """Take the value of an epoch into account.
+
+        Raises:
+            NonFiniteError: If it is NaN and `nan="raise"`.
+        """
+        moment = end_of_epoch(epoch, {self.monitor: value})
+        state, verdict = self._patience().check(asdict(self._state()), moment)
+        self._take(PatienceState(**state))
+        return verdict
 
     def _state(self) -> PatienceState:
         best_epoch = None if self.best_value is None else self.best_epoch

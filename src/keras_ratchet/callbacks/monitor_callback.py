@@ -77,7 +77,7 @@ class MonitorCallback(RatchetCallback):
     def _direction(self, name: str, mode: str) -> Mode:
         """Return the direction of a metric, asking the model for "auto", or raise."""
         if mode == "auto":
-            mode = _compat.metric_direction(self._model, name) or "auto"
+            mode = self._known_direction(name) or "auto"
         if mode == "auto":
             raise UnknownDirectionError(
                 f"{type(self).__name__} cannot tell whether {name!r} should be small or "
@@ -86,9 +86,18 @@ class MonitorCallback(RatchetCallback):
             )
         return "min" if mode == "min" else "max"
 
+    def _known_direction(self, name: str) -> Any:
+        """Return what the model knows of a metric: "min", "max" or None."""
+        return _compat.metric_direction(self._model, name)
+
+    def _open_names(self) -> list[str]:
+        """Return the metrics whose direction the model has to tell."""
+        return [self.monitor] if self.mode == "auto" else []
+
     def _set_monitor_op_early(self) -> None:
         """Settle the direction now if the model's metrics are known by now."""
-        if self.mode != "auto" or _compat.metrics_are_known(self._model, [self.monitor]):
+        names = self._open_names()
+        if not names or _compat.metrics_are_known(self._model, names):
             self._set_monitor_op()
 
     def _is_improvement(self, monitor_value: float, reference_value: float | None) -> bool:

@@ -1,152 +1,281 @@
-"""When to stop: pure folds `(state, moment) -> (state, verdict)`."""
+"""When to stop: folds `(state, moment) -> (state, verdict)` that combine with `|`, `&`, `~`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from keras_ratchet.errors import ConfigError
-from keras_ratchet.policy.monitor import Monitor
+from keras_ratchet.policy.monitor import AnyMode, Directions
 from keras_ratchet.types import Moment, Verdict
 
-
-@dataclass(frozen=True, slots=True)
-class PatienceState:
-    """What Patience remembers between two checks.
-
-    Attributes:
-        wait: Checks since the last improvement that counted.
-        reference: The value that the next one has to improve on (by `min_delta`).
-        best: The best value seen, however small the gain; its epoch is the one to restore.
-        best_epoch: Index, from 0, of the epoch of `best`.
-        checks: Values looked at so far.
-    """
-
-    wait: int = 0
-    reference: float | None = None
-    best: float | None = None
-    best_epoch: int | None = None
-    checks: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the state as data that strict JSON can hold (infinities as strings)."""
-        return {key: _encode(value) for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> PatienceState:
-        """Return the state that `to_json` described."""
-        return cls(
-            wait=int(data["wait"]),
-            reference=_decode(data["reference"]),
-            best=_decode(data["best"]),
-            best_epoch=None if data["best_epoch"] is None else int(data["best_epoch"]),
-            checks=int(data["checks"]),
-        )
+State = Any  # plain data: None, bool, int, float, str; lists, and dicts with string keys, of them
+MISSING = "missing"  # the kind of a verdict that cannot be reached: neither a yes nor a no
+_FLOAT = "$float"
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """Stop after `limit` checks in a row without an improvement.
+class Criterion:
+    """Decides, moment by moment, whether training should stop.
 
-    This is Keras's rule: a moment without the metric is no check; `limit=0` acts as 1; the
-    first epoch never stops; with a `baseline` the count goes on until the baseline is beaten,
-    while a check that improves on the best so far never stops.
-    `min_delta` decides about patience only: `best` follows the raw values.
-
-    Args:
-        limit: Number of checks without an improvement that stops training, at least 0.
-        monitor: The metric and its order.
-        baseline: A value that has to be beaten before the count is reset at all.
-        start_from_epoch: Index of the first epoch that is looked at.
+    A criterion is a value without memory: what it has to remember from one moment to the next is
+    the state, which it is given and returns. So a run that is resumed needs nothing but the state.
+    One of your own is a subclass with `check`, and with `initial` if it remembers anything:
 
     Example:
+        >>> class Overfits(Criterion):
+        ...     def __init__(self, ratio, epochs):
+        ...         self.ratio, self.epochs = ratio, epochs
+        ...     def initial(self):
+        ...         return 0
+        ...     def check(self, state, moment):
+        ...         train, val = moment.metrics.get("loss"), moment.metrics.get("val_loss")
+        ...         if train is None or val is None:
+        ...             return state, undecided("val_loss")
+        ...         state = state + 1 if val > self.ratio * train else 0
+        ...         reason = f"val_loss has been {self.ratio} times loss for {state} epochs"
+        ...         return state, Verdict(state >= self.epochs, "overfits", reason)
         >>> from keras_ratchet.types import Position
-        >>> rule, state = Patience(2, Monitor("loss")), PatienceState()
-        >>> for epoch, loss in enumerate([1.0, 0.5, 0.6, 0.7]):
-        ...     state, verdict = rule.check(state, Moment(Position(epoch + 1), {"loss": loss}))
-        >>> bool(verdict), state.best_epoch
-        (True, 1)
-        >>> verdict.reason
-        'loss has not improved on 0.5 for 2 checks (best: 0.5 in epoch 2, now: 0.7)'
+        >>> rule = Overfits(2, 2) | Overfits(9, 1)
+        >>> state = rule.initial()
+        >>> for epoch, val_loss in enumerate([1.0, 3.0, 3.0], 1):
+        ...     moment = Moment(Position(epoch), {"loss": 1.0, "val_loss": val_loss})
+        ...     state, verdict = rule.check(state, moment)
+        >>> bool(verdict), verdict.reason
+        (True, 'val_loss has been 2 times loss for 2 epochs')
     """
 
-    limit: int
-    monitor: Monitor
-    baseline: float | None = None
-    start_from_epoch: int = 0
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        for name, value in (("patience", self.limit), ("start_from_epoch", self.start_from_epoch)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ConfigError(
-                    f"{name} counts epochs, so it must be a whole number >= 0. Got: {value!r}."
-                )
-        if self.baseline is not None and math.isnan(self.baseline):
-            raise ConfigError("baseline is NaN, which no value can beat. Give a number or None.")
+    def initial(self) -> State:
+        """Return the state before the first moment."""
+        return None
 
-    def check(self, state: PatienceState, moment: Moment) -> tuple[PatienceState, Verdict]:
+    def check(self, state: State, moment: Moment) -> tuple[State, Verdict]:
         """Take one moment into account.
 
         Args:
-            state: What the last call returned, or `PatienceState()`.
+            state: What the last call returned, or `initial()`. Never changed in place.
             moment: The end of an epoch.
 
         Returns:
-            The new state and whether to stop, with the reason.
+            The new state, and whether to stop. A verdict of kind "missing" is undecided: it
+            counts as no, and its opposite too.
         """
-        value = moment.metrics.get(self.monitor.name)
-        if value is None or moment.epoch < self.start_from_epoch:
-            return state, Verdict(False, "waiting", f"{self.monitor.name} is not looked at yet")
-        after = self._count(state, value, moment.epoch)
-        if math.isnan(value) and self.monitor.nan != "ignore":
-            reason = f"{self.monitor.name} is NaN"
-            return after, Verdict(True, "nan", reason, self._values(after, value))
-        if self.monitor.improves(value, state.reference):
-            reason = f"{self.monitor.name} improved to {value:.6g}"
-            return after, Verdict(False, "improved", reason, self._values(after, value))
-        if after.wait >= self.limit and moment.epoch > 0:
-            return after, Verdict(
-                True, "patience", self._sentence(after, value), self._values(after, value)
-            )
-        reason = f"{self.monitor.name} has not improved for {after.wait} of {self.limit} checks"
-        return after, Verdict(False, "waiting", reason, self._values(after, value))
+        raise NotImplementedError
 
-    def _count(self, state: PatienceState, value: float, epoch: int) -> PatienceState:
-        after = replace(state, wait=state.wait + 1, checks=state.checks + 1)
-        if self.monitor.beats(value, state.best):
-            after = replace(after, best=value, best_epoch=epoch)
-        if self.monitor.improves(value, state.reference):
-            after = replace(after, reference=value)
-            if self.baseline is None or self.monitor.improves(value, self.baseline):
-                after = replace(after, wait=0)
-        return after
+    def monitors(self) -> tuple[tuple[str, AnyMode], ...]:
+        """Return the metrics that it judges by and their modes, the most important first.
 
-    def _sentence(self, state: PatienceState, value: float) -> str:
-        checks = f"{state.wait} check{'s' if state.wait != 1 else ''}"
-        if state.best is None or state.best_epoch is None or state.reference is None:
-            return f"{self.monitor.name} has been NaN for {checks}"
-        bar = state.reference
-        if self.baseline is not None and not self.monitor.improves(bar, self.baseline):
-            bar = self.baseline
-        return (
-            f"{self.monitor.name} has not improved on {bar:.6g} for {checks} "
-            f"(best: {state.best:.6g} in epoch {state.best_epoch + 1}, now: {value:.6g})"
+        The name "" stands for the metric that the whole criterion goes by.
+        """
+        return ()
+
+    def expects(self) -> tuple[str, ...]:
+        """Return the names of the metrics without which it cannot do its work."""
+        return tuple(name for name, _ in self.monitors())
+
+    def needs(self) -> frozenset[str]:
+        """Return what it looks at beside metrics, epochs and time: "steps", "batches"."""
+        return frozenset()
+
+    def settled(self, directions: Directions) -> Criterion:
+        """Return the same criterion with every name and mode that was left open filled in."""
+        return self
+
+    def outline(self) -> str:
+        """Return what a state of this criterion fits to: the classes, without the numbers."""
+        return type(self).__name__
+
+    def __or__(self, other: Criterion) -> Criterion:
+        """Stop when one of the two says yes."""
+        if not isinstance(other, Criterion):
+            return NotImplemented
+        return AnyOf((*_parts(self, AnyOf), *_parts(other, AnyOf)))
+
+    def __and__(self, other: Criterion) -> Criterion:
+        """Stop at a moment at which both say yes."""
+        if not isinstance(other, Criterion):
+            return NotImplemented
+        return AllOf((*_parts(self, AllOf), *_parts(other, AllOf)))
+
+    def __invert__(self) -> Criterion:
+        """Stop when this one says no (an undecided one does not)."""
+        return Not(self)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Several(Criterion):
+    """What `|` and `&` share: every part sees every moment, so no state depends on the others."""
+
+    parts: tuple[Criterion, ...]
+
+    def initial(self) -> State:
+        return [part.initial() for part in self.parts]
+
+    def monitors(self) -> tuple[tuple[str, AnyMode], ...]:
+        return tuple(pair for part in self.parts for pair in part.monitors())
+
+    def expects(self) -> tuple[str, ...]:
+        return tuple(name for part in self.parts for name in part.expects())
+
+    def needs(self) -> frozenset[str]:
+        return frozenset().union(*(part.needs() for part in self.parts))
+
+    def settled(self, directions: Directions) -> Criterion:
+        return type(self)(tuple(part.settled(directions) for part in self.parts))
+
+    def outline(self) -> str:
+        return f"{type(self).__name__}({', '.join(part.outline() for part in self.parts)})"
+
+    def _each(self, state: State, moment: Moment) -> tuple[State, list[Verdict]]:
+        checked = [p.check(s, moment) for p, s in zip(self.parts, state, strict=True)]
+        return [after for after, _ in checked], [verdict for _, verdict in checked]
+
+    def _joined(self, sign: str) -> str:
+        return sign.join(
+            f"({part!r})" if isinstance(part, _Several) else repr(part) for part in self.parts
         )
 
-    def _values(self, state: PatienceState, value: float) -> dict[str, float]:
-        values = {"value": value, "wait": float(state.wait)}
-        if state.best is not None:
-            values["best"] = state.best
-        return values
+
+class AnyOf(_Several):
+    """Stop when at least one part says yes; `a | b` makes it."""
+
+    __slots__ = ()
+
+    def check(self, state: State, moment: Moment) -> tuple[State, Verdict]:
+        """Take one moment into account; the reasons are those of the parts that said yes."""
+        after, verdicts = self._each(state, moment)
+        yes = [verdict for verdict in verdicts if verdict]
+        unknown = [verdict for verdict in verdicts if verdict.kind == MISSING]
+        return after, _join(bool(yes), yes or unknown or verdicts)
+
+    def __repr__(self) -> str:
+        return self._joined(" | ")
 
 
-def _encode(value: float | None) -> float | str | None:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
+class AllOf(_Several):
+    """Stop at a moment at which all parts say yes; `a & b` makes it."""
+
+    __slots__ = ()
+
+    def check(self, state: State, moment: Moment) -> tuple[State, Verdict]:
+        """Take one moment into account; the reasons of a no are those of the parts that said no."""
+        after, verdicts = self._each(state, moment)
+        no = [verdict for verdict in verdicts if not verdict and verdict.kind != MISSING]
+        unknown = [verdict for verdict in verdicts if verdict.kind == MISSING]
+        return after, _join(not no and not unknown, no or unknown or verdicts)
+
+    def __repr__(self) -> str:
+        return self._joined(" & ")
 
 
-def _decode(value: float | str | None) -> float | None:
-    return None if value is None else float(value)
+@dataclass(frozen=True, slots=True, repr=False)
+class Not(Criterion):
+    """Stop when the criterion says no; `~a` makes it. The reason is the same sentence."""
+
+    criterion: Criterion
+
+    def initial(self) -> State:
+        """Return the state before the first moment."""
+        return self.criterion.initial()
+
+    def check(self, state: State, moment: Moment) -> tuple[State, Verdict]:
+        """Take one moment into account."""
+        after, verdict = self.criterion.check(state, moment)
+        if verdict.kind == MISSING:
+            return after, verdict
+        return after, Verdict(not verdict.yes, verdict.kind, verdict.reason, verdict.values)
+
+    def monitors(self) -> tuple[tuple[str, AnyMode], ...]:
+        """Return the metrics that it judges by."""
+        return self.criterion.monitors()
+
+    def expects(self) -> tuple[str, ...]:
+        """Return the metrics that it cannot do without."""
+        return self.criterion.expects()
+
+    def needs(self) -> frozenset[str]:
+        """Return what else it looks at."""
+        return self.criterion.needs()
+
+    def settled(self, directions: Directions) -> Criterion:
+        """Return the same with every name and mode filled in."""
+        return Not(self.criterion.settled(directions))
+
+    def outline(self) -> str:
+        """Return what a state of this criterion fits to."""
+        return f"Not({self.criterion.outline()})"
+
+    def __invert__(self) -> Criterion:
+        return self.criterion
+
+    def __repr__(self) -> str:
+        several = isinstance(self.criterion, _Several)
+        return f"~({self.criterion!r})" if several else f"~{self.criterion!r}"
+
+
+def undecided(name: str) -> Verdict:
+    """Return the verdict about a moment without the metric `name`."""
+    return Verdict(False, MISSING, f"{name} is not in the logs")
+
+
+def _parts(criterion: Criterion, kind: type[_Several]) -> tuple[Criterion, ...]:
+    return criterion.parts if isinstance(criterion, kind) else (criterion,)
+
+
+def _join(yes: bool, verdicts: list[Verdict]) -> Verdict:
+    """Return one verdict that says what all of these say."""
+    if len(verdicts) == 1:
+        return Verdict(yes, verdicts[0].kind, verdicts[0].reason, verdicts[0].values)
+    kinds = dict.fromkeys(verdict.kind for verdict in verdicts)
+    reasons = dict.fromkeys(verdict.reason for verdict in verdicts)
+    return Verdict(yes, "+".join(kinds), "; ".join(reasons), _merged(verdicts))
+
+
+def _merged(verdicts: Iterable[Verdict]) -> dict[str, float]:
+    """Return the values of all, each under the kind of its verdict and a number if need be."""
+    merged: dict[str, float] = {}
+    for verdict in verdicts:
+        for name, value in verdict.values.items():
+            key, number = f"{verdict.kind}.{name}", 2
+            while key in merged:
+                key, number = f"{verdict.kind}.{name}#{number}", number + 1
+            merged[key] = value
+    return merged
+
+
+def to_json(state: State) -> Any:
+    """Return a state as data that strict JSON can hold.
+
+    Example:
+        >>> to_json({"best": float("inf"), "wait": 3})
+        {'best': {'$float': 'inf'}, 'wait': 3}
+
+    Raises:
+        TypeError: If it holds anything but None, bool, int, float, str, lists (or tuples, which
+            come back as lists) and dicts with string keys.
+    """
+    if isinstance(state, float) and not math.isfinite(state):
+        return {_FLOAT: str(float(state))}
+    if state is None or isinstance(state, bool | int | float | str):
+        return state
+    if isinstance(state, list | tuple):
+        return [to_json(inner) for inner in state]
+    if isinstance(state, Mapping) and all(isinstance(k, str) and k != _FLOAT for k in state):
+        return {key: to_json(inner) for key, inner in state.items()}
+    raise TypeError(
+        f"A criterion's state is made of None, numbers, strings, lists, and dicts with string "
+        f"keys, so that it survives a restart. Got: {state!r}."
+    )
+
+
+def from_json(data: Any) -> State:
+    """Return the state that `to_json` described."""
+    if isinstance(data, list):
+        return [from_json(inner) for inner in data]
+    if not isinstance(data, dict):
+        return data
+    if set(data) == {_FLOAT}:
+        return float(data[_FLOAT])
+    return {key: from_json(inner) for key, inner in data.items()}
