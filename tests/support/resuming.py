@@ -6,6 +6,7 @@ anew, Keras's session is cleared, and all random streams are scrambled in betwee
 
 import functools
 import gc
+import multiprocessing
 import random
 import shutil
 import sys
@@ -66,6 +67,18 @@ def _spare_the_collector():
     """Let it not look again and again at what the libraries have loaded (1.5 s each time)."""
     gc.collect()
     gc.freeze()
+
+
+def end_workers():
+    """End the workers of DataLoaders, as the end of the process would.
+
+    If the collector finds an iterator, its queues are gone already, so that torch waits in vain,
+    5 s for each worker.
+    """
+    if multiprocessing.active_children():
+        for thing in gc.get_objects():
+            if hasattr(type(thing), "_shutdown_workers"):
+                thing._shutdown_workers()
 
 
 def scramble():
@@ -154,6 +167,8 @@ class Script:
                 if isinstance(callback, keras_ratchet.BackupAndRestore):
                     callback.backups.end()
             return None
+        finally:
+            end_workers()
         return Outcome(
             history.history,
             history.epoch,
