@@ -21,10 +21,15 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
+import xxhash
+
+from keras_ratchet._storage.manifest import FileRecord
+
 DRAFT_PREFIX = ".draft-"
 TRASH_PREFIX = ".trash-"
 PROBE = "probe"
 _MAX_NAME_BYTES = 255
+_CHUNK_BYTES = 1 << 20  # still in the processor's cache when it is written
 
 
 class Disk:
@@ -86,11 +91,17 @@ disk = Disk()
 
 
 class DraftFile(io.RawIOBase):
-    """A new file, open for reading and writing, whose every write passes `Disk`."""
+    """A new file, open for reading and writing, whose every write passes `Disk`.
+
+    While it is written from the first byte to the last, its digest is computed on the way.
+    """
 
     def __init__(self, path: str) -> None:
         super().__init__()
         self._fd = -1  # `close` is called even if opening fails
+        self._hasher = xxhash.xxh3_128()
+        self._size = 0
+        self._in_order = True
         self._fd = disk.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
 
     def readable(self) -> bool:
@@ -111,11 +122,18 @@ class DraftFile(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         """Write all of `data`."""
-        rest = memoryview(data).cast("B")
-        total = len(rest)
-        while rest:
-            rest = rest[disk.write(self._fd, rest) :]
-        return total
+        view = memoryview(data).cast("B")
+        for start in range(0, len(view), _CHUNK_BYTES):
+            rest = view[start : start + _CHUNK_BYTES]
+            self._hasher.update(rest)
+            while rest:
+                rest = rest[disk.write(self._fd, rest) :]
+        self._size += len(view)
+        return len(view)
+
+    def record(self) -> FileRecord | None:
+        """Return size and digest of what was written, None if it was not written in order."""
+        return FileRecord(self._size, self._hasher.hexdigest()) if self._in_order else None
 
     def readinto(self, buffer: Any) -> int:
         """Fill `buffer` from the current position; return the number of bytes read."""
@@ -126,7 +144,9 @@ class DraftFile(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Move to a position; return it."""
-        return os.lseek(self._fd, offset, whence)
+        position = os.lseek(self._fd, offset, whence)
+        self._in_order = self._in_order and position == self._size
+        return position
 
     def tell(self) -> int:
         """Return the position."""
@@ -135,6 +155,7 @@ class DraftFile(io.RawIOBase):
     def truncate(self, size: int | None = None) -> int:
         """Cut or extend the file to `size` bytes; return it."""
         size = self.tell() if size is None else size
+        self._in_order = self._in_order and size == self._size
         disk.truncate(self._fd, size)
         return size
 
@@ -170,11 +191,13 @@ class FileDraft:
 
     Attributes:
         path: Where the draft is written, with the target's suffix.
+        record: Size and digest, if they are known from the writing.
     """
 
     def __init__(self, target: str) -> None:
         self.target = os.path.realpath(target)
         self.path = draft_path(self.target)
+        self.record: FileRecord | None = None
         self._committed = False
 
     def __enter__(self) -> FileDraft:
@@ -189,6 +212,7 @@ class FileDraft:
         with contextlib.closing(DraftFile(self.path)) as file:
             write(file)
             file.sync()
+            self.record = file.record()
 
     def sync(self) -> None:
         """Sync a draft that somebody else wrote and closed."""

@@ -92,7 +92,7 @@ def save_file(path: str, fill: Callable[[durable.FileDraft], None], facts: Manif
 def commit_draft(draft: durable.FileDraft, facts: Manifest) -> Manifest:
     """Commit a draft that is written and synced: manifest first, then the file, then clean up."""
     name = os.path.basename(draft.target)
-    record = record_of(draft.path)
+    record = draft.record or record_of(draft.path)
     manifest = replace(facts, files={name: record})
     side = side_directory(draft.target)
     durable.make_directories(side)

@@ -24,7 +24,13 @@ from dataclasses import replace
 
 from keras_ratchet._storage import durable
 from keras_ratchet._storage.files import remove_pin, stale_pins
-from keras_ratchet._storage.manifest import Manifest, check_name, read_manifest, record_of
+from keras_ratchet._storage.manifest import (
+    FileRecord,
+    Manifest,
+    check_name,
+    read_manifest,
+    record_of,
+)
 from keras_ratchet.errors import LoadError
 
 MANIFEST = "manifest.json"
@@ -42,7 +48,7 @@ class SnapshotDraft:
     def __init__(self, root: str, name: str) -> None:
         self.target = os.path.join(os.path.abspath(root), check_name(name))
         self.path = durable.draft_path(self.target)
-        self._files: list[str] = []
+        self._files: dict[str, FileRecord] = {}
         self._committed = False
         durable.disk.mkdir(self.path)
 
@@ -59,7 +65,7 @@ class SnapshotDraft:
         with contextlib.closing(durable.DraftFile(path)) as file:
             write(file)
             file.sync()
-        self._files.append(name)
+            self._files[name] = file.record() or record_of(path)
 
     def commit(self, facts: Manifest) -> Manifest:
         """Write the manifest and make the snapshot visible.
@@ -71,8 +77,7 @@ class SnapshotDraft:
             FileExistsError: If there is a snapshot of this name.
             OSError: If the disk refuses; the snapshot then does not exist.
         """
-        files = {name: record_of(os.path.join(self.path, name)) for name in self._files}
-        manifest = replace(facts, files=files)
+        manifest = replace(facts, files=dict(self._files))
         self.write(MANIFEST, lambda file: _write(file, manifest.to_bytes()))
         durable.disk.sync_directory(self.path)
         if os.path.lexists(self.target):
