@@ -8,6 +8,7 @@ r"""Training that never loses ground: Keras 3 callbacks for stopping, best weigh
 | `Rollback` | a training that goes bad goes back to its last good state, and on |
 | `ReduceLROnPlateau`, `TerminateOnNaN` | drop-ins for Keras's that NaN cannot poison |
 | `load_model`, `load_weights` | load the best or the latest, verified first |
+| `soup`, `mean` | averages of saved weights that are better than the best of them |
 | `checkpoints`, `verify` | what is saved in a directory; is it what was saved? |
 | `KeepBest`, `KeepLast`, `KeepEvery`, `KeepNewer` | which files stay; they combine with `\|` |
 | `plots` | pictures of a run |
@@ -16,6 +17,7 @@ r"""Training that never loses ground: Keras 3 callbacks for stopping, best weigh
 | `data` | data sets for which resume is exact: `ResumableDataset`, `resumable` |
 | `guard` | the callbacks' last work is done after an exception too |
 | `StopReason`, `SnapshotInfo` | why training stopped; what is known about a checkpoint |
+| `AverageRecord` | which average of weights a model ended with, and why |
 | `errors` | every exception raised on purpose |
 
 Importing the package is free: Keras is imported when a name that needs it is first used.
@@ -29,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from keras_ratchet import errors, plots
     from keras_ratchet._engine.loader import load_model, load_weights
+    from keras_ratchet._engine.soups import mean, soup
     from keras_ratchet._storage.records import checkpoints
     from keras_ratchet._storage.verify import verify
     from keras_ratchet.callbacks.backup_and_restore import BackupAndRestore
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
     from keras_ratchet.callbacks.terminate_on_nan import TerminateOnNaN
     from keras_ratchet.policy.retention import KeepBest, KeepEvery, KeepLast, KeepNewer
     from keras_ratchet.run import Run
-    from keras_ratchet.types import SnapshotInfo, StopReason
+    from keras_ratchet.types import AverageRecord, SnapshotInfo, StopReason
 
 __version__ = "0.1.0"
 
@@ -57,6 +60,8 @@ __all__ = [
     "guard",
     "load_model",
     "load_weights",
+    "soup",
+    "mean",
     "checkpoints",
     "verify",
     "KeepBest",
@@ -65,6 +70,7 @@ __all__ = [
     "KeepNewer",
     "StopReason",
     "SnapshotInfo",
+    "AverageRecord",
     "errors",
     "plots",
 ]
@@ -81,6 +87,8 @@ _HOME = {
     "guard": "keras_ratchet.callbacks.guard",
     "load_model": "keras_ratchet._engine.loader",
     "load_weights": "keras_ratchet._engine.loader",
+    "soup": "keras_ratchet._engine.soups",
+    "mean": "keras_ratchet._engine.soups",
     "checkpoints": "keras_ratchet._storage.records",
     "verify": "keras_ratchet._storage.verify",
     "KeepBest": "keras_ratchet.policy.retention",
@@ -89,6 +97,7 @@ _HOME = {
     "KeepNewer": "keras_ratchet.policy.retention",
     "StopReason": "keras_ratchet.types",
     "SnapshotInfo": "keras_ratchet.types",
+    "AverageRecord": "keras_ratchet.types",
 }
 
 
