@@ -105,7 +105,7 @@ class GoodStates:
         self._optimizer = optimizer
         self.good = GoodState(optimizer, streams)
         self._candidate = GoodState(optimizer, streams)
-        self._ignored: set[int] | None = None
+        self._ignored: set[int] = set()
 
     def optimizer_of(self, model: Any) -> Any:
         """Return the optimizer.
@@ -129,23 +129,19 @@ class GoodStates:
         """Let the state that was taken last be the good one."""
         self.good, self._candidate = self._candidate, self.good
 
-    def problem(self, model: Any) -> str | None:
-        """Return what is not finite in the model or its optimizer, or None.
+    def begin(self, model: Any) -> None:
+        """Note what is not finite at first: a constant, such as a mask of minus infinities."""
+        variables = self._watched(model)
+        self._ignored = {i for i, v in enumerate(variables) if not _is_finite(v)}
+        for i in self._ignored:
+            _log.warning("%s is not finite at first, so it is not watched", _name(variables[i]))
 
-        What is not finite the first time this is asked is left out from then on: a constant
-        such as a mask of minus infinities.
-        """
-        variables = [*(weights_of(model) or ()), *self._slots(model)]
-        skip = self._ignored or set()
-        bad = [i for i, v in enumerate(variables) if i not in skip and not _is_finite(v)]
-        if self._ignored is None:
-            self._ignored = set(bad)
-            for i in bad:
-                _log.warning(
-                    "%s is not finite from the start, so it is not watched", _name(variables[i])
-                )
-            return None
-        return f"{_name(variables[bad[0]])} is not finite" if bad else None
+    def problem(self, model: Any) -> str | None:
+        """Return what is not finite in the model or its optimizer, and was at first; or None."""
+        for i, variable in enumerate(self._watched(model)):
+            if i not in self._ignored and not _is_finite(variable):
+                return f"{_name(variable)} is not finite"
+        return None
 
     def rescue(self, model: Any) -> None:
         """Go back if the model cannot be used: training has ended by an exception."""
@@ -158,17 +154,19 @@ class GoodStates:
         return {
             "good": self.good.state_dict(),
             "candidate": self._candidate.state_dict() if candidate else {},
-            "ignored": None if self._ignored is None else sorted(self._ignored),
+            "ignored": sorted(self._ignored),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], model: Any) -> None:
         """Take what `state_dict` returned."""
         self.good.load_state_dict(state["good"], model)
         self._candidate.load_state_dict(state["candidate"], model)
-        self._ignored = None if state["ignored"] is None else set(state["ignored"])
+        self._ignored = set(state["ignored"])
 
-    def _slots(self, model: Any) -> list[Any]:
-        return list(getattr(self.optimizer_of(model), "variables", ()))
+    def _watched(self, model: Any) -> list[Any]:
+        """Return the weights and the optimizer's variables."""
+        slots = getattr(self.optimizer_of(model), "variables", ())
+        return [*(weights_of(model) or ()), *slots]
 
 
 def build(model: Any) -> None:

@@ -12,6 +12,8 @@ from keras_ratchet._engine.callback_states import CallbackStates
 from keras_ratchet._engine.data_cursor import DataCursor
 from keras_ratchet._engine.resumer import BeforeValidation, Resumer
 from keras_ratchet._engine.train_state import TrainState
+from keras_ratchet.callbacks import _exactness
+from keras_ratchet.callbacks._gone_bad import has_gone_bad, may_be_saved
 from keras_ratchet.callbacks._saves import Saves
 from keras_ratchet.callbacks._tail import Closer, Gate
 from keras_ratchet.errors import ResumeError
@@ -53,7 +55,7 @@ class Session:
 
     def begin(self) -> int:
         """Go on from the newest snapshot, if there is one; return the epoch that is first."""
-        self._warn()
+        _exactness.warn(self.resumer.callbacks, self._cursor)
         state = self.resumer.find(self._model, self._saves.epochs)
         self._first = state is not None and not state.finished
         if state is None:
@@ -94,16 +96,6 @@ class Session:
                 stacklevel=4,
             )
 
-    def _warn(self) -> None:
-        if forgotten := self.resumer.callbacks.not_kept():
-            warnings.warn(
-                f"These attributes of callbacks are lost if training is interrupted: "
-                f"{', '.join(forgotten)}. Give the callback state_dict() and load_state_dict().",
-                stacklevel=5,
-            )
-        for complaint in self._cursor.complaints():
-            warnings.warn(f"Resume will not be exact. {complaint}", stacklevel=5)
-
     @property
     def is_over(self) -> bool:
         """Whether all epochs of this training were done before it was begun again."""
@@ -139,7 +131,7 @@ class Session:
         ended, self._done, self._logs = batch + 1 - self._done, batch + 1, logs
         if asked := self._saves.asked(self._saves.pace.step()):
             self._make_room(asked)
-        elif self._saves.pace.is_due(ended) and not self._is_stopping():
+        elif self._saves.pace.is_due(ended) and may_be_saved(self._model, self._others):
             self._saves.save(self._here(), logs, "in mid-epoch")
 
     def _is_stopping(self) -> bool:
@@ -158,6 +150,8 @@ class Session:
         """Save after all other callbacks have judged the epoch."""
         self._epoch, self._done, self._logs = epoch + 1, 0, {}
         self._saves.stopping = self._is_stopping() and not self._head.interrupted
+        if has_gone_bad(self._model, self._others, logs):
+            return
         if asked := self._saves.asked():
             self._make_room(asked)
         elif self._head.save_freq == "epoch":
@@ -169,6 +163,9 @@ class Session:
         if state is not None and state.finished:
             self.resumer.put_back(self._model)
             self.resumer.go_on_in_epoch()
+        elif has_gone_bad(self._model, self._others, logs):
+            self._head.backups.note("gone_bad", reason="the snapshots before it stay")
+            return
         elif not self._head.delete_checkpoint:
             mark = "stopped" if self._is_stopping() else "all epochs"
             self._saves.save(Position(self._epoch), logs, "training has ended", mark)
@@ -177,6 +174,7 @@ class Session:
 
     def _make_room(self, asked: Deadline, before: BeforeValidation | None = None) -> None:
         """Save if it fits into the time that is left, and end `fit` without more ado."""
+        may_be_saved(self._model, self._others)
         self._saves.make_room(asked, self._here(), self._logs, before)
         if self._list is not None:
             Closer(self._model, self._list, self._others, self._head)

@@ -12,7 +12,7 @@ import keras
 
 from keras_ratchet import _compat
 from keras_ratchet._engine.good_state import GoodStates, build
-from keras_ratchet._engine.learning_rate import LearningRates
+from keras_ratchet._engine.rescuer import Rescuer
 from keras_ratchet._engine.scored import restored
 from keras_ratchet.callbacks import _journal
 from keras_ratchet.callbacks._base import RatchetCallback
@@ -20,9 +20,9 @@ from keras_ratchet.callbacks._metrics import MetricWatch
 from keras_ratchet.callbacks.terminate_on_nan import TerminateOnNaN
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy.monitor import Mode
-from keras_ratchet.policy.recovery import Recovery, RecoveryState, Retries, RolledBack
-from keras_ratchet.policy.spikes import RunningMean, Spikes
-from keras_ratchet.types import Position, StopReason, Verdict
+from keras_ratchet.policy.recovery import Recovery, Retries, RolledBack
+from keras_ratchet.policy.spikes import Spikes
+from keras_ratchet.types import StopReason
 
 _log = logging.getLogger("keras_ratchet")
 
@@ -93,15 +93,17 @@ class Rollback(RatchetCallback):
         self._reset()
 
     def _reset(self) -> None:
-        self.rollbacks: list[RolledBack] = []
         self.stop_reason: StopReason | None = None
-        self._state = RecoveryState()
-        self._states = GoodStates(self.optimizer, self.restore_rng)
         self._metric = MetricWatch(self.monitor, type(self).__name__)
-        self._epoch, self._last = 0, -1
-        self._due = True  # a state is taken when the next batch begins
-        self._metrics_are_void = False
-        self._is_mean: bool | None = None
+        self._rescuer = Rescuer(self._rule, self._retries, self._no_states())
+
+    def _no_states(self) -> GoodStates:
+        return GoodStates(self.optimizer, self.restore_rng)
+
+    @property
+    def rollbacks(self) -> list[RolledBack]:
+        """A record of each time that training went back, and on."""
+        return self._rescuer.rollbacks
 
     def set_model(self, model: Any) -> None:
         """Note the model, and have batch hooks called on the training thread."""
@@ -120,133 +122,65 @@ class Rollback(RatchetCallback):
                     "Rollback stops too, after max_rollbacks."
                 )
         build(self.model)
-        rates = LearningRates(self._states.optimizer_of(self.model))
-        if self._retries.factor < 1:
-            rates.check(type(self).__name__, "pass factor=1.0, which leaves it alone")
+        self._rescuer.begin(self.model, type(self).__name__)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Note the epoch."""
         super().on_epoch_begin(epoch, logs)
-        self._epoch, self._last = epoch, -1
-        self._state = self._rule.epoch_begins(self._state)
-        self._metrics_are_void = False
-        self._due = self._due or self._rule.is_due_at_begin(self._state)
+        self._rescuer.epoch_begins(epoch)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Take the first state, and reset the metrics that a NaN has spoilt."""
-        if self._metrics_are_void:
-            self.model.reset_metrics()
-            self._metrics_are_void = False
-        if self._due:
-            self._take()
+        """Take the first state."""
+        if self._rescuer.needs_model:
+            self._act(self._rescuer.batch_begins(self.model))
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Judge the batches that have ended; go back, or take a state when it is time."""
-        ended, self._last = batch - self._last, batch
         value = self._metric.read(logs or {})
-        if self._is_mean is None:
-            self._is_mean = _compat.is_running_mean(self.model, self.monitor)
-        if value is None:
-            return
-        self._state, verdict = self._rule.check(self._state, ended, value, self._is_mean)
-        if verdict.kind in ("good", "refused"):
-            _log.debug("%s", verdict.reason)
-        if verdict.kind == "good":
-            self._states.confirm()
-        if verdict:
-            self._go_back(verdict)
-        elif self._rule.is_due(self._state):
-            self._take()
-        elif batch + 1 >= ((self.params or {}).get("steps") or math.inf):
-            self._look()
+        if value is not None:
+            last = batch + 1 >= ((self.params or {}).get("steps") or math.inf)
+            self._act(self._rescuer.batch_ends(self, batch, value, last))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Look at the weights, before anybody saves them."""
         if self._epoch_is_partial():
             self._raise_if_interrupted()
-        self.on_snapshot_begin()
+        self._act(self._rescuer.look(self.model))
 
     def on_snapshot_begin(self) -> None:
         """Look at the weights; BackupAndRestore calls this before it saves."""
-        if self._states.good.filled and self.stop_reason is None:
-            self._look()
+        self._act(self._rescuer.look(self.model))
 
     def on_train_end(self, logs: Any = None) -> None:
         """Free the memory."""
-        self._states = GoodStates(self.optimizer, self.restore_rng)
+        self._rescuer.states = self._no_states()
         super().on_train_end(logs)
 
     def _wind_down(self, error: BaseException) -> None:
-        self._states.rescue(self.model)
-        self._states = GoodStates(self.optimizer, self.restore_rng)
+        self._rescuer.rescue(self.model)
+        self._rescuer.states = self._no_states()
 
-    def _take(self) -> None:
-        """Take a state, unless it is none to go back to."""
-        self._due = False
-        if self._look():
+    def _act(self, record: RolledBack | None) -> None:
+        """Tell of what has happened, if anything has; stop if it was too often."""
+        if record is None:
             return
-        good = self._rule.confirm == 0 or not self._states.good.filled
-        here = Position(self._epoch, self._last + 1)
-        self._states.take(self.model, here, asdict(self._state.mean), good)
-        self._state = self._rule.taken(self._state, good)
-
-    def _look(self) -> bool:
-        """Go back if a weight is not finite; say whether that was so."""
-        problem = self._states.problem(self.model)
-        if problem is not None:
-            self._go_back(Verdict(True, "not finite", problem))
-        return problem is not None
-
-    def _go_back(self, incident: Verdict) -> None:
-        model, good = self.model, self._states.good
-        again = self._retries.check(len(self.rollbacks), incident, good.filled)
-        rates = LearningRates(self._states.optimizer_of(model))
-        factor = self._retries.factor if again else 1.0
-        rate = {name: value * factor for name, value in rates.read().items()}
-        same_epoch = good.position.epoch == self._epoch and good.position.batch > 0
-        good.restore(model, metrics=same_epoch)
         restored(self._swap())
-        if rates.settable:
-            rates.write(rate)
-        self._metrics_are_void = not same_epoch
-        mean = RunningMean(**good.note) if same_epoch else RunningMean()
-        self._state = self._rule.gone_back(self._state, mean)
-        self._tell(again, next(iter(rate.values())))
-        if not again:
-            self.stop_reason = StopReason(again.kind, again.reason, again.values, self._epoch)
-            model.stop_training = True
-
-    def _tell(self, again: Verdict, rate: float) -> None:
-        to = self._states.good.position
-        record = RolledBack(
-            self._epoch, self._last, again.kind, again.reason, to.epoch, to.batch, rate
-        )
-        if again:
-            self.rollbacks.append(record)
         _log.warning("epoch %d, batch %d: %s", record.epoch + 1, record.batch + 1, record)
         facts = {"epoch": record.epoch, "batch": record.batch + 1, "reason": str(record)}
         _journal.note(self._list, "rollback", **facts)
         if self.verbose > 0:
             _compat.print_message(f"\nEpoch {record.epoch + 1}: {record}")
+        if (end := self._rescuer.gave_up) is not None:
+            self.stop_reason = StopReason(end.kind, end.reason, end.values, record.epoch)
+            self.model.stop_training = True
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a restart must not forget."""
-        return {
-            "state": self._state.to_json(),
-            "states": self._states.state_dict(candidate=self._state.candidate is not None),
-            "rollbacks": [asdict(record) for record in self.rollbacks],
-            "stop_reason": None if self.stop_reason is None else asdict(self.stop_reason),
-            "last": self._last,
-            "due": self._due,
-            "metrics_are_void": self._metrics_are_void,
-        }
+        reason = None if self.stop_reason is None else asdict(self.stop_reason)
+        return {"rescuer": self._rescuer.state_dict(), "stop_reason": reason}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state that `state_dict` returned; training has begun."""
-        self._state = RecoveryState.from_json(state["state"])
-        self._states.load_state_dict(state["states"], self.model)
-        self.rollbacks = [RolledBack(**record) for record in state["rollbacks"]]
+        self._rescuer.load_state_dict(state["rescuer"], self.model)
         reason = state["stop_reason"]
         self.stop_reason = None if reason is None else StopReason(**reason)
-        self._last, self._due = state["last"], state["due"]
-        self._metrics_are_void = state["metrics_are_void"]

@@ -31,7 +31,7 @@ class RecoveryState:
     Attributes:
         mean: The running mean of the epoch as last seen.
         recent: The last values, for spikes.
-        pending: Batches since a state was taken or given up.
+        pending: Batches since a state was taken, or training went back.
         candidate: The values since the state was taken that is not good yet; None without one.
         good: The values right after the good state, `confirm` at most.
     """
@@ -162,7 +162,7 @@ class Recovery:
                 f"{self.spikes.name} was worse in all of {self.confirm} batches than it had been "
                 f"after the last good state, which therefore stays"
             )
-            return replace(state, candidate=None, pending=0), Verdict(False, "refused", reason)
+            return replace(state, candidate=None), Verdict(False, "refused", reason)
         reason = f"{self.confirm} batches without an incident have followed"
         return replace(state, candidate=None, good=candidate), Verdict(False, "good", reason)
 
