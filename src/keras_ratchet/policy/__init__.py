@@ -10,6 +10,8 @@ When to stop, for `EarlyStopping(criterion=...)` and for loops of your own; they
 | `NotFinite` | a metric is NaN or infinite |
 | `AfterEpochs`, `AfterSteps`, `AfterSeconds` | so much training is done |
 | `Smoothed` | its criterion says so that sees moving averages |
+| `GeneralizationLoss`, `ProgressQuotient`, `UpStrips` | Prechelt's rules say so |
+| `SignificantImprovement` | a metric no longer improves by more than its noise (experimental) |
 
 One of your own is a subclass of `Criterion`, made of a `Moment` in and a `Verdict` out.
 `Monitor` knows what "better" means, also for NaN.
@@ -20,6 +22,8 @@ from keras_ratchet.policy.criterion import Criterion, undecided
 from keras_ratchet.policy.goals import Diverges, NotFinite, Reaches
 from keras_ratchet.policy.monitor import Monitor
 from keras_ratchet.policy.patience import Patience
+from keras_ratchet.policy.prechelt import GeneralizationLoss, ProgressQuotient, UpStrips
+from keras_ratchet.policy.significance import SignificantImprovement
 from keras_ratchet.policy.smoothed import Smoothed
 from keras_ratchet.types import Moment, Position, Verdict
 
@@ -33,6 +37,10 @@ __all__ = [
     "AfterSteps",
     "AfterSeconds",
     "Smoothed",
+    "GeneralizationLoss",
+    "ProgressQuotient",
+    "UpStrips",
+    "SignificantImprovement",
     "Monitor",
     "Moment",
     "Position",

@@ -137,7 +137,12 @@ class NotFinite(Criterion):
         missing = [name for name in names if name not in seen]
         if missing:
             return state, undecided(missing[0])
-        return state, Verdict(False, "not finite", f"{', '.join(names)} finite", seen)
+        reason = (
+            f"no value is NaN or infinite: {', '.join(names)}"
+            if seen
+            else "no metric is in the logs"
+        )
+        return state, Verdict(False, "not finite", reason, seen)
 
     def expects(self) -> tuple[str, ...]:
         """Return the metrics that were named."""

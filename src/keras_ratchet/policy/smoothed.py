@@ -68,7 +68,7 @@ class Smoothed(Criterion):
         """Return the new averages, and what is seen of these values."""
         fresh = {name: value for name, value in values.items() if math.isfinite(value)}
         moved = {
-            name: self.ema * averages.get(name, value) + (1 - self.ema) * value
+            name: self.ema * averages[name] + (1 - self.ema) * value if name in averages else value
             for name, value in fresh.items()
         }
         return {**averages, **moved}, {**values, **moved}
