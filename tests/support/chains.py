@@ -28,6 +28,7 @@ from keras_ratchet._storage import durable
 EPOCHS, ROWS, BATCH = 7, 48, 6
 RUN_LIMIT_S = 240  # many times what a run takes: a bound, not an expectation
 PER_EPOCH = ROWS // BATCH
+EXIT_CODE = 75
 OURS = ("Going on", "These attributes", "Resume will not")  # how our warnings begin
 
 
@@ -43,6 +44,8 @@ class Chain:
         kills: (place, epoch) for each run that kills itself.
         random_kills: How many kills come from outside, at random instants.
         seed: Of these instants.
+        sigterms: (place, epoch) for each run that gets a real SIGTERM there.
+        slow: Whether the disk is so slow then that a save does not fit into the grace period.
     """
 
     name: str
@@ -52,6 +55,8 @@ class Chain:
     kills: tuple = ()
     random_kills: int = 0
     seed: int = 0
+    sigterms: tuple = ()
+    slow: bool = False
 
 
 def run(chains, directory, limit_s):
@@ -99,12 +104,17 @@ class Notes(keras.callbacks.Callback):
         self.seen[epoch] = (self.steps, random.random(), float(np.random.random()))
 
 
-class Reports(keras.callbacks.Callback):
-    """Tells the parent where training is, and kills the process where it is told to."""
+def kill_myself():
+    os.kill(os.getpid(), signal.SIGKILL)
 
-    def __init__(self, say, place, epoch):
+
+class Reports(keras.callbacks.Callback):
+    """Tells the parent where training is, and ends the process where it is told to."""
+
+    def __init__(self, say, place="", epoch=-1, end=kill_myself):
         super().__init__()
         self._say, self._place, self._epoch, self._now = say, place, epoch, None
+        self._end = end
 
     def state_dict(self):
         return {}
@@ -115,7 +125,7 @@ class Reports(keras.callbacks.Callback):
     def _at(self, place):
         self._say("moment")
         if self._now == self._epoch and place == self._place:
-            kill_myself()
+            self._end()
 
     def on_epoch_begin(self, epoch, logs=None):
         self._now = epoch
@@ -144,8 +154,12 @@ class DeadlyDisk(durable.Disk):
         kill_myself()
 
 
-def kill_myself():
-    os.kill(os.getpid(), signal.SIGKILL)
+class SlowDisk(durable.Disk):
+    """A disk that takes its time."""
+
+    def sync(self, fd):
+        time.sleep(0.2)
+        super().sync(fd)
 
 
 def build(data):
@@ -182,11 +196,17 @@ def backup(chain):
         return []
     if chain.whose == "keras":
         return [keras.callbacks.BackupAndRestore("backup", save_freq=chain.save_freq)]
-    found = keras_ratchet.BackupAndRestore("backup", chain.save_freq, delete_checkpoint=False)
+    arguments = {}
+    if chain.sigterms:
+        grace_s = 0.3 if chain.slow else 30
+        arguments = {"signals": "SIGTERM", "grace_s": grace_s, "exit_code": EXIT_CODE}
+    found = keras_ratchet.BackupAndRestore(
+        "backup", chain.save_freq, delete_checkpoint=False, **arguments
+    )
     return [found]
 
 
-def train(chain, say, place="", epoch=-1):
+def train(chain, say, reports=None, saves=()):
     """Run the script once: two trainings, the second without a backup."""
     import keras_ratchet
 
@@ -200,11 +220,11 @@ def train(chain, say, place="", epoch=-1):
         ours,
         plateau,
         keras_ratchet.ModelCheckpoint("best.weights.h5", save_best_only=True, mode="min"),
-        *backup(chain),
+        *(saves or backup(chain)),
         theirs,
         notes,
         keras.callbacks.CSVLogger("log.csv"),
-        Reports(say, place, epoch),
+        reports or Reports(say),
     ]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -258,10 +278,14 @@ def follow(chain):
     os.chdir(chain.name)
     killed = []
     for place, epoch in chain.kills:
-        child = forking.Child(lambda say, p=place, e=epoch: train(chain, say, p, e), RUN_LIMIT_S)
+        how = {"place": place, "epoch": epoch}
+        child = forking.Child(
+            lambda say, how=how: train(chain, say, Reports(say, **how)), RUN_LIMIT_S
+        )
         child.end()
         assert child.code == -signal.SIGKILL, f"{place} of epoch {epoch}: ended with {child.code}"
         killed.append([place, drafts()])
+    preempted = [preempt(chain, place, epoch) for place, epoch in chain.sigterms]
     instants = random.Random(chain.seed)
     for _ in range(chain.random_kills):
         moment = instants.randrange(EPOCHS * (PER_EPOCH + 4))
@@ -272,7 +296,7 @@ def follow(chain):
     record = json.loads(lines[-1])
     os.chdir("..")
     shutil.rmtree(chain.name)
-    return {"name": chain.name, "killed": killed, **record}
+    return {"name": chain.name, "killed": killed, "preempted": preempted, **record}
 
 
 def kill_from_outside(chain, moment, later_s):
@@ -286,6 +310,36 @@ def kill_from_outside(chain, moment, later_s):
     child.end()
     assert child.code in (0, -signal.SIGKILL), f"the child ended with {child.code}"
     return child.code == -signal.SIGKILL
+
+
+def preempt(chain, place, epoch):
+    """Send SIGTERM to a run that waits for it; return how it ended, and the snapshots then."""
+    sent = os.path.abspath("sent")
+    child = forking.Child(lambda say: be_preempted(chain, say, place, epoch, sent), RUN_LIMIT_S)
+    while child.line() not in ("waiting", None):
+        pass
+    os.kill(child.pid, signal.SIGTERM)
+    with open(sent, "w", encoding="utf-8"):
+        pass
+    lines = child.end()
+    os.unlink(sent)
+    return {"code": child.code, "reason": lines[-1], "snapshots": sorted(os.listdir("backup"))}
+
+
+def be_preempted(chain, say, place, epoch, sent):
+    def wait():
+        say("waiting")
+        while not os.path.exists(sent):
+            time.sleep(0.005)
+
+    if chain.slow:
+        durable.disk = SlowDisk()
+    [saves] = backup(chain)
+    try:
+        train(chain, say, Reports(say, place, epoch, wait), [saves])
+    except SystemExit as left:
+        say(str(saves.stop_reason))
+        os._exit(left.code)
 
 
 def drafts():
