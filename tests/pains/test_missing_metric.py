@@ -38,6 +38,34 @@ def test_pain_3_a_batch_that_cannot_have_the_metric_does_not_overwrite_a_known_b
     assert not (tmp_path / "r.keras").exists()
 
 
+@pytest.mark.parametrize("save_freq", [1, 2])
+def test_pain_3_saves_between_validations_do_not_overwrite_the_best_file(save_freq, tmp_path):
+    def train(module):
+        path = tmp_path / f"{module.__name__}.keras"
+        first = module.ModelCheckpoint(path, save_best_only=True, mode="min")
+        run(first, val_loss=[0.3, 0.1])
+        again = module.ModelCheckpoint(
+            path,
+            save_best_only=True,
+            mode="min",
+            save_freq=save_freq,
+            initial_value_threshold=first.best,
+        )
+        harm = Harm()
+        fit(tiny(), [harm, again], validation_data=data(16, seed=1), epochs=2)
+        return path
+
+    class Harm(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.set_weights([w * 0 + 77 for w in self.model.get_weights()])
+
+    if KERAS_IS_AS_DESCRIBED:
+        assert saved_epoch(train(keras.callbacks)) == 77  # a batch that nothing was known of
+    with warns_once("only with val_loss available"):
+        path = train(keras_ratchet)
+    assert saved_epoch(path) == 2
+
+
 def test_pain_3_a_misspelt_monitor_does_not_train_for_nothing():
     if KERAS_IS_AS_DESCRIBED:
         model = run(keras.callbacks.EarlyStopping("val_los", mode="min"), val_loss=[1, 2, 3])
