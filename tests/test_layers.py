@@ -24,7 +24,7 @@ LOWER = {
     | {"errors", "types"},
     "data": {"_engine", "_backends", "_compat", "errors", "types"},
     "cli": {"policy", "_storage", "plots", "errors", "types"}
-    | {"_formats.readers", "_formats.state"},
+    | {"_formats.readers", "_formats.state", "_formats.means", "_formats.rewriting"},
     "plots": {"_storage", "errors", "types"},
     "run": {"callbacks", "errors"},
     "__init__": {"errors", "types", "callbacks", "policy", "plots", "run"}

@@ -14,12 +14,12 @@ from keras_ratchet._engine.averaging import (
     Cut,
     Member,
     average,
-    mean_of,
     moving,
     undisturbed,
 )
 from keras_ratchet._engine.statistics import StatisticsData, reestimate
 from keras_ratchet._engine.validation import Validation, validation_of
+from keras_ratchet._formats.means import mean_of
 from keras_ratchet.errors import ConfigError, MetricError, MissingMetricError
 from keras_ratchet.policy.averaging import Candidate
 from keras_ratchet.policy.monitor import Monitor

@@ -96,6 +96,7 @@ def test_a_closed_pipe_is_no_traceback(run):
         ("verify", "{}"),
         ("history", "{}"),
         ("prune", "{}", "--keep-last", "1"),
+        ("soup", "{}", "-o", "{}/x.keras"),
         ("plot", "{}", "-o", "{}/x.png"),
         ("show", "{}"),
         ("show", "{}/notes.txt"),

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +15,7 @@ from keras_ratchet._engine import rng
 from keras_ratchet._engine.best_weights import not_finite, weights_of
 from keras_ratchet._engine.statistics import StatisticsData, reestimate
 from keras_ratchet._engine.validation import Validation
+from keras_ratchet._formats.means import is_float, mean_of
 from keras_ratchet.policy.averaging import Average, Candidate, choose
 from keras_ratchet.policy.monitor import Monitor
 from keras_ratchet.types import AverageRecord
@@ -27,29 +27,6 @@ class Member:
 
     candidate: Candidate
     values: Sequence[NDArray[Any]]
-
-
-def mean_of(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Return the mean of float arrays in their own dtype, added up in a wider one.
-
-    Example:
-        >>> float(mean_of([np.float16([60000.0]), np.float16([65504.0])])[0])
-        62752.0
-    """
-    wide = np.float64 if arrays[0].dtype.itemsize >= 4 else np.float32
-    total: NDArray[Any] = np.zeros(arrays[0].shape, wide)
-    for array in arrays:
-        total += array.astype(wide)
-    total /= len(arrays)
-    return total.astype(arrays[0].dtype)
-
-
-def is_float(dtype: Any) -> bool:
-    """Say whether a NumPy dtype holds real numbers; bfloat16 and float8 do."""
-    return dtype.kind == "f" or dtype.name in _NARROW
-
-
-_NARROW = {"bfloat16", *(name for name in dir(ml_dtypes) if name.startswith("float"))}
 
 
 def moving(variables: Sequence[Any], members: Sequence[Sequence[NDArray[Any]]]) -> list[int]:
@@ -117,7 +94,7 @@ class Averager:
         for i, variable in enumerate(self._variables):
             first = self._members[indices[0]].values[i]
             if variable.trainable and is_float(first.dtype):
-                first = mean_of([self._members[j].values[i] for j in indices])
+                first = mean_of(self._members[j].values[i] for j in indices)
             backend.assign(variable, first)
         for i, value in zip(self.moving, self._statistics.get(indices, ()), strict=False):
             backend.assign(self._variables[i], value)

@@ -81,6 +81,7 @@ class Weight:
         dtype: Name of its data type.
         read: Returns it as a NumPy array; works while the file is open.
         of_optimizer: Whether it belongs to the optimizer rather than to the model.
+        offset: Where its bytes begin in the HDF5 file, or None if they are not in one piece.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Weight:
     dtype: str
     read: Callable[[], Any]
     of_optimizer: bool = False
+    offset: int | None = None
 
 
 @contextlib.contextmanager
@@ -303,7 +305,8 @@ def _of_dataset(name: str, key: str, dataset: Any, is_slot: bool = False) -> Wei
     is_bfloat16 = dataset.dtype.kind == "V" and dataset.dtype.itemsize == 2
     dtype = "bfloat16" if is_bfloat16 else dataset.dtype.name
     read = functools.partial(_read, dataset, is_bfloat16)
-    return Weight(name, key, tuple(dataset.shape), dtype, read, is_slot)
+    offset = dataset.id.get_offset()
+    return Weight(name, key, tuple(dataset.shape), dtype, read, is_slot, offset)
 
 
 def _read(dataset: Any, is_bfloat16: bool) -> Any:

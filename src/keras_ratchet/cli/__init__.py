@@ -30,6 +30,7 @@ COMMANDS = {
     "unpin": "Take the protection of `pin` away.",
     "adopt": "Give plain Keras files a manifest.",
     "prune": "Plan which checkpoints to delete, and delete them.",
+    "soup": "Write a file whose weights are the mean of the best checkpoints.",
     "export": "Write the weights as safetensors, npz or torch.",
 }
 _MODULES = {"unpin": "pin"}

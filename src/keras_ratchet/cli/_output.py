@@ -130,11 +130,20 @@ def new_file(path: str, force: bool) -> Iterator[durable.FileDraft]:
     Raises:
         click.UsageError: If there is such a file and `force` is not set.
     """
+    make_place(path, force)
+    with durable.FileDraft(path) as draft:
+        yield draft
+        draft.commit()
+
+
+def make_place(path: str, force: bool) -> None:
+    """Make the directory of a new file.
+
+    Raises:
+        click.UsageError: If there is such a file and `force` is not set.
+    """
     if os.path.isdir(path):
         raise click.UsageError(f"{path!r} is a directory; -o names a file.")
     if os.path.exists(path) and not force:
         raise click.UsageError(f"{path!r} exists. Overwrite it with --force.")
     durable.make_directories(os.path.dirname(os.path.abspath(path)))
-    with durable.FileDraft(path) as draft:
-        yield draft
-        draft.commit()

@@ -1,0 +1,250 @@
+"""`ratchet soup`: one file whose weights are the mean of the best checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import click
+import numpy as np
+
+import keras_ratchet
+from keras_ratchet._formats.means import is_float, mean_of, moving_statistics
+from keras_ratchet._formats.readers import Weight, open_weights
+from keras_ratchet._formats.rewriting import rewrite
+from keras_ratchet._storage import files, journal
+from keras_ratchet._storage.lock import FileLock
+from keras_ratchet._storage.manifest import Manifest
+from keras_ratchet._storage.space import readable
+from keras_ratchet._storage.verify import verify
+from keras_ratchet.cli import PROBLEM, _output, _select
+from keras_ratchet.errors import LoadError
+from keras_ratchet.policy.averaging import distinct
+from keras_ratchet.policy.retention import Ranking
+from keras_ratchet.types import SnapshotInfo
+
+_SUFFIXES = (".weights.h5", ".keras", ".h5")
+
+
+@click.command()
+@_output.directory_argument
+@click.option("-o", "--output", metavar="FILE", type=click.Path())
+@click.option("--k", type=click.IntRange(min=2), default=5, help="The mean of that many. [5]")
+@click.option("--metric", help="Rank by this metric instead of the one they were saved by.")
+@click.option("--mode", type=click.Choice(["min", "max"]), help="Which direction is better.")
+@click.option(
+    "--moving-statistics",
+    "statistics",
+    type=click.Choice(["refuse", "mean"]),
+    default="refuse",
+    help="What to do with moving statistics (BatchNormalization). [refuse]",
+)
+@click.option("--dry-run", is_flag=True, help="Show the members; write nothing.")
+@_output.force_option
+@_output.json_option
+@click.pass_context
+def soup(
+    ctx: click.Context,
+    directory: str,
+    *,
+    output: str | None,
+    k: int,
+    metric: str | None,
+    mode: str | None,
+    statistics: str,
+    dry_run: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write a file whose weights are the mean of the best checkpoints.
+
+    FILE is a copy of the best checkpoint, with the mean of the k best in the place of its
+    weights; what is no float stays, and so does the optimizer. Keras loads it like any other.
+    Nothing is measured: to accept an average only if it is better, use `keras_ratchet.soup` or
+    `keras_ratchet.mean` in Python. One moment saved under two names counts once, and a corrupt
+    checkpoint does not count. Moving statistics, which belong to the weights that they were
+    taken under, are refused unless --moving-statistics mean says to average them too.
+    """
+    if output is None and not dry_run:
+        raise click.UsageError("Say where to write it: -o FILE (or look first with --dry-run).")
+    snapshots = _select.checkpoints_in(directory)
+    ranking = _select.ranking_by(metric, mode, snapshots)
+    members = _members(snapshots, ranking, k)
+    if len(members) < 2:
+        _output.say(_too_few(directory, ranking, members), err=True)
+        ctx.exit(PROBLEM)
+    _refuse_mixed(members)
+    with contextlib.ExitStack() as stack:
+        weights = _Weights([stack.enter_context(open_weights(m.path)) for m in members], members)
+        if statistics == "refuse":
+            weights.refuse_moving()
+        if output is not None and not dry_run:
+            _write(output, force, members, ranking, weights)
+    _report(None if dry_run else output, members, ranking, weights, as_json)
+
+
+def _members(snapshots: Sequence[SnapshotInfo], ranking: Ranking, k: int) -> list[SnapshotInfo]:
+    """Return the k best that are whole, the best first."""
+    files_only = [s for s in snapshots if not s.directory and s.name.endswith(_SUFFIXES)]
+    members: list[SnapshotInfo] = []
+    for snapshot in distinct(_select.best_first(files_only, ranking)):
+        if len(members) == k:
+            break
+        outcome = verify(snapshot.path)
+        if outcome.status == "corrupt":
+            _output.say(f"Passed over {snapshot.name}: {outcome.problem}.", err=True)
+            continue
+        members.append(snapshot)
+    return members
+
+
+def _too_few(directory: str, ranking: Ranking, members: Sequence[SnapshotInfo]) -> str:
+    if not ranking.metrics:
+        return f"No mean: no checkpoint in {directory!r} says by which metric it was saved."
+    found = _output.count(len(members), "checkpoint")
+    return f"No mean: {found} in {directory!r} with a usable {ranking.metrics[0][0]}."
+
+
+def _refuse_mixed(members: Sequence[SnapshotInfo]) -> None:
+    """Raise a LoadError if the members are of different models or formats."""
+    models = {member.fingerprint: member.name for member in reversed(members)}
+    if len(models) > 1:
+        raise LoadError(
+            f"these are of different models: {', '.join(sorted(models.values()))}. A mean is taken "
+            f"of one model's checkpoints: keep them in a directory of their own."
+        )
+
+
+class _Weights:
+    """The weights of the members, side by side.
+
+    Args:
+        opened: What each member's file holds, while it is open.
+        members: The members, for messages.
+
+    Attributes:
+        floats: Keys of the weights that have a mean.
+    """
+
+    def __init__(self, opened: Sequence[Sequence[Weight]], members: Sequence[SnapshotInfo]) -> None:
+        models = [{w.key: w for w in weights if not w.of_optimizer} for weights in opened]
+        for other, member in zip(models[1:], members[1:], strict=True):
+            _compare(models[0], other, members[0], member)
+        self._models = models
+        self.floats = [key for key, w in models[0].items() if is_float(np.dtype(w.dtype))]
+
+    @property
+    def bytes(self) -> int:
+        """The size of the averaged weights."""
+        weights = [self._models[0][key] for key in self.floats]
+        return sum(math.prod(w.shape) * np.dtype(w.dtype).itemsize for w in weights)
+
+    def values(self) -> dict[str, Any]:
+        """Return, by key, the functions that compute the means."""
+        return {key: functools.partial(self._mean, key) for key in self.floats}
+
+    def refuse_moving(self) -> None:
+        """Raise a LoadError if moving statistics differ between the members."""
+        for key in sorted(moving_statistics(self._models[0].values())):
+            first, *others = (model[key].read().tobytes() for model in self._models)
+            if any(other != first for other in others):
+                raise LoadError(
+                    f"{self._models[0][key].name!r} is a moving statistic (BatchNormalization), "
+                    f"which does not fit a mean of weights. Estimate it anew in Python, with "
+                    f"keras_ratchet.mean(model, ..., average_data=x_train), or average it too: "
+                    f"--moving-statistics mean."
+                )
+
+    def _mean(self, key: str) -> Any:
+        return mean_of(model[key].read() for model in self._models)
+
+
+def _compare(
+    ours: Mapping[str, Weight],
+    theirs: Mapping[str, Weight],
+    best: SnapshotInfo,
+    member: SnapshotInfo,
+) -> None:
+    shapes = [{key: (w.shape, w.dtype) for key, w in model.items()} for model in (ours, theirs)]
+    differing = [k for k in {**ours, **theirs} if shapes[0].get(k) != shapes[1].get(k)]
+    if differing:
+        raise LoadError(
+            f"{member.name} does not have the weights of {best.name}: {differing[0]!r} differs. "
+            f"A mean is taken of checkpoints of one model in one format."
+        )
+
+
+def _write(
+    output: str,
+    force: bool,
+    members: Sequence[SnapshotInfo],
+    ranking: Ranking,
+    weights: _Weights,
+) -> None:
+    best = members[0]
+    suffix = next(suffix for suffix in _SUFFIXES if best.name.endswith(suffix))
+    if next((s for s in _SUFFIXES if output.endswith(s)), None) != suffix:
+        raise click.UsageError(f"FILE is a copy of {best.name}, so it ends in {suffix}.")
+    facts = Manifest(
+        files={},
+        position=best.position,
+        reason=_reason(members, ranking),
+        series=os.path.basename(output),
+        saved_at=time.time(),
+        versions={**best.versions, "keras_ratchet": keras_ratchet.__version__},
+        fingerprint=best.fingerprint,
+    )
+    _output.make_place(output, force)
+    with _locked(output):
+        files.save_file(
+            output,
+            lambda draft: draft.write(lambda file: rewrite(best.path, file, weights.values())),
+            facts,
+        )
+    where, epoch = os.path.dirname(os.path.abspath(output)), best.position.epoch
+    journal.append(where, "soup", name=facts.series, reason=facts.reason, epoch=epoch)
+
+
+@contextlib.contextmanager
+def _locked(path: str) -> Iterator[None]:
+    directory, name = os.path.split(os.path.abspath(path))
+    lock = FileLock(files.series_lock_path(directory, name), f"checkpoint {path!r}")
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _reason(members: Sequence[SnapshotInfo], ranking: Ranking) -> str:
+    names = ", ".join(member.name for member in members)
+    return f"mean of the {len(members)} best by {ranking.metrics[0][0]}: {names}"
+
+
+def _report(
+    output: str | None,
+    members: Sequence[SnapshotInfo],
+    ranking: Ranking,
+    weights: _Weights,
+    as_json: bool,
+) -> None:
+    name = ranking.metrics[0][0]
+    if as_json:
+        data = [_output.as_data(member) for member in members]
+        _output.emit({"path": output, "metric": name, "members": data, "bytes": weights.bytes})
+        return
+    rows = [
+        [m.name, str(m.position.epoch), _output.number(m.metrics[name]), readable(m.bytes)]
+        for m in members
+    ]
+    _output.table(["name", "epoch", name, "size"], rows, {"epoch", name, "size"})
+    what = f"the mean of {_output.count(len(weights.floats), 'weight')} ({readable(weights.bytes)})"
+    if output is None:
+        _output.say(f"Would write {what}. Nothing is written with --dry-run.")
+    else:
+        _output.say(f"{what} of {len(members)} checkpoints written to {output}; not measured")
