@@ -11,7 +11,7 @@ import hypothesis
 import hypothesis.strategies as st
 import keras
 import pytest
-from support.resuming import EPOCHS, PER_EPOCH, Script, arrays, scramble
+from support.resuming import EPOCHS, PER_EPOCH, Script, arrays, model, scramble
 
 import keras_ratchet
 from keras_ratchet._storage import durable
@@ -144,6 +144,22 @@ def test_a_signal_ends_fit_at_the_next_batch_and_the_rerun_is_exact(  # noqa: PL
     resumed = one.run()
     assert resumed.differences(whole) == []
     assert resumed.callbacks[0].best_epoch == whole.callbacks[0].best_epoch
+
+
+@pytest.mark.parametrize("on_epoch", [False, True])
+@pytest.mark.parametrize("place", ["batch 3", "validation 1", "epoch end"])
+def test_a_preemption_under_averaged_weights_is_exact(place, on_epoch, tmp_path):
+    """In a validation the averages are in the model, and the weights in the optimizer."""
+
+    def averaging():
+        return model(keras.optimizers.SGD(0.05, use_ema=True, ema_momentum=0.8))
+
+    one = script(tmp_path)
+    one.make = averaging
+    one.callbacks = lambda: [keras.callbacks.SwapEMAWeights(on_epoch)]
+    whole = one.run(backup=False)
+    cut(one, place, 1, send("SIGTERM"), signals=("SIGTERM",))
+    assert one.run().differences(whole) == []
 
 
 def test_two_preemptions_in_a_row_in_one_epoch_are_exact(tmp_path, whole):
