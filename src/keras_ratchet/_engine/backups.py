@@ -13,8 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keras_ratchet._engine.facts import fingerprint, save_time, state_bytes, versions
+from keras_ratchet._engine.file_save import BLINK_BYTES, Saved, caused
+from keras_ratchet._engine.holding import Holder
 from keras_ratchet._engine.saver import save_error
 from keras_ratchet._engine.train_state import TrainState
+from keras_ratchet._engine.writer import Writer, open_jobs
 from keras_ratchet._formats.state import read_arrays, write_arrays
 from keras_ratchet._storage import durable, files, journal, local, space
 from keras_ratchet._storage.lock import FileLock
@@ -25,6 +28,7 @@ from keras_ratchet.errors import CorruptError, LoadError
 ARRAYS = "state.safetensors"
 DATA = "state.json"
 _MAX_DATA_BYTES = 1 << 30
+Done = Callable[[Saved], None]
 _log = logging.getLogger("keras_ratchet")
 
 
@@ -35,10 +39,15 @@ class Backups:
     Args:
         directory: Where they are.
         keep: How many are kept, at least 1.
+        background: Whether they are written beside training; None for those that take longer
+            than a blink.
     """
 
     directory: str
     keep: int
+    background: bool | None = None
+    writer: Writer = field(default_factory=Writer, init=False)
+    holder: Holder = field(default_factory=Holder, init=False)
     _lock: FileLock | None = field(default=None, init=False)
 
     def begin(self) -> None:
@@ -62,7 +71,8 @@ class Backups:
             _log.info("removed what a crash had left: %s", path)
 
     def end(self) -> None:
-        """Give the lock back."""
+        """Give lock and memory back."""
+        self.holder.free()
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -90,34 +100,72 @@ class Backups:
         paths = self.names()
         return os.path.join(paths[back] if back < len(paths) else self.directory, name)
 
-    def save(self, model: Any, state: TrainState, reason: str) -> str:
-        """Write a snapshot, then drop those beyond `keep`; return its path.
+    def aside(self, model: Any) -> bool:
+        """Say whether a save is written beside training."""
+        if self.background is not None:
+            return self.background
+        return state_bytes(model) > BLINK_BYTES
 
-        Raises:
-            SaveError: If the disk refuses; older snapshots are untouched.
+    def save(
+        self,
+        model: Any,
+        state: TrainState,
+        reason: str,
+        began: float,
+        done: Callable[[Saved], None],
+    ) -> None:
+        """Write a snapshot, now or beside training, then drop those beyond `keep`.
+
+        Snapshots are written after all other saves that were begun before; if one of these
+        failed, what the state says of it is not true, and the snapshot is left out.
+
+        Args:
+            model: The model.
+            state: Its state, which does not change any more.
+            reason: Why it is saved.
+            began: When that began, by `time.perf_counter`.
+            done: Gets what became of it.
         """
-        started = time.perf_counter()
-        name = self._name(state)
-        try:
-            space.require(self.directory, state_bytes(model))
-            manifest = self._write(name, state, self._facts(model, state, reason))
-            # a finished state is none to go on from when there are more epochs: keep one that is
-            for path in self.names()[self.keep + bool(state.finished) :]:
-                local.delete_snapshot(path)
-                self.note("drop", name=os.path.basename(path), reason=f"keep={self.keep}")
-        except OSError as error:
-            self.note("save_error", name=name, problem=str(error))
-            raise save_error(error, os.path.join(self.directory, name)) from error
+        facts = self._facts(model, state, reason)
+        needed_bytes, earlier = state_bytes(model), open_jobs()
+        blocked_s = time.perf_counter() - began
+
+        def work() -> Saved:
+            name = self._name(state)
+            path = os.path.join(self.directory, name)
+            if any(job.failed for job in earlier):
+                self.note("skip", name=name, reason="a save that it relies on has failed")
+                return Saved(path)
+            state.settle()
+            try:
+                space.require(self.directory, needed_bytes)
+                manifest = self._write(name, state, facts)
+                self._retain(bool(state.finished))
+            except OSError as error:
+                self.note("save_error", name=name, problem=str(error))
+                return Saved(path, error=caused(save_error(error, path), error))
+            self._tell(name, manifest, blocked_s, began)
+            return Saved(path, committed=True, seconds=time.perf_counter() - began)
+
+        self.writer.submit(work, done, in_line=not self.aside(model))
+
+    def _retain(self, finished: bool) -> None:
+        # a finished state is none to go on from when there are more epochs: keep one that is
+        for path in self.names()[self.keep + finished :]:
+            local.delete_snapshot(path)
+            self.note("drop", name=os.path.basename(path), reason=f"keep={self.keep}")
+
+    def _tell(self, name: str, manifest: Manifest, blocked_s: float, began: float) -> None:
         self.note(
             "save",
             name=name,
-            reason=reason,
-            epoch=state.position.epoch,
-            batch=state.position.batch,
+            reason=manifest.reason,
+            epoch=manifest.position.epoch,
+            batch=manifest.position.batch,
             bytes=sum(record.bytes for record in manifest.files.values()),
-            blocked_s=round(time.perf_counter() - started, 4),
+            blocked_s=round(blocked_s, 4),
+            written_s=round(time.perf_counter() - began, 4),
         )
-        return os.path.join(self.directory, name)
 
     def newest(self, fits: Callable[[TrainState], bool]) -> tuple[TrainState, str] | None:
         """Return the newest state that verifies and fits, with its path; None if there is none.

@@ -82,6 +82,16 @@ class BestWeights:
         self.filled = True
         return self._opaque if weights is None else self._weights.buffers
 
+    @property
+    def buffers(self) -> list[NDArray[Any]]:
+        """The kept weights of a Keras model, in the order of `model.weights`."""
+        return self._weights.buffers
+
+    def exchange(self, spare: VariableCopies) -> VariableCopies:
+        """Hand over the kept weights; the next call of `keep` fills `spare` instead."""
+        kept, self._weights = self._weights, spare
+        return kept
+
     def restore(self, model: Any) -> None:
         """Put back what was kept."""
         if weights_of(model) is None:

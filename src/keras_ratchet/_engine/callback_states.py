@@ -10,7 +10,6 @@ A callback joins in one of three ways:
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import types
@@ -22,7 +21,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from keras_ratchet._engine.plain import RANDOM, encode, random_state, set_random_state
+from keras_ratchet._engine.plain import RANDOM, encode, owned, random_state, set_random_state
 from keras_ratchet.types import Stateful
 
 _C = keras.callbacks
@@ -97,14 +96,15 @@ class CallbackStates:
 
     def _state_of(self, key: str, callback: Any) -> dict[str, Any]:
         if isinstance(callback, Stateful):
-            return dict(callback.state_dict())
+            state = dict(callback.state_dict())
+            return state if _is_ours(callback) else owned(state)
         if isinstance(callback, _C.CSVLogger):
             return {"rows": _written(callback), "keys": getattr(callback, "keys", None)}
-        state = {n: _copy(getattr(callback, n)) for n in _listed(callback) if hasattr(callback, n)}
+        state = {n: owned(getattr(callback, n)) for n in _listed(callback) if hasattr(callback, n)}
         if _is_stranger(callback):
             begun = self._begun[key]
             state |= {
-                n: _copy(v)
+                n: owned(v)
                 for n, v in vars(callback).items()
                 if _is_plain(n, v) and not (n in begun and begun[n].is_still(v))
             }
@@ -117,14 +117,14 @@ class _Begun:
     def __init__(self, value: Any) -> None:
         self._digest, size_bytes = _fingerprint(value)
         self._copied = size_bytes <= _SMALL_BYTES
-        self._value = _copy(value) if self._copied else None
+        self._value = owned(value) if self._copied else None
 
     def is_still(self, value: Any) -> bool:
         return _fingerprint(value)[0] == self._digest
 
     def put_back(self, callback: Any, name: str) -> None:
         if self._copied and not self.is_still(getattr(callback, name, None)):
-            _put(callback, name, _copy(self._value))
+            _put(callback, name, owned(self._value))
 
 
 def _keyed(callbacks: list[Any]) -> Iterator[tuple[str, Any]]:
@@ -155,6 +155,11 @@ def _put(callback: Any, name: str, value: Any) -> None:
             set_random_state(present, kind, state)
             return
     setattr(callback, name, value)
+
+
+def _is_ours(callback: Any) -> bool:
+    """Say whether a callback's state is known to be made of values that nobody changes later."""
+    return type(callback).__module__.startswith("keras_ratchet.")
 
 
 def _is_stranger(callback: Any) -> bool:
@@ -198,19 +203,6 @@ def _harmless(name: str, value: Any) -> bool:
         return True
     parts = (keras.layers.Layer, keras.optimizers.Optimizer, _C.Callback)
     return isinstance(value, (*_HARMLESS, *parts))
-
-
-def _copy(value: Any) -> Any:
-    """Return data that later training does not change."""
-    if isinstance(value, np.ndarray):
-        return np.array(value)
-    if isinstance(value, dict):
-        return {key: _copy(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_copy(inner) for inner in value]
-    if hasattr(value, "shape") and not isinstance(value, np.generic):
-        return np.array(keras.ops.convert_to_numpy(value))
-    return copy.deepcopy(value)
 
 
 def _written(logger: Any) -> str:

@@ -10,10 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from keras_ratchet._engine.best_weights import not_finite
-from keras_ratchet._engine.scored import averages_are_meant, holding_averages, scored_sources
+from keras_ratchet._engine.file_save import Saved
+from keras_ratchet._engine.scored import averages_are_meant, holding_averages
 from keras_ratchet._engine.series import Series
-from keras_ratchet.errors import SaveError
 from keras_ratchet.policy import naming
 from keras_ratchet.policy.best import is_best
 from keras_ratchet.policy.monitor import missing_message
@@ -32,15 +31,22 @@ class Checkpointer:
         best_only: Whether only an improvement is worth a file.
         warn_only: Whether a failed save is a warning.
         say: Gets a line for each decision.
+        skip_if_busy: Whether a save is left out while the one before is being written, rather
+            than waited for.
 
     Attributes:
         best: The value that the first metric has to beat, or None.
+        lost: The moment of the last save if it has failed.
+        seconds: How long the last save took until it was on the disk.
     """
 
     series: Series
     best_only: bool
     warn_only: bool
     say: Callable[[str], None]
+    skip_if_busy: bool = False
+    lost: Moment | None = None
+    seconds: float = 0.0
     best: float | None = None
     _best_metrics: Mapping[str, float] = field(default_factory=dict)
     _best_path: str | None = None
@@ -87,32 +93,77 @@ class Checkpointer:
             last: Whether it is the last state, which is saved though it need not be the best.
 
         Returns:
-            Whether a file was saved.
+            Whether a file was saved, or is about to be.
 
         Raises:
-            SaveError: If the save fails, unless that is to be a warning.
+            SaveError: If the save fails, or one before it has failed, unless that is to be a
+                warning.
         """
-        path = self._path(moment)
+        self.collect()
         best_only = self.best_only and not last
         verdict = self._wanted(moment, best_only, reason)
+        if verdict.kind == "worse" and not self.series.will_save():  # what it was compared with
+            self.flush()
+            verdict = self._wanted(moment, best_only, reason)
+        if verdict and self.skip_if_busy and self.series.writer.busy and not last:
+            verdict = Verdict(False, "busy", "the save before this one is still being written")
+        path = self._path(moment)
         self.say(f"{verdict.reason}, saving model to {path}" if verdict else verdict.reason)
-        if not verdict or not self._may_be_saved(model, path, swap, best_only):
+        if not verdict:
             self.series.note("skip", reason=verdict.reason, epoch=moment.position.epoch)
             return False
+        self.flush()
+        with self._scored_weights(model, swap, best_only):
+            self._save(model, moment, path, verdict, best_only)
+        return self.lost is None
+
+    def _save(
+        self, model: Any, moment: Moment, path: str, verdict: Verdict, best_only: bool
+    ) -> None:
         facts = self.series.facts(model, moment.position, moment.metrics, verdict.reason)
+        before = self.state_dict()
+        self.lost = None
+        if verdict.kind == "improved":
+            self._remember(moment.metrics, path)
+
+        def done(saved: Saved) -> None:
+            self._done(saved, moment, before)
+
         try:
-            with self._scored_weights(model, swap, best_only):
-                self.series.save(model, path, facts)
-            if verdict.kind == "improved":
-                self._remember(moment.metrics, path)
-            self.series.retain()
-        except SaveError as error:
-            if not self.warn_only:
-                raise
-            self.series.forgive(error)
-            return False
-        self.say(f"finished saving model to {path}")
-        return True
+            self.series.save(model, path, facts, best_only, done)
+        except BaseException:
+            if not self.series.writer.busy:
+                self.load_state_dict(before)
+            raise
+
+    def _done(self, saved: Saved, moment: Moment, before: Mapping[str, Any]) -> None:
+        """Take note of what became of a save."""
+        self.seconds = saved.seconds or self.seconds
+        if not saved.committed:
+            self.load_state_dict(before)
+            self.lost = moment
+        if saved.bad_weight is not None:
+            reason = f"weight {saved.bad_weight!r} is not finite"
+            self.series.note("skip", reason=reason, epoch=moment.position.epoch)
+            self._warn_once("not finite", f"ModelCheckpoint did not save {saved.path!r}: {reason}.")
+        elif saved.error is not None and not self.warn_only:
+            raise saved.error
+        elif saved.error is not None:
+            self.series.forgive(saved.error)
+        else:
+            self.say(f"finished saving model to {saved.path}")
+
+    def collect(self) -> None:
+        """Take note of a save that has ended beside training.
+
+        Raises:
+            SaveError: If it has failed, unless that is to be a warning.
+        """
+        self.series.writer.collect()
+
+    def flush(self) -> None:
+        """Wait for the save that is under way, and take note of it."""
+        self.series.writer.wait()
 
     def _wanted(self, moment: Moment, best_only: bool, reason: str) -> Verdict:
         if not best_only:
@@ -130,19 +181,6 @@ class Checkpointer:
             return Verdict(True, "missing", f"{verdict.reason}, and no best is known yet")
         return verdict
 
-    def _may_be_saved(self, model: Any, path: str, swap: Any, best_only: bool) -> bool:
-        """Say no to weights that are not finite, if they would count as best or replace a file."""
-        sources = {}
-        if best_only:
-            sources = scored_sources(model, swap, self.series.ranking.metrics[0][0])
-        bad = not_finite(model, sources)
-        if bad is None or not (best_only or os.path.exists(path)):
-            return True
-        self._warn_once(
-            "not finite", f"ModelCheckpoint did not save {path!r}: weight {bad!r} is not finite."
-        )
-        return False
-
     def _scored_weights(
         self, model: Any, swap: Any, best_only: bool
     ) -> contextlib.AbstractContextManager[None]:
@@ -154,7 +192,8 @@ class Checkpointer:
 
     def _best(self) -> Mapping[str, float] | None:
         """Return the metrics to beat; a file that is gone no longer counts as best."""
-        if self._best_path is not None and not os.path.exists(self._best_path):
+        gone = self._best_path is not None and not os.path.exists(self._best_path)
+        if gone and not self.series.writer.busy:
             self.forget(None)
         if self.best is None:
             return None

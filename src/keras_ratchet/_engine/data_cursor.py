@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_ratchet import _backends, _compat
 from keras_ratchet._engine.callback_states import CallbackStates
+from keras_ratchet._engine.plain import owned
 from keras_ratchet.types import Seekable, Stateful
 
 
@@ -57,12 +58,12 @@ class DataCursor:
             begin: What `capture` returned when the epoch began.
         """
         if isinstance(self.source, Seekable):
-            return {**begin, "state": dict(self.source.state_at(batch))}
+            return {**begin, "state": owned(dict(self.source.state_at(batch)))}
         return dict(begin)
 
     def _state(self) -> dict[str, Any]:
         if self._is_stateful():
-            return {"state": dict(self.source.state_dict())}
+            return {"state": owned(dict(self.source.state_dict()))}
         if self.kind == "torch_loader":
             states = [self._torch().generator_state(g) for g in self._generators()]
             return {"generators": states}

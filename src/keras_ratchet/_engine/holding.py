@@ -37,22 +37,20 @@ class Values:
 
 
 class Holder:
-    """Takes values out of a model.
+    """Takes values out of a model, for the saves of one callback."""
 
-    Args:
-        lasting: Whether the values have to stay what they are while training goes on. If not
-            they are views, right until then, and cost nothing.
-    """
-
-    def __init__(self, lasting: bool) -> None:
-        self._lasting = lasting
+    def __init__(self) -> None:
         self._buffers: list[Any] = []
 
-    def hold(self, sources: Sequence[Any]) -> Values:
+    def hold(self, sources: Sequence[Any], lasting: bool) -> Values:
         """Take the values of variables; copy arrays and tensors that are given beside them.
 
-        The buffers that some backends copy to are used again by the next call: the values of
-        this one have to be used up by then.
+        Args:
+            sources: Variables, arrays, tensors.
+            lasting: Whether the values have to stay what they are while training goes on. If not
+                they are views, right until then, and cost nothing. If they have to, the buffers
+                that some backends copy to are used again by the next call: the values of this
+                one have to be used up by then.
         """
         variables = [s for s in sources if isinstance(s, keras.Variable)]
         beside = {
@@ -61,7 +59,7 @@ class Holder:
             if not isinstance(source, keras.Variable)
         }
         backend = _backends.current()
-        if self._lasting:
+        if lasting:
             return Values(tuple(sources), backend.hold(variables, self._buffers), beside)
         return Values(tuple(sources), lambda: [backend.view(v) for v in variables], beside)
 

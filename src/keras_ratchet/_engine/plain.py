@@ -8,12 +8,14 @@ any of these as keys) of them.
 from __future__ import annotations
 
 import base64
+import copy
 import math
 import random
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -144,6 +146,19 @@ def set_random_state(generator: Any, kind: str, state: Any) -> None:
         generator.set_state(state)
     else:
         generator.bit_generator.state = state
+
+
+def owned(value: Any) -> Any:
+    """Return a copy of data that later training does not change."""
+    if isinstance(value, np.ndarray):
+        return np.array(value)
+    if isinstance(value, dict):
+        return {key: owned(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [owned(inner) for inner in value]
+    if hasattr(value, "shape") and not isinstance(value, np.generic):
+        return np.array(keras.ops.convert_to_numpy(value))
+    return copy.deepcopy(value)
 
 
 def _random(kind: str, state: Any) -> Any:

@@ -18,7 +18,12 @@ from keras_ratchet._engine.backups import Backups
 from keras_ratchet._engine.callback_states import CallbackStates
 from keras_ratchet._engine.compare import differences, facts_of, other_backend
 from keras_ratchet._engine.data_cursor import DataCursor
-from keras_ratchet._engine.train_state import TrainState, capture_variables, restore_variables
+from keras_ratchet._engine.train_state import (
+    TrainState,
+    capture_variables,
+    hold_variables,
+    restore_variables,
+)
 from keras_ratchet.errors import ResumeError
 from keras_ratchet.types import Position
 
@@ -143,13 +148,23 @@ class Resumer:
         """Return copies of what a validation changes."""
         return BeforeValidation(capture_variables(model, ("metrics",)), rng.capture())
 
-    def capture(self, model: Any, position: Position, logs: Mapping[str, float]) -> TrainState:
-        """Return the state of this moment."""
+    def capture(
+        self, model: Any, position: Position, logs: Mapping[str, float], lasting: bool = False
+    ) -> TrainState:
+        """Return the state of this moment.
+
+        Args:
+            model: The model.
+            position: What is done.
+            logs: Of the last step.
+            lasting: Whether training goes on before the state is written.
+        """
         now = rng.capture()
         whole = position.batch == 0
         return TrainState(
             position=position,
-            variables=capture_variables(model),
+            variables={},
+            held=hold_variables(model, self.backups.holder, lasting),
             rng=now,
             epoch_rng=now if whole else self._epoch_rng,
             callbacks=self.callbacks.capture(),

@@ -1,14 +1,18 @@
-"""Saves a model into one file that cannot be torn."""
+"""A model into one file that cannot be torn: taken apart now, written now or later."""
 
 from __future__ import annotations
 
 import errno
 import os
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from keras_ratchet import _compat_saving
+from keras_ratchet._backends.base import all_finite
+from keras_ratchet._engine.best_weights import not_finite, weights_of
 from keras_ratchet._engine.facts import state_bytes
-from keras_ratchet._engine.holding import Holder
+from keras_ratchet._engine.holding import Holder, Values
 from keras_ratchet._formats import format_of
 from keras_ratchet._formats.base import Format
 from keras_ratchet._storage import durable, files, space
@@ -42,16 +46,109 @@ def check_target(path: str, fixed: bool) -> None:
         )
 
 
-def save_model(model: Any, path: str, facts: Manifest, whole: bool = False) -> Manifest:
-    """Save a model, or its weights, in the format that the suffix of `path` names.
+class FrozenFile(Protocol):
+    """A model at the moment of a save."""
+
+    @property
+    def in_line_only(self) -> bool:
+        """Whether it has to be written before training goes on."""
+
+    def not_finite(self) -> str | None:
+        """Return the path of the first weight that holds NaN or infinity, or None."""
+
+    def fill(self, draft: durable.FileDraft) -> None:
+        """Write and sync the draft."""
+
+
+class ModelSaver:
+    """Takes models apart and writes their files, for the saves of one callback.
+
+    Args:
+        whole: Whether a `.weights.h5` file, too, is to hold the whole model.
+    """
+
+    def __init__(self, whole: bool = False) -> None:
+        self._whole = whole
+        self._forms: dict[str, Format] = {}
+        self._holder = Holder()
+
+    def freeze(self, model: Any, path: str, lasting: bool) -> FrozenFile:
+        """Take what a file needs out of a model, in the format that its suffix names.
+
+        Args:
+            model: A built Keras model.
+            path: The file.
+            lasting: Whether training goes on before the file is written.
+        """
+        form = self._form(path)
+        method = "save_weights" if form.suffix == ".weights.h5" else "save"
+        if _compat_saving.has_own_saving(model, method):
+            return _OwnFile(model, method)
+        held: list[Values] = []
+
+        def hold(sources: Sequence[Any]) -> Values:
+            held.append(self._holder.hold(sources, lasting))
+            return held[0]
+
+        frozen = form.freeze(model, hold)
+        return _HeldFile(form, frozen, held[0], _weight_paths(model))
+
+    def free(self) -> None:
+        """Give memory back."""
+        self._forms.clear()
+        self._holder.free()
+
+    def _form(self, path: str) -> Format:
+        form = format_of(path, self._whole)
+        if form is None:
+            raise ConfigError(f"filepath must end in .keras, .weights.h5 or .h5. Got: {path!r}.")
+        return self._forms.setdefault(form.suffix, form)
+
+
+@dataclass(frozen=True, slots=True)
+class _HeldFile:
+    form: Format
+    frozen: Any
+    values: Values
+    weights: dict[int, str]
+    in_line_only: bool = False
+
+    def not_finite(self) -> str | None:
+        for source, array in zip(self.values.sources, self.values.arrays(), strict=True):
+            if id(source) in self.weights and not all_finite(array):
+                return self.weights[id(source)]
+        return None
+
+    def fill(self, draft: durable.FileDraft) -> None:
+        draft.write(lambda file: self.form.write(self.frozen, file))
+
+
+@dataclass(frozen=True, slots=True)
+class _OwnFile:
+    """A model whose class overrides Keras's saving: it knows better than we do."""
+
+    model: Any
+    method: str
+    in_line_only: bool = True
+
+    def not_finite(self) -> str | None:
+        return not_finite(self.model, {})
+
+    def fill(self, draft: durable.FileDraft) -> None:
+        getattr(self.model, self.method)(draft.path)
+        draft.sync()
+
+
+def write_file(frozen: FrozenFile, path: str, facts: Manifest, needed_bytes: int) -> Manifest:
+    """Write a file.
 
     Whatever happens meanwhile, `path` is the whole older file or the whole new one.
 
     Args:
-        model: A built Keras model.
+        frozen: The model.
         path: The file; directories above it are made.
         facts: The manifest but for its files.
-        whole: Whether a `.weights.h5` file, too, is to hold the whole model.
+        needed_bytes: About how large the file will be.
 
     Returns:
         The manifest.
@@ -59,23 +156,20 @@ def save_model(model: Any, path: str, facts: Manifest, whole: bool = False) -> M
     Raises:
         OSError: If the disk refuses; the older file is untouched.
     """
-    form = format_of(path, whole)
-    if form is None:
-        raise ConfigError(f"filepath must end in .keras, .weights.h5 or .h5. Got: {path!r}.")
     directory = os.path.abspath(os.path.dirname(path))
     durable.make_directories(directory)
-    space.require(directory, state_bytes(model))
-    return files.save_file(path, lambda draft: _fill(draft, model, form), facts)
+    space.require(directory, needed_bytes)
+    return files.save_file(path, frozen.fill, facts)
 
 
-def _fill(draft: durable.FileDraft, model: Any, form: Format) -> None:
-    method = "save_weights" if form.suffix == ".weights.h5" else "save"
-    if _compat_saving.has_own_saving(model, method):  # the model's class knows better than we do
-        getattr(model, method)(draft.path)
-        draft.sync()
-        return
-    frozen = form.freeze(model, Holder(lasting=False).hold)
-    draft.write(lambda file: form.write(frozen, file))
+def save_model(model: Any, path: str, facts: Manifest, whole: bool = False) -> Manifest:
+    """Save a model, or its weights, here and now; see `ModelSaver` and `write_file`."""
+    frozen = ModelSaver(whole).freeze(model, path, lasting=False)
+    return write_file(frozen, path, facts, state_bytes(model))
+
+
+def _weight_paths(model: Any) -> dict[int, str]:
+    return {id(v): str(getattr(v, "path", v.name)) for v in weights_of(model) or ()}
 
 
 def save_error(error: OSError, path: str) -> SaveError:

@@ -6,12 +6,14 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from keras_ratchet._engine.facts import fingerprint, save_time, source_of, state_bytes, versions
-from keras_ratchet._engine.saver import check_target, save_error, save_model
+from keras_ratchet._engine.file_save import BLINK_BYTES, FileSave, Saved, caused
+from keras_ratchet._engine.saver import ModelSaver, check_target
+from keras_ratchet._engine.writer import Writer
 from keras_ratchet._storage import files, journal, space
 from keras_ratchet._storage.deletion import delete_unless_changed
 from keras_ratchet._storage.lock import FileLock
@@ -35,16 +37,25 @@ class Series:
         retention: Which files stay, or None for all.
         ranking: What is best.
         whole: Whether the files hold the whole model whatever their suffix says.
+        background: Whether files are written beside training; None for those that take longer
+            than a blink.
     """
 
     template: str
     retention: Retention | None
     ranking: Ranking
     whole: bool = False
+    background: bool | None = None
+    writer: Writer = field(default_factory=Writer, init=False)
+    saver: ModelSaver = field(init=False)
+    _save: FileSave | None = field(default=None, init=False)
     _lock: FileLock | None = field(default=None, init=False)
     _failures: set[str] = field(default_factory=set, init=False)
     _resumed_from: str | None = field(default=None, init=False)
     _newest_s: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        self.saver = ModelSaver(self.whole)
 
     @property
     def name(self) -> str:
@@ -87,7 +98,9 @@ class Series:
         return name if directory == os.path.realpath(self.directory) else None
 
     def end(self) -> None:
-        """Give the lock back."""
+        """Give the lock, and memory, back; no save is under way any more."""
+        self.saver.free()
+        self._save = None
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -108,30 +121,52 @@ class Series:
         """Return the records of this series' files, oldest first."""
         return [s for s in checkpoints(self.directory) if s.manifest and s.series == self.name]
 
-    def save(self, model: Any, path: str, facts: Manifest) -> None:
-        """Save one file.
+    def save(
+        self, model: Any, path: str, facts: Manifest, best_only: bool, done: Callable[[Saved], None]
+    ) -> None:
+        """Save one file, now or beside training, then drop those that no rule keeps.
 
-        Raises:
-            SaveError: If the disk refuses; older files are untouched.
+        Weights that are not finite are saved neither as best nor over an older file.
+
+        Args:
+            model: The model.
+            path: The file.
+            facts: The manifest but for its files.
+            best_only: Whether it is saved as the best.
+            done: Gets what became of it; in line at once, else when it is collected.
         """
         started = time.perf_counter()
-        try:
-            manifest = save_model(model, path, facts, self.whole)
-        except OSError as error:
-            self.note("save_error", name=os.path.basename(path), problem=str(error))
-            raise save_error(error, path) from error
-        self.note(
-            "save",
-            name=os.path.basename(path),
-            reason=facts.reason,
-            epoch=facts.position.epoch,
-            batch=facts.position.batch,
-            metrics=dict(facts.metrics),
-            ranking=facts.ranking,
-            bytes=sum(record.bytes for record in manifest.files.values()),
-            blocked_s=round(time.perf_counter() - started, 4),
+        size_bytes = state_bytes(model)
+        aside = self.background if self.background is not None else size_bytes > BLINK_BYTES
+        frozen = self.saver.freeze(model, path, lasting=aside)
+        if aside and frozen.in_line_only:
+            self._say_in_line(model)
+        save = FileSave(
+            frozen,
+            path,
+            facts,
+            best_only=best_only,
+            size_bytes=size_bytes,
+            note=self.note,
+            retain=self.retain,
         )
-        _log.info("saved %s: %s", path, facts.reason)
+        self._save = save
+        save.blocked_s = time.perf_counter() - started
+        self.writer.submit(save.run, done, in_line=not aside or frozen.in_line_only)
+
+    def will_save(self) -> bool:
+        """Wait until it is certain whether the save that is under way is one; say so."""
+        if self._save is not None and self.writer.busy:
+            return self._save.accepted()
+        return True
+
+    def _say_in_line(self, model: Any) -> None:
+        if "in line" not in self._failures:
+            self._failures.add("in line")
+            _log.warning(
+                "%s has a save method of its own, so it is saved in line: training waits",
+                type(model).__name__,
+            )
 
     def facts(
         self, model: Any, position: Position, metrics: Mapping[str, float], reason: str
@@ -166,14 +201,10 @@ class Series:
             self._failures.add(kind)
             warnings.warn(f"{error} Training goes on; the next save tries again.", stacklevel=6)
 
-    def retain(self) -> None:
-        """Drop the files that no rule keeps.
-
-        Raises:
-            SaveError: If the disk refuses; the newest file is saved all the same.
-        """
+    def retain(self) -> SaveError | None:
+        """Drop the files that no rule keeps; return what went wrong."""
         if self.retention is None:
-            return
+            return None
         decisions = plan(
             self.snapshots(), self.retention, self.ranking, time.time(), self._resumed_from
         )
@@ -183,10 +214,9 @@ class Series:
             try:
                 self._drop(decision.snapshot, decision.reason)
             except OSError as error:
-                raise SaveError(
-                    error.errno,
-                    f"saved, but could not delete {decision.snapshot.path!r}: {error.strerror}",
-                ) from error
+                what = f"saved, but could not delete {decision.snapshot.path!r}"
+                return caused(SaveError(error.errno, f"{what}: {error.strerror}"), error)
+        return None
 
     def _drop(self, snapshot: SnapshotInfo, reason: str) -> None:
         """Delete a file, unless somebody has changed it since we wrote it."""

@@ -18,7 +18,7 @@ builds of one model. Nothing is pickled.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_ratchet import _backends
+from keras_ratchet._engine.holding import Holder
 from keras_ratchet._engine.plain import decode, encode
 from keras_ratchet.errors import LoadError, ResumeError
 from keras_ratchet.types import Position
@@ -36,7 +37,10 @@ _PARTS = ("rng", "epoch_rng", "callbacks", "cursor", "loop", "logs", "facts")
 
 @dataclass(slots=True)
 class TrainState:
-    """One moment of a training, as arrays and plain data."""
+    """One moment of a training, as arrays and plain data.
+
+    Until `settle` the variables may be held where they are cheapest to hold.
+    """
 
     position: Position
     variables: dict[str, NDArray[Any]]
@@ -49,6 +53,13 @@ class TrainState:
     facts: dict[str, Any] = field(default_factory=dict)
     elapsed_s: float = 0.0
     finished: str = ""
+    held: Callable[[], Mapping[str, NDArray[Any]]] | None = None
+
+    def settle(self) -> None:
+        """Take the values that are held; those that were put in by hand stay."""
+        if self.held is not None:
+            self.variables = {**self.held(), **self.variables}
+            self.held = None
 
     def pack(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Return the state as data for strict JSON and named arrays."""
@@ -91,6 +102,25 @@ def collections_of(model: Any) -> dict[str, list[Any]]:
         "optimizer": list(getattr(optimizer, "variables", ())),
         "metrics": list(getattr(model, "metrics_variables", ())),
     }
+
+
+def hold_variables(
+    model: Any, holder: Holder, lasting: bool
+) -> Callable[[], Mapping[str, NDArray[Any]]]:
+    """Take the values of all variables; return what gives them, named by collection and order.
+
+    Args:
+        model: The model.
+        holder: How they are taken.
+        lasting: Whether training goes on before they are asked for.
+    """
+    named = [
+        (f"{collection}/{i:05d}", variable)
+        for collection, variables in collections_of(model).items()
+        for i, variable in enumerate(variables)
+    ]
+    values = holder.hold([variable for _, variable in named], lasting)
+    return lambda: dict(zip([name for name, _ in named], values.arrays(), strict=True))
 
 
 def capture_variables(

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import Literal, get_args
 
+from keras_ratchet._engine.checkpointer import Checkpointer
+from keras_ratchet._engine.series import Series
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy import naming
-from keras_ratchet.policy.retention import Retention
+from keras_ratchet.policy.monitor import one_of
+from keras_ratchet.policy.retention import Ranking, Retention, Ties
+from keras_ratchet.policy.trigger import EveryBatches, IfBusy
+
+OnSaveError = Literal["raise", "warn"]
 
 
 def check_filepath(filepath: str, weights_only: bool) -> None:
@@ -38,17 +46,46 @@ def check_monitors(
     return names, modes + ("auto",) * (len(names) - len(modes))
 
 
-def retention_of(
-    filepath: str,
-    save_best_only: bool,
-    save_at_end: bool,
-    retention: Retention | None,
-    kept: Retention | None,
-) -> Retention | None:
-    """Return the rule that the `keep_*` arguments and `retention` make together."""
+def one_rule(retention: Retention | None, kept: Retention | None) -> Retention | None:
+    """Return the rule that was given, whole or as `keep_*` arguments."""
     if retention is not None and kept is not None:
         raise ConfigError("Give retention= or keep_*=, not both; rules combine with `|`.")
-    rule = retention or kept
+    return retention or kept
+
+
+def batch_trigger(save_freq: str | int) -> EveryBatches | None:
+    """Return the trigger that `save_freq` asks for, None for ends of epochs."""
+    return None if save_freq == "epoch" else EveryBatches(save_freq)  # type: ignore[arg-type]
+
+
+def checkpointer_of(
+    filepath: str,
+    *,
+    retention: Retention | None,
+    best_only: bool,
+    weights_only: bool,
+    at_end: bool,
+    ties: Ties,
+    on_save_error: OnSaveError,
+    background: bool | None,
+    if_busy: IfBusy,
+    say: Callable[[str], None],
+) -> Checkpointer:
+    """Return what saves as the arguments ask for."""
+    check_filepath(filepath, weights_only)
+    _check_names(filepath, retention, best_only and at_end)
+    one_of("on_save_error", on_save_error, get_args(OnSaveError))
+    one_of("if_busy", if_busy, get_args(IfBusy))
+    return Checkpointer(
+        Series(filepath, retention, Ranking((), ties), not weights_only, background),
+        best_only=best_only,
+        warn_only=on_save_error == "warn",
+        say=say,
+        skip_if_busy=if_busy == "skip",
+    )
+
+
+def _check_names(filepath: str, rule: Retention | None, best_and_last: bool) -> None:
     directory, name = os.path.split(filepath)
     if rule is not None and (not naming.fields(name) or naming.fields(directory)):
         raise ConfigError(
@@ -56,9 +93,8 @@ def retention_of(
             f"needs a placeholder, as in 'epoch-{{epoch:03d}}.keras', and its directories must "
             f"have none. Got: {filepath!r}."
         )
-    if save_at_end and save_best_only and not naming.fields(name):
+    if best_and_last and not naming.fields(name):
         raise ConfigError(
             f"save_at_end would put the last model in the place of the best one. Use a second "
             f"ModelCheckpoint for the last. Got: {filepath!r}."
         )
-    return rule

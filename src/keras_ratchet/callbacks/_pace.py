@@ -1,12 +1,15 @@
-"""When a save is due, and how long steps and saves take."""
+"""When a save is due, and what saves cost."""
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 
-from keras_ratchet.policy.trigger import EveryBatches, EverySeconds
+from keras_ratchet.policy.interval import Cost, Interval
+from keras_ratchet.policy.trigger import EveryBatches
+from keras_ratchet.types import Verdict
+
+_WEIGHT = 0.1  # of the newest step in the mean duration of steps
 
 
 class Pace:
@@ -14,45 +17,85 @@ class Pace:
 
     Args:
         every_batches: Says after how many batches to save, if at all.
-        every_seconds: Says after how much time.
+        interval: Says after how much time.
+        clock: Gives the time in seconds; by default the monotonic one.
 
     Attributes:
         pending: Batches since the last save that their number caused.
-        longest_save_s: Duration of the longest save so far.
+        longest_save_s: Duration of the longest save so far, until it was on the disk.
     """
 
     def __init__(
-        self, every_batches: EveryBatches | None, every_seconds: EverySeconds | None
+        self,
+        every_batches: EveryBatches | None,
+        interval: Interval | None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._every_batches = every_batches
-        self._every_seconds = every_seconds
+        self._interval = interval
+        self._clock = clock or time.monotonic
         self.pending = 0
         self.longest_save_s = 0.0
-        self._saved_s = self._stepped_s = time.monotonic()
+        self._saved_s = self._stepped_s = self._clock()
+        self._step_s: float | None = None
+        self._hook_s = self._slower_s = self._persist_s = 0.0
 
-    def step(self) -> float:
-        """Note that a step has ended; return how long it took."""
-        before, self._stepped_s = self._stepped_s, time.monotonic()
-        return self._stepped_s - before
+    @property
+    def per_batch(self) -> bool:
+        """Whether ends of batches matter."""
+        return self._every_batches is not None or self._interval is not None
 
-    def is_due(self, ended: int) -> bool:
+    @property
+    def cost(self) -> Cost:
+        """What the last save cost."""
+        return Cost(self._hook_s + self._slower_s, self._persist_s)
+
+    def step(self, writing: bool) -> float:
+        """Note that a step has ended; return how long it took.
+
+        Args:
+            writing: Whether a save is being written beside training: what the step then takes
+                longer than others is a cost of the save.
+        """
+        before, self._stepped_s = self._stepped_s, self._clock()
+        took_s = self._stepped_s - before
+        if writing and self._step_s is not None:
+            self._slower_s += max(0.0, took_s - self._step_s)
+        elif self._step_s is None:
+            self._step_s = took_s
+        else:
+            self._step_s += _WEIGHT * (took_s - self._step_s)
+        return took_s
+
+    def check(self, ended: int) -> Verdict:
         """Say whether to save after a step.
 
         Args:
             ended: Batches that ended in it.
         """
-        due = False
+        verdict = Verdict(False, "batches", "it is not time yet")
         if self._every_batches is not None:
             self.pending, verdict = self._every_batches.check(self.pending, ended)
-            due = bool(verdict)
-        if self._every_seconds is not None:
-            due = due or bool(self._every_seconds.check(time.monotonic() - self._saved_s))
-        return due
+        if self._interval is not None and not verdict:
+            verdict = self._interval.check(self._clock() - self._saved_s, self.cost)
+        return verdict
 
-    @contextlib.contextmanager
-    def saving(self) -> Iterator[None]:
-        """Measure a save."""
-        began = time.monotonic()
-        yield
-        self._saved_s = time.monotonic()
-        self.longest_save_s = max(self.longest_save_s, self._saved_s - began)
+    def begin(self) -> float:
+        """Note that a save is considered; return the time."""
+        self._saved_s = self._clock()
+        return self._saved_s
+
+    def since(self, began: float) -> float:
+        """Return the seconds since a time."""
+        return self._clock() - began
+
+    def saved(self, began: float) -> None:
+        """Note that training goes on after a save that began at a time."""
+        self._stepped_s = self._clock()
+        self._hook_s, self._slower_s = self._stepped_s - began, 0.0
+        self.persisted(max(self._hook_s, self._persist_s))
+
+    def persisted(self, seconds: float) -> None:
+        """Note how long a save took until it was on the disk."""
+        self._persist_s = seconds
+        self.longest_save_s = max(self.longest_save_s, seconds)

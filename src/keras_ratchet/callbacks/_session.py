@@ -48,7 +48,7 @@ class Session:
         self.resumer = Resumer(head.backups, states, self._cursor, head.loop_optimizer)
         self._first = self._warned = False
         self._done = 0
-        self._saves = Saves(head, model, self.resumer)
+        self.saves = Saves(head, model, self.resumer)
         self._logs: Mapping[str, float] = {}
         self._validation: BeforeValidation | None = None
         self._epoch = 0
@@ -56,12 +56,12 @@ class Session:
     def begin(self) -> int:
         """Go on from the newest snapshot, if there is one; return the epoch that is first."""
         _exactness.warn(self.resumer.callbacks, self._cursor)
-        state = self.resumer.find(self._model, self._saves.epochs)
+        state = self.resumer.find(self._model, self.saves.epochs)
         self._first = state is not None and not state.finished
         if state is None:
             self._epoch = keras_backup.adopt(self._model, self._head.backups.directory)
             _compat.set_initial_epoch(self._model, self._epoch or None)
-            self._saves.save(self._here(), {}, "training begins")
+            self.saves.save(self._here(), {}, "training begins")
             return self._epoch
         if state.position.batch and not (self._in_fit or self._head.loop_skips):
             raise ResumeError(
@@ -70,7 +70,7 @@ class Session:
             )
         self.resumer.put_back(self._model)
         self._epoch = state.position.epoch
-        self._saves.pace.pending = int(state.facts.get("pending", 0))
+        self.saves.pace.pending = int(state.facts.get("pending", 0))
         _compat.set_initial_epoch(self._model, self._epoch)
         if self.is_over:
             self._skip_all_epochs(state)
@@ -78,9 +78,9 @@ class Session:
 
     def _skip_all_epochs(self, state: TrainState) -> None:
         """Let `fit` run no epoch, and the callbacks do their last work as they would have."""
-        _compat.set_initial_epoch(self._model, self._saves.epochs)
-        self._saves.stopping = bool(state.facts.get("stopping"))
-        self._model.stop_training = self._saves.stopping
+        _compat.set_initial_epoch(self._model, self.saves.epochs)
+        self.saves.stopping = bool(state.facts.get("stopping"))
+        self._model.stop_training = self.saves.stopping
         self.resumer.begin_first_epoch()  # no epoch will do it
 
     def warn_of_generators(self, source: Any) -> None:
@@ -104,7 +104,7 @@ class Session:
             return False
         if state.finished or state.facts.get("stopping"):
             return True
-        epochs = self._saves.epochs
+        epochs = self.saves.epochs
         return epochs is not None and state.position.epoch >= epochs
 
     def before_epoch(self, epoch: int) -> None:
@@ -129,10 +129,10 @@ class Session:
     def batch_has_ended(self, batch: int, logs: Mapping[str, float]) -> None:
         """Save, if a trigger says so; `batch` is the index of the last one that ended."""
         ended, self._done, self._logs = batch + 1 - self._done, batch + 1, logs
-        if asked := self._saves.asked(self._saves.pace.step()):
+        if asked := self.saves.asked(self.saves.pace.step(self.saves.writing)):
             self._make_room(asked)
-        elif self._saves.pace.is_due(ended) and may_be_saved(self._model, self._others):
-            self._saves.save(self._here(), logs, "in mid-epoch")
+        elif self.saves.is_due(ended) and may_be_saved(self._model, self._others):
+            self.saves.save(self._here(), logs, "in mid-epoch")
 
     def _is_stopping(self) -> bool:
         return bool(getattr(self._model, "stop_training", False))
@@ -143,22 +143,23 @@ class Session:
 
     def validation_batch_has_ended(self) -> None:
         """Make room if asked to; the epoch's batches are all done."""
-        if asked := self._saves.asked():
+        if asked := self.saves.asked():
             self._make_room(asked, self._validation)
 
     def epoch_has_ended(self, epoch: int, logs: Mapping[str, float]) -> None:
         """Save after all other callbacks have judged the epoch."""
         self._epoch, self._done, self._logs = epoch + 1, 0, {}
-        self._saves.stopping = self._is_stopping() and not self._head.interrupted
+        self.saves.stopping = self._is_stopping() and not self._head.interrupted
         if has_gone_bad(self._model, self._others, logs):
             return
-        if asked := self._saves.asked():
+        if asked := self.saves.asked():
             self._make_room(asked)
         elif self._head.save_freq == "epoch":
-            self._saves.save(self._here(), logs, f"epoch {epoch + 1} has ended")
+            self.saves.save(self._here(), logs, f"epoch {epoch + 1} has ended")
 
     def end(self, logs: Mapping[str, float]) -> None:
         """Delete our files, or leave the mark of a finished training."""
+        self.saves.flush()
         state = self.resumer.state
         if state is not None and state.finished:
             self.resumer.put_back(self._model)
@@ -168,14 +169,14 @@ class Session:
             return
         elif not self._head.delete_checkpoint:
             mark = "stopped" if self._is_stopping() else "all epochs"
-            self._saves.save(Position(self._epoch), logs, "training has ended", mark)
+            self.saves.save(Position(self._epoch), logs, "training has ended", mark)
         if self._head.delete_checkpoint:
             self._head.backups.clear()
 
     def _make_room(self, asked: Deadline, before: BeforeValidation | None = None) -> None:
         """Save if it fits into the time that is left, and end `fit` without more ado."""
         may_be_saved(self._model, self._others)
-        self._saves.make_room(asked, self._here(), self._logs, before)
+        self.saves.make_room(asked, self._here(), self._logs, before)
         if self._list is not None:
             Closer(self._model, self._list, self._others, self._head)
 

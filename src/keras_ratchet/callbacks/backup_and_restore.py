@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn, get_args
 
 from keras_ratchet import _compat
 from keras_ratchet._engine.backups import ARRAYS, DATA, Backups
@@ -14,8 +14,10 @@ from keras_ratchet.callbacks._loop import Loop
 from keras_ratchet.callbacks._preemption import DeadlineArgument, Preemption
 from keras_ratchet.callbacks._session import Session
 from keras_ratchet.callbacks._tail import Tail
-from keras_ratchet.errors import ConfigError
-from keras_ratchet.policy.trigger import EveryBatches, EverySeconds
+from keras_ratchet.errors import ConfigError, SaveError
+from keras_ratchet.policy.interval import interval_of
+from keras_ratchet.policy.monitor import one_of
+from keras_ratchet.policy.trigger import EveryBatches, IfBusy
 from keras_ratchet.types import StopReason
 
 
@@ -58,6 +60,14 @@ class BackupAndRestore(_KerasPaths, RatchetCallback):
             With False a finished training is not repeated when its script is run again.
         keep: Number of snapshots to keep; if the newest is damaged the one before is used.
         every_s: Save at the first end of a batch after this many seconds since the last save.
+        overhead: Save as often as costs at most this share of the training time (0.035 is a good
+            value), as measured while training runs.
+        mtbf_s: Mean time between failures of the machine, in seconds: save at the interval that
+            costs least in sum. Of several intervals the longest counts.
+        background: Whether snapshots are written on a thread beside training, which costs one
+            copy of the state in memory. The default is to do so for states of more than 4 MB.
+        if_busy: What to do when a save after a batch is due and the one before is still being
+            written: "wait" for it, or "skip" the new one.
         data: The data set given to `fit`, where it cannot be seen (in loops other than `fit`).
         signals: Names of signals, such as ("SIGTERM", "SIGUSR1"), on which training ends after
             the batch, is saved, and `fit` returns. A second one is immediate.
@@ -89,6 +99,10 @@ class BackupAndRestore(_KerasPaths, RatchetCallback):
         *,
         keep: int = 2,
         every_s: float | None = None,
+        overhead: float | None = None,
+        mtbf_s: float | None = None,
+        background: bool | None = None,
+        if_busy: IfBusy = "wait",
         data: Any = None,
         signals: Iterable[str | int] = (),
         grace_s: float = 30.0,
@@ -103,15 +117,16 @@ class BackupAndRestore(_KerasPaths, RatchetCallback):
         self.double_checkpoint = double_checkpoint
         self.delete_checkpoint = delete_checkpoint
         self.keep = _checked_keep(keep, double_checkpoint)
-        self.every_s = every_s
+        one_of("if_busy", if_busy, get_args(IfBusy))
+        self.skip_if_busy = if_busy == "skip"
         self.data = data
         self.exit_code = exit_code
         self.initial_epoch = 0
         self.stop_reason: StopReason | None = None
         self.batch_trigger = _batch_trigger(save_freq)
-        self.time_trigger = None if every_s is None else EverySeconds(every_s)
+        self.interval = interval_of(every_s, overhead, mtbf_s)
         self.preemption = Preemption(signals, grace_s, deadline)
-        self.backups = Backups(self.backup_dir, self.keep)
+        self.backups = Backups(self.backup_dir, self.keep, background)
         self.tail = Tail(self, self.in_mid_epoch, self.preemption.active)
         self.loop_optimizer: Any = None  # keras_ratchet.Run sets these two
         self.loop_skips = False
@@ -126,7 +141,7 @@ class BackupAndRestore(_KerasPaths, RatchetCallback):
     @property
     def in_mid_epoch(self) -> bool:
         """Whether saves in the middle of an epoch may come."""
-        periodic = self.batch_trigger is not None or self.time_trigger is not None
+        periodic = self.batch_trigger is not None or self.interval is not None
         return periodic or self.preemption.active
 
     @property
@@ -163,6 +178,7 @@ class BackupAndRestore(_KerasPaths, RatchetCallback):
         """Before any other callback: bring data and random streams into place."""
         super().on_epoch_begin(epoch, logs)
         self._current_epoch, self._last_batch_seen = epoch, 0
+        self.session.saves.collect()
         self.session.before_epoch(epoch)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -173,8 +189,22 @@ class BackupAndRestore(_KerasPaths, RatchetCallback):
 
     def end_session(self, logs: Mapping[str, float]) -> None:
         """Close; all other callbacks have ended."""
-        self.session.end(logs)
-        self._release()
+        try:
+            self.session.end(logs)
+        finally:
+            self._release()
+
+    def flush(self) -> None:
+        """Wait until all saves are on the disk.
+
+        Raises:
+            SaveError: If one has failed.
+        """
+        self.backups.writer.wait()
+
+    def fail(self, error: SaveError) -> NoReturn:
+        """Let all callbacks do their last work, then raise."""
+        self._leave(error)
 
     def leave(self) -> None:
         """Close after a preemption; the snapshots stay."""
@@ -189,7 +219,10 @@ class BackupAndRestore(_KerasPaths, RatchetCallback):
         self.backups.end()
 
     def _wind_down(self, error: BaseException) -> None:
-        self._release()
+        try:
+            self.flush()
+        finally:
+            self._release()
 
 
 def _checked_keep(keep: int, double_checkpoint: bool) -> int:

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 from keras_ratchet import _compat
-from keras_ratchet._engine.checkpointer import Checkpointer
-from keras_ratchet._engine.series import Series
-from keras_ratchet.callbacks._base import abandon
-from keras_ratchet.callbacks._checkpoint_args import check_filepath, check_monitors, retention_of
+from keras_ratchet.callbacks._checkpoint_args import (
+    OnSaveError,
+    batch_trigger,
+    check_monitors,
+    checkpointer_of,
+    one_rule,
+)
 from keras_ratchet.callbacks._moments import batches_ended, end_of_epoch, metrics_of
-from keras_ratchet.callbacks.monitor_callback import MonitorCallback
-from keras_ratchet.errors import SaveError, UnknownDirectionError
-from keras_ratchet.policy.monitor import one_of
-from keras_ratchet.policy.retention import Ranking, Retention, Ties, combined
-from keras_ratchet.policy.trigger import EveryBatches
+from keras_ratchet.callbacks._pace import Pace
+from keras_ratchet.callbacks._saving import SavingCallback
+from keras_ratchet.policy.interval import interval_of
+from keras_ratchet.policy.retention import Retention, Ties, combined
+from keras_ratchet.policy.trigger import IfBusy
 from keras_ratchet.types import Moment, Position
 
-OnSaveError = Literal["raise", "warn"]
 
-
-class ModelCheckpoint(MonitorCallback):
+class ModelCheckpoint(SavingCallback):
     """Save the model or its weights at the end of epochs or every so many batches.
 
     Takes every argument of `keras.callbacks.ModelCheckpoint`, in its place and with its
@@ -57,6 +57,18 @@ class ModelCheckpoint(MonitorCallback):
         fresh: Whether to start anew at each `fit`: a worse model may replace a better file.
         on_save_error: "raise" a failed save as SaveError (after the best weights were restored),
             or "warn" once for each kind of failure and try again at the next save.
+        every_s: Save (if the moment is worth it) at the end of a batch, too, when this many
+            seconds have passed since the last save.
+        overhead: The same, as often as costs at most this share of the training time (0.035 is
+            a good value), as measured while training runs.
+        mtbf_s: The same, at the interval that costs least in sum on a machine with this mean time
+            between failures, in seconds. Of several intervals the longest counts.
+        background: Whether files are written on a thread beside training, which costs one copy
+            of the state in memory; the hook then takes as long as that copy. The default is to
+            do so for states of more than 4 MB, and to write smaller ones in line. Whatever is
+            under way is finished when training ends; `flush` waits for it.
+        if_busy: What to do when a save is due and the one before is still being written: "wait"
+            for it, or "skip" the new one.
 
     Attributes:
         best: The metric of the best save, or None.
@@ -87,17 +99,25 @@ class ModelCheckpoint(MonitorCallback):
         ties: Ties = "earlier",
         fresh: bool = False,
         on_save_error: OnSaveError = "raise",
+        every_s: float | None = None,
+        overhead: float | None = None,
+        mtbf_s: float | None = None,
+        background: bool | None = None,
+        if_busy: IfBusy = "wait",
     ) -> None:
         names, modes = check_monitors(monitor, mode)
         self.filepath = os.fspath(filepath)
-        check_filepath(self.filepath, save_weights_only)
         kept = combined(keep_best, keep_last, keep_every, keep_for_s)
-        rule = retention_of(self.filepath, save_best_only, save_at_end, retention, kept)
-        one_of("on_save_error", on_save_error, get_args(OnSaveError))
-        self._saves = Checkpointer(
-            Series(self.filepath, rule, Ranking((), ties), whole=not save_weights_only),
+        self._saves = checkpointer_of(
+            self.filepath,
+            retention=one_rule(retention, kept),
             best_only=save_best_only,
-            warn_only=on_save_error == "warn",
+            weights_only=save_weights_only,
+            at_end=save_at_end,
+            ties=ties,
+            on_save_error=on_save_error,
+            background=background,
+            if_busy=if_busy,
             say=self._say,
         )
         super().__init__(names[0], modes[0], initial_value_threshold)
@@ -112,36 +132,28 @@ class ModelCheckpoint(MonitorCallback):
         self._tie_breakers = tuple(zip(names[1:], modes[1:], strict=True))
         self._needs_order = save_best_only or keep_best is not None or retention is not None
         self._settled = False
-        self._pending = 0
         self._current_epoch = 0
         self._last_batch_seen: int | None = None
         self._unsaved: Moment | None = None
-        if save_freq != "epoch":
-            self._every = EveryBatches(save_freq)  # type: ignore[arg-type]  # it checks
-        elif type(self).on_train_batch_end is ModelCheckpoint.on_train_batch_end:
+        self._triggers = batch_trigger(save_freq), interval_of(every_s, overhead, mtbf_s)
+        self._pace = Pace(*self._triggers)
+        own = type(self).on_train_batch_end is not ModelCheckpoint.on_train_batch_end
+        if not self._pace.per_batch and not own:
             idle = super().on_train_batch_end  # which lets the list stay asynchronous
             self.on_train_batch_end = idle  # type: ignore[method-assign]
-
-    @property
-    def best(self) -> float | None:
-        """The metric of the best save, or None."""
-        return self._saves.best
-
-    @best.setter
-    def best(self, value: float | None) -> None:
-        self._saves.best = value
 
     def set_model(self, model: Any) -> None:
         """Note the model, and have batch hooks called on the training thread."""
         super().set_model(model)
-        if self.save_freq != "epoch" and self._list is not None:
+        if self._pace.per_batch and self._list is not None:
             _compat.make_synchronous(self._list)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Find out now, not after the first epoch, whether saving can work."""
+        self._saves.flush()
         super().on_train_begin(logs)
         self._saves.series.begin(self._model)
-        self._pending, self._last_batch_seen = 0, None
+        self._pace, self._last_batch_seen = Pace(*self._triggers), None
         self._unsaved, self._settled = None, False
         if self.fresh:
             self._saves.forget(self.initial_value_threshold)
@@ -153,6 +165,7 @@ class ModelCheckpoint(MonitorCallback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Note the epoch."""
         super().on_epoch_begin(epoch, logs)
+        self._safely(self._saves.collect)
         self._current_epoch, self._last_batch_seen = epoch, None
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -170,61 +183,16 @@ class ModelCheckpoint(MonitorCallback):
         self._finish("training has ended")
         super().on_train_end(logs)
 
-    def _wind_down(self, error: BaseException) -> None:
-        self._finish(f"training was ended by {type(error).__name__}")
-
-    def _finish(self, reason: str) -> None:
-        self._saves.series.note_stops(getattr(self._list, "callbacks", ()))
-        try:
-            if self.save_at_end and self._unsaved is not None:
-                self._consider(replace(self._unsaved, metrics={}), reason, last=True)
-        finally:
-            self._saves.series.note("end", reason=reason)
-            self._saves.series.end()
-
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Save, if enough batches are done; `batch` is the index of the last one that ended."""
-        if self.save_freq == "epoch":
+        if not self._pace.per_batch:
             return
+        self._safely(self._saves.collect)
+        self._pace.step(self._saves.series.writer.busy)
+        self._pace.persisted(self._saves.seconds)
         ended, self._last_batch_seen = batches_ended(self._last_batch_seen, batch), batch
-        self._pending, verdict = self._every.check(self._pending, ended)
+        verdict = self._pace.check(ended)
         position = Position(self._current_epoch, batch + 1)
         self._unsaved = Moment(position, {}, end_of_epoch=False)
         if verdict:
             self._consider(replace(self._unsaved, metrics=metrics_of(logs)), verdict.reason)
-
-    def _consider(self, moment: Moment, reason: str, last: bool = False) -> None:
-        if not self._settled:
-            self._settle()
-        try:
-            if self._saves.consider(self.model, moment, self._swap(), reason, last):
-                self._unsaved = None
-        except SaveError as error:
-            abandon(getattr(self._list, "callbacks", []), error)
-            raise
-
-    def _settle(self) -> None:
-        """Settle the order of the metrics; unless it is needed, an unknown one is no error."""
-        self._settled = True
-        try:
-            self._set_monitor_op()
-        except UnknownDirectionError:
-            if self._needs_order:
-                raise
-            return
-        pairs = [(self.monitor, self._rule.mode)]
-        pairs += [(name, self._direction(name, mode)) for name, mode in self._tie_breakers]
-        self._saves.settle(Ranking(tuple(pairs), self.ties), self.fresh)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a restart must not forget."""
-        return {**self._saves.state_dict(), "pending": self._pending}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state that `state_dict` returned; training has begun."""
-        self._saves.load_state_dict(state)
-        self._pending = state["pending"]
-
-    def _say(self, message: str) -> None:
-        if self.verbose > 0:
-            _compat.print_message(f"\nEpoch {self._current_epoch + 1}: {message}")

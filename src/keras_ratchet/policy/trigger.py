@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.types import Verdict
+
+IfBusy = Literal["wait", "skip"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +53,3 @@ class EveryBatches:
         if pending < self.n:
             return pending, Verdict(False, "batches", f"{pending} of {self.n} batches")
         return pending % self.n, Verdict(True, "batches", f"{self.n} batches are done")
-
-
-@dataclass(frozen=True, slots=True)
-class EverySeconds:
-    """Save when this long has passed since the last save.
-
-    Args:
-        seconds: The time between two saves, above 0.
-    """
-
-    seconds: float
-
-    def __post_init__(self) -> None:
-        if not self.seconds > 0:
-            raise ConfigError(f"every_s is a number of seconds above 0. Got: {self.seconds!r}.")
-
-    def check(self, since_s: float) -> Verdict:
-        """Say whether to save, `since_s` seconds after the last save began."""
-        return Verdict(since_s >= self.seconds, "seconds", f"{since_s:.1f} s since the last save")

@@ -1,0 +1,111 @@
+"""What saves a model at the moments that a ModelCheckpoint hands on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from keras_ratchet import _compat
+from keras_ratchet._engine.checkpointer import Checkpointer
+from keras_ratchet.callbacks._base import abandon
+from keras_ratchet.callbacks._pace import Pace
+from keras_ratchet.callbacks.monitor_callback import MonitorCallback
+from keras_ratchet.errors import SaveError, UnknownDirectionError
+from keras_ratchet.policy.retention import Ranking, Ties
+from keras_ratchet.types import Moment
+
+T = TypeVar("T")
+
+
+class SavingCallback(MonitorCallback):
+    """Considers saves, and finishes them when training ends."""
+
+    _saves: Checkpointer
+    _pace: Pace
+    _tie_breakers: tuple[tuple[str, str], ...]
+    _needs_order: bool
+    _settled: bool
+    _unsaved: Moment | None
+    _current_epoch: int
+    save_at_end: bool
+    fresh: bool
+    ties: Ties
+    verbose: int
+
+    @property
+    def best(self) -> float | None:
+        """The metric of the best save, or None."""
+        return self._saves.best
+
+    @best.setter
+    def best(self, value: float | None) -> None:
+        self._saves.best = value
+
+    def flush(self) -> None:
+        """Wait until all saves are on the disk.
+
+        Raises:
+            SaveError: If one has failed.
+        """
+        self._safely(self._saves.flush)
+
+    def _wind_down(self, error: BaseException) -> None:
+        self._finish(f"training was ended by {type(error).__name__}")
+
+    def _finish(self, reason: str) -> None:
+        self._saves.series.note_stops(getattr(self._list, "callbacks", ()))
+        try:
+            self.flush()
+            unsaved = self._unsaved or self._saves.lost
+            if self.save_at_end and unsaved is not None:
+                self._consider(replace(unsaved, metrics={}), reason, last=True)
+                self.flush()
+        finally:
+            self._saves.series.note("end", reason=reason)
+            self._saves.series.end()
+
+    def _consider(self, moment: Moment, reason: str, last: bool = False) -> None:
+        if not self._settled:
+            self._settle()
+        began = self._pace.begin()
+        saved = self._safely(
+            lambda: self._saves.consider(self.model, moment, self._swap(), reason, last)
+        )
+        if saved:
+            self._pace.saved(began)
+            self._unsaved = None
+
+    def _safely(self, action: Callable[[], T]) -> T:
+        """Do something; if it finds that a save has failed, let all do their last work."""
+        try:
+            return action()
+        except SaveError as error:
+            abandon(getattr(self._list, "callbacks", []), error)
+            raise
+
+    def _settle(self) -> None:
+        """Settle the order of the metrics; unless it is needed, an unknown one is no error."""
+        self._settled = True
+        try:
+            self._set_monitor_op()
+        except UnknownDirectionError:
+            if self._needs_order:
+                raise
+            return
+        pairs = [(self.monitor, self._rule.mode)]
+        pairs += [(name, self._direction(name, mode)) for name, mode in self._tie_breakers]
+        self._saves.settle(Ranking(tuple(pairs), self.ties), self.fresh)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a restart must not forget."""
+        return {**self._saves.state_dict(), "pending": self._pace.pending}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that `state_dict` returned; training has begun."""
+        self._saves.load_state_dict(state)
+        self._pace.pending = state["pending"]
+
+    def _say(self, message: str) -> None:
+        if self.verbose > 0:
+            _compat.print_message(f"\nEpoch {self._current_epoch + 1}: {message}")

@@ -1,0 +1,121 @@
+"""How long to wait between two saves: what they cost, what a failure would cost."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from keras_ratchet.errors import ConfigError
+from keras_ratchet.types import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a save costs, as measured last; zero where nothing has been measured yet.
+
+    Attributes:
+        blocked_s: Seconds that training lost: in the hook, and by slower steps after it.
+        persist_s: Seconds until it was on the disk.
+    """
+
+    blocked_s: float = 0.0
+    persist_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Save when so much time has passed since the last save began.
+
+    The time is the longest of those that the arguments ask for, and no shorter than a save takes
+    to reach the disk. It follows the cost of saves as that is measured anew with each of them.
+
+    Args:
+        every_s: Seconds between two saves.
+        overhead: Share of the training time that saves may cost, between 0 and 1. With 0.035 a
+            save that costs 0.7 s is done every 20 s (the idea of CheckFreq, Mohan et al., FAST
+            2021).
+        mtbf_s: Mean time between failures of the machine, in seconds: gives the interval at which
+            saves and work done again after failures cost least in sum (see `daly`).
+
+    Raises:
+        ConfigError: If an argument cannot work, or none is given.
+
+    Example:
+        >>> Interval(overhead=0.035).seconds(Cost(blocked_s=0.7, persist_s=2.0))
+        20.0
+        >>> Interval(every_s=600).seconds(Cost(blocked_s=0.7, persist_s=2.0))
+        600
+    """
+
+    every_s: float | None = None
+    overhead: float | None = None
+    mtbf_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("every_s", self.every_s), ("mtbf_s", self.mtbf_s)):
+            if value is not None and not (_is_number(value) and 0 < value < math.inf):
+                raise ConfigError(f"{name} is a number of seconds above 0. Got: {value!r}.")
+        share = self.overhead
+        if share is not None and not (_is_number(share) and 0 < share < 1):
+            raise ConfigError(
+                f"overhead is the share of training time that saves may cost, between 0 and 1, "
+                f"such as 0.035. Got: {share!r}."
+            )
+        if self.every_s is None and self.overhead is None and self.mtbf_s is None:
+            raise ConfigError("An interval needs one of every_s, overhead and mtbf_s.")
+
+    def seconds(self, cost: Cost) -> float:
+        """Return the time from the begin of one save to the begin of the next, in seconds."""
+        wanted = [cost.persist_s]
+        if self.every_s is not None:
+            wanted.append(self.every_s)
+        if self.overhead is not None:
+            wanted.append(cost.blocked_s / self.overhead)
+        if self.mtbf_s is not None:
+            wanted.append(daly(cost.blocked_s, self.mtbf_s))
+        return max(wanted)
+
+    def check(self, since_s: float, cost: Cost) -> Verdict:
+        """Say whether to save.
+
+        Args:
+            since_s: Seconds since the last save began, or since training did.
+            cost: What saves cost.
+        """
+        wait_s = self.seconds(cost)
+        reason = f"{since_s:.1f} s since the last save, and {wait_s:.1f} s are the interval"
+        return Verdict(since_s >= wait_s, "seconds", reason)
+
+
+def interval_of(
+    every_s: float | None, overhead: float | None, mtbf_s: float | None
+) -> Interval | None:
+    """Return the interval that callback arguments ask for, None if they ask for none."""
+    if every_s is None and overhead is None and mtbf_s is None:
+        return None
+    return Interval(every_s, overhead, mtbf_s)
+
+
+def daly(save_s: float, mtbf_s: float) -> float:
+    """Return the best interval between saves for a machine that fails at random.
+
+    J. T. Daly, "A higher order estimate of the optimum checkpoint interval for restart dumps",
+    Future Generation Computer Systems 22 (2006), equation 37; the time from the end of one save to
+    the begin of the next.
+
+    Args:
+        save_s: What one save costs, in any unit.
+        mtbf_s: Mean time between failures, in the same unit.
+
+    Example:
+        >>> [round(daly(5, minutes), 1) for minutes in (24 * 60, 6 * 60, 15)]  # a save of 5 min
+        [116.7, 56.7, 9.1]
+    """
+    if save_s >= 2 * mtbf_s:
+        return mtbf_s
+    part = save_s / (2 * mtbf_s)
+    return math.sqrt(2 * save_s * mtbf_s) * (1 + math.sqrt(part) / 3 + part / 9) - save_s
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
