@@ -205,6 +205,15 @@ def test_noise_around_one_level_is_hardly_ever_refused():
     assert kinds.count("good") > 600 and kinds.count("refused") <= 1
 
 
+def test_the_first_state_has_its_own_loss_only_for_those_after_it_may_be_on_a_bad_way():
+    rule = Recovery(Spikes("loss"), every=10, confirm=5)
+    away = [2.0, *[1e20] * 9, *[1e10] * 9, 1.9, *[1e10] * 5]
+    assert "good" not in drive(rule, away[:18])
+    assert drive(rule, away).count("good") == 0
+    back = [2.0, *[1e20] * 9, *[1e10] * 3, 1.9, *[1e10] * 5]
+    assert drive(rule, back).count("good") == 1
+
+
 def test_with_confirm_0_a_state_is_good_at_once():
     rule = Recovery(Spikes("loss"), every=1, confirm=0)
     state, verdict = rule.check(rule.taken(RecoveryState(), good=True), 1, 1.0)

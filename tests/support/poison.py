@@ -29,8 +29,11 @@ def without(bad, batches=BATCHES):
 
 
 def net(optimizer=None, layers=(), seed=1, **compile_args):
-    """Return a small compiled model that is the same each time."""
-    keras.backend.clear_session()
+    """Return a small compiled model that is the same each time.
+
+    On tensorflow it runs eagerly, unless it is told not to: tracing takes seconds.
+    """
+    eager = keras.backend.backend() == "tensorflow"
     keras.utils.set_random_seed(seed)
     model = keras.Sequential(
         [
@@ -40,7 +43,7 @@ def net(optimizer=None, layers=(), seed=1, **compile_args):
             keras.layers.Dense(1),
         ]
     )
-    compile_args.setdefault("jit_compile", False)
+    compile_args = {"jit_compile": False, "run_eagerly": eager} | compile_args
     model.compile(optimizer or keras.optimizers.Adam(0.01), "mse", **compile_args)
     return model
 

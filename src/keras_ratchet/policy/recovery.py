@@ -4,10 +4,12 @@ Every batch gives one value: its loss. A value that is not finite, or a spike, s
 has gone bad. A state that was taken becomes *good* when the batches after it bear it out:
 
 * with `confirm=10` ten of them came without an incident, and
-* their losses are not all above those that came after the good state before it: a training that
+* their losses are not all above those that confirmed the good state before it: a training that
   diverges is finite for a long time, and no state on that way is worth going back to. (Of two
   times ten losses from one distribution all of the one lie above all of the other in 1 of 184,756
-  cases, whatever the distribution; with less than five the rule would err too often and is off.)
+  cases, whatever the distribution.) The state before the first batch is good for want of a better
+  one; for it the one loss stands that it had itself. With `confirm` below 5 the rule would err too
+  often, and is off.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ class RecoveryState:
         recent: The last values, for spikes.
         pending: Batches since a state was taken, or training went back.
         candidate: The values since the state was taken that is not good yet; None without one.
-        good: The values right after the good state, `confirm` at most.
+        good: The values that confirmed the good state; of the first one, its own.
     """
 
     mean: RunningMean = field(default_factory=RunningMean)
@@ -119,8 +121,7 @@ class Recovery:
             return state, verdict
         state = replace(state, mean=mean, recent=recent, pending=state.pending + ended)
         if state.candidate is None:
-            good = state.good if len(state.good) >= self.confirm else (*state.good, value)
-            return replace(state, good=good), verdict
+            return replace(state, good=state.good or (value,)), verdict
         return self._confirm(replace(state, candidate=(*state.candidate, value)), verdict)
 
     def is_due(self, state: RecoveryState) -> bool:
@@ -167,7 +168,7 @@ class Recovery:
         return replace(state, candidate=None, good=candidate), Verdict(False, "good", reason)
 
     def _is_worse(self, candidate: tuple[float, ...], good: tuple[float, ...]) -> bool:
-        if min(len(candidate), len(good)) < _LEAST_TO_COMPARE:
+        if self.confirm < _LEAST_TO_COMPARE or not good:
             return False
         if self.spikes.mode == "max":
             return max(candidate) < min(good)
