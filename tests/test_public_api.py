@@ -29,6 +29,28 @@ PUBLIC = [
     "AverageRecord",
     "errors",
     "plots",
+    "policy",
+]
+
+POLICY = [
+    "Criterion",
+    "Patience",
+    "Reaches",
+    "Diverges",
+    "NotFinite",
+    "AfterEpochs",
+    "AfterSteps",
+    "AfterSeconds",
+    "Smoothed",
+    "GeneralizationLoss",
+    "ProgressQuotient",
+    "UpStrips",
+    "SignificantImprovement",
+    "Monitor",
+    "Moment",
+    "Position",
+    "Verdict",
+    "undecided",
 ]
 
 
@@ -50,13 +72,39 @@ def test_keras_arguments_keep_their_positions_and_defaults(name):
 
 
 RECORDS = ["StopReason", "SnapshotInfo", "AverageRecord"]
+MODULES = ["errors", "plots", "policy"]
 
 
-@pytest.mark.parametrize("name", [n for n in PUBLIC if n not in ("errors", "plots", *RECORDS)])
+@pytest.mark.parametrize("name", [n for n in PUBLIC if n not in RECORDS + MODULES])
 def test_each_argument_and_each_own_name_is_documented(name):
     thing = getattr(keras_ratchet, name)
     for parameter in inspect.signature(thing).parameters:
         assert f"{parameter}:" in thing.__doc__, f"{name}: {parameter} is not documented"
+
+
+def test_the_names_of_policy_are_these_and_documented():
+    from keras_ratchet import policy
+
+    assert sorted(policy.__all__) == sorted(POLICY)
+    for name in POLICY:
+        thing = getattr(policy, name)
+        assert thing.__doc__ and f"`{name}`" in policy.__doc__, name
+        if inspect.isclass(thing) and issubclass(thing, policy.Criterion):
+            for parameter in inspect.signature(thing).parameters:
+                assert f"{parameter}:" in thing.__doc__, f"{name}: {parameter}"
+
+
+def test_criteria_are_there_without_keras():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, keras_ratchet; rule = keras_ratchet.policy.Patience(3); "
+        "from keras_ratchet.policy import Moment, Position; "
+        "rule.check(rule.initial(), Moment(Position(1), {'val_loss': 1.0})); "
+        "assert not {'keras', 'numpy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_every_error_is_of_our_family_and_in_the_tree():

@@ -11,6 +11,7 @@ r"""Training that never loses ground: Keras 3 callbacks for stopping, best weigh
 | `soup`, `mean` | averages of saved weights that are better than the best of them |
 | `checkpoints`, `verify` | what is saved in a directory; is it what was saved? |
 | `KeepBest`, `KeepLast`, `KeepEvery`, `KeepNewer` | which files stay; they combine with `\|` |
+| `policy` | when to stop: `Patience(10) \| Reaches(0.99) \| AfterSeconds(3600)` and more |
 | `plots` | pictures of a run |
 | `MonitorCallback` | base of both, for callbacks of your own that watch a metric |
 | `Run` | the same for a training loop written by hand |
@@ -29,7 +30,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keras_ratchet import errors, plots
+    from keras_ratchet import errors, plots, policy
     from keras_ratchet._engine.loader import load_model, load_weights
     from keras_ratchet._engine.soups import mean, soup
     from keras_ratchet._storage.records import checkpoints
@@ -73,6 +74,7 @@ __all__ = [
     "AverageRecord",
     "errors",
     "plots",
+    "policy",
 ]
 
 _HOME = {
@@ -102,7 +104,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("errors", "plots"):
+    if name in ("errors", "plots", "policy"):
         return importlib.import_module(f"keras_ratchet.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

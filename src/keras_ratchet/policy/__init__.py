@@ -13,8 +13,8 @@ When to stop, for `EarlyStopping(criterion=...)` and for loops of your own; they
 | `GeneralizationLoss`, `ProgressQuotient`, `UpStrips` | Prechelt's rules say so |
 | `SignificantImprovement` | a metric no longer improves by more than its noise (experimental) |
 
-One of your own is a subclass of `Criterion`, made of a `Moment` in and a `Verdict` out.
-`Monitor` knows what "better" means, also for NaN.
+One of your own is a subclass of `Criterion`: a `Moment` (with its `Position`) goes in, a `Verdict`
+comes out, or an `undecided` one. `Monitor` knows what "better" means, also for NaN.
 """
 
 from keras_ratchet.policy.budget import AfterEpochs, AfterSeconds, AfterSteps
