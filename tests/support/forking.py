@@ -18,6 +18,8 @@ import time
 import traceback
 from pathlib import Path
 
+from support import beside
+
 TESTS = Path(__file__).resolve().parent.parent
 # Huge pages where glibc can: a third less system time for children that copy 40 MB some ten times.
 SETTINGS = {"OMP_NUM_THREADS": "1", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
@@ -30,6 +32,7 @@ def warm():
     import keras_ratchet
 
     assert keras_ratchet.ModelCheckpoint is not None  # a lazy name: this imports it
+    beside.apply()
     keras.saving.serialize_keras_object(keras.layers.Dense(1))
     if keras.backend.backend() == "torch":
         import torch

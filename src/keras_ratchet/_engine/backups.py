@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keras_ratchet._engine.facts import fingerprint, save_time, state_bytes, versions
-from keras_ratchet._engine.file_save import BLINK_BYTES, Saved, caused
+from keras_ratchet._engine.file_save import Saved, caused, is_beside
 from keras_ratchet._engine.holding import Holder
 from keras_ratchet._engine.saver import save_error
 from keras_ratchet._engine.train_state import TrainState
-from keras_ratchet._engine.writer import Writer, open_jobs
+from keras_ratchet._engine.writer import Writer, drain, open_jobs
 from keras_ratchet._formats.state import read_arrays, write_arrays
 from keras_ratchet._storage import durable, files, journal, local, space
 from keras_ratchet._storage.lock import FileLock
@@ -67,6 +67,7 @@ class Backups:
             lock = FileLock(path, f"backup directory {self.directory!r}")
             lock.acquire()
             self._lock = lock
+        drain()
         for path in local.sweep_snapshots(self.directory):
             _log.info("removed what a crash had left: %s", path)
 
@@ -102,16 +103,14 @@ class Backups:
 
     def aside(self, model: Any) -> bool:
         """Say whether a save is written beside training."""
-        if self.background is not None:
-            return self.background
-        return state_bytes(model) > BLINK_BYTES
+        return is_beside(self.background, state_bytes(model))
 
     def save(
         self,
         model: Any,
         state: TrainState,
         reason: str,
-        began: float,
+        blocked_s: float,
         done: Callable[[Saved], None],
     ) -> None:
         """Write a snapshot, now or beside training, then drop those beyond `keep`.
@@ -123,12 +122,12 @@ class Backups:
             model: The model.
             state: Its state, which does not change any more.
             reason: Why it is saved.
-            began: When that began, by `time.perf_counter`.
+            blocked_s: How long that has taken up to now, in seconds.
             done: Gets what became of it.
         """
         facts = self._facts(model, state, reason)
         needed_bytes, earlier = state_bytes(model), open_jobs()
-        blocked_s = time.perf_counter() - began
+        began = time.perf_counter() - blocked_s
 
         def work() -> Saved:
             name = self._name(state)

@@ -20,6 +20,16 @@ _log = logging.getLogger("keras_ratchet")
 BLINK_BYTES = 4_000_000
 
 
+def is_beside(background: bool | None, size_bytes: int) -> bool:
+    """Say whether a save is written beside training.
+
+    Args:
+        background: What the user wants; None for what is best.
+        size_bytes: About how much is written.
+    """
+    return size_bytes > BLINK_BYTES if background is None else background
+
+
 @dataclass(frozen=True, slots=True)
 class Saved:
     """What became of a save.

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keras_ratchet._engine.facts import fingerprint, save_time, source_of, state_bytes, versions
-from keras_ratchet._engine.file_save import BLINK_BYTES, FileSave, Saved, caused
+from keras_ratchet._engine.file_save import FileSave, Saved, caused, is_beside
 from keras_ratchet._engine.saver import ModelSaver, check_target
-from keras_ratchet._engine.writer import Writer
+from keras_ratchet._engine.writer import Writer, drain
 from keras_ratchet._storage import files, journal, space
 from keras_ratchet._storage.deletion import delete_unless_changed
 from keras_ratchet._storage.lock import FileLock
@@ -85,6 +85,7 @@ class Series:
             lock = FileLock(path, f"checkpoint {self.template!r}")
             lock.acquire()
             self._lock = lock
+        drain()
         for path in files.sweep(self.directory, self._is_ours):
             _log.info("removed what a crash had left: %s", path)
         self._resumed_from = self._own_name(source_of(model))
@@ -137,7 +138,7 @@ class Series:
         """
         started = time.perf_counter()
         size_bytes = state_bytes(model)
-        aside = self.background if self.background is not None else size_bytes > BLINK_BYTES
+        aside = is_beside(self.background, size_bytes)
         frozen = self.saver.freeze(model, path, lasting=aside)
         if aside and frozen.in_line_only:
             self._say_in_line(model)

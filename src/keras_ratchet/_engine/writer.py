@@ -45,8 +45,7 @@ class Writer:
         self.wait()
         job = Job(work, done)
         if in_line:
-            for other in open_jobs():
-                other.join()
+            drain()
             job.run()
             job.hand_on()
         else:
@@ -167,6 +166,12 @@ _lane = _Lane()
 def open_jobs() -> list[Job]:
     """Return the jobs of all writers whose outcome nobody has collected yet."""
     return _lane.open_jobs()
+
+
+def drain() -> None:
+    """Wait until no job is under way: what a run that failed had begun is finished or failed."""
+    for job in open_jobs():
+        job.join()
 
 
 def _nothing() -> None:
