@@ -1,6 +1,7 @@
 """Every kind of data that `fit` takes, each made anew on every call."""
 
 import importlib.util
+import threading
 
 import keras
 import numpy as np
@@ -76,6 +77,17 @@ def _torch_rows():
     return Rows
 
 
+def _as_main_thread(worker):
+    """Let a worker that was forked by one of tensorflow's threads end with code 0.
+
+    Python before 3.11.9 does not make that thread the child's main thread, its last assertion
+    fails, and torch's handler raises a RuntimeError in whatever the trainer does (gh-102512).
+    """
+    thread = threading.main_thread()
+    if thread._tstate_lock is None:
+        thread._set_tstate_lock()
+
+
 def loader(workers=0, own_generator=False, noisy=False, stateful=False, **how):
     import torch
 
@@ -86,6 +98,8 @@ def loader(workers=0, own_generator=False, noisy=False, stateful=False, **how):
     if stateful:
         kind = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
     rows = _torch_rows()(noisy)
+    if workers and hasattr(threading.Thread, "_set_tstate_lock"):
+        how["worker_init_fn"] = _as_main_thread
     return kind(rows, batch_size=BATCH, shuffle=True, num_workers=workers, **how)
 
 
