@@ -18,6 +18,7 @@ PUBLIC = [
     "load_weights",
     "soup",
     "mean",
+    "refit",
     "checkpoints",
     "verify",
     "KeepBest",

@@ -9,6 +9,7 @@ r"""Training that never loses ground: Keras 3 callbacks for stopping, best weigh
 | `ReduceLROnPlateau`, `TerminateOnNaN` | drop-ins for Keras's that NaN cannot poison |
 | `load_model`, `load_weights` | load the best or the latest, verified first |
 | `soup`, `mean` | averages of saved weights that are better than the best of them |
+| `refit` | train again on all the data, for the best number of epochs |
 | `checkpoints`, `verify` | what is saved in a directory; is it what was saved? |
 | `KeepBest`, `KeepLast`, `KeepEvery`, `KeepNewer` | which files stay; they combine with `\|` |
 | `policy` | when to stop: `Patience(10) \| Reaches(0.99) \| AfterSeconds(3600)` and more |
@@ -32,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from keras_ratchet import errors, plots, policy
     from keras_ratchet._engine.loader import load_model, load_weights
+    from keras_ratchet._engine.refit import refit
     from keras_ratchet._engine.soups import mean, soup
     from keras_ratchet._storage.records import checkpoints
     from keras_ratchet._storage.verify import verify
@@ -63,6 +65,7 @@ __all__ = [
     "load_weights",
     "soup",
     "mean",
+    "refit",
     "checkpoints",
     "verify",
     "KeepBest",
@@ -91,6 +94,7 @@ _HOME = {
     "load_weights": "keras_ratchet._engine.loader",
     "soup": "keras_ratchet._engine.soups",
     "mean": "keras_ratchet._engine.soups",
+    "refit": "keras_ratchet._engine.refit",
     "checkpoints": "keras_ratchet._storage.records",
     "verify": "keras_ratchet._storage.verify",
     "KeepBest": "keras_ratchet.policy.retention",
