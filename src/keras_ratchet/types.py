@@ -125,6 +125,14 @@ class AverageRecord:
         """Whether the model has an average rather than the best weights alone."""
         return len(self.members) > 1
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any] | None) -> AverageRecord | None:
+        """Return the record that `dataclasses.asdict` described; None stays None."""
+        if data is None:
+            return None
+        trials = tuple(AverageTrial(**trial) for trial in data["trials"])
+        return cls(**{**data, "trials": trials})
+
     def __str__(self) -> str:
         return self.reason
 

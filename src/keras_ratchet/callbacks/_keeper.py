@@ -12,6 +12,9 @@ from keras_ratchet import _compat
 from keras_ratchet._engine.best_weights import BestWeights, not_finite
 from keras_ratchet._engine.scored import restored, scored_sources
 from keras_ratchet.callbacks._metrics import training_metric_warning
+from keras_ratchet.errors import ConfigError
+from keras_ratchet.policy.averaging import check_average
+from keras_ratchet.types import AverageRecord
 
 _log = logging.getLogger("keras_ratchet")
 
@@ -38,6 +41,7 @@ class Keeper:
     def empty(self) -> None:
         """Free the memory."""
         self._kept = BestWeights(self._optimizer)
+        self._best: Any = None
         self._sources: Mapping[int, Any] = {}
 
     def trusted(self, model: Any, swap: Any, value: float) -> float:
@@ -49,17 +53,49 @@ class Keeper:
         _log.warning("%s=%g counts as NaN: weight %s is not finite", self._metric, value, bad)
         return math.nan
 
-    def keep(self, model: Any) -> Any:
-        """Take the weights that were scored in the place of those kept; return them."""
+    def begin(self, model: Any) -> None:
+        """Raise now what would go wrong at the end of training."""
+
+    def tested(self, logs: Any) -> None:
+        """Hear of the end of a validation."""
+
+    def offer(self, model: Any, epoch: int, value: float, is_best: bool) -> Any:
+        """Take the weights of an epoch that was scored, if they are wanted.
+
+        Args:
+            model: The model.
+            epoch: Index of the epoch.
+            value: Its value.
+            is_best: Whether it is the best so far.
+
+        Returns:
+            The best weights.
+        """
+        if not is_best:
+            return self._best
+        self._warn_of_training_metric(model)
+        self._best = self._kept.keep(model, self._sources)
+        return self._best
+
+    def _warn_of_training_metric(self, model: Any) -> None:
         if not self._warned and _compat.is_training_metric(model, self._metric):
             self._warned = True
-            warnings.warn(training_metric_warning(self._metric), stacklevel=4)
-        return self._kept.keep(model, self._sources)
+            warnings.warn(training_metric_warning(self._metric), stacklevel=5)
 
-    def put_back(self, model: Any, swap: Any) -> None:
-        """Restore what was kept."""
+    def put_back(self, model: Any, swap: Any, hurry: str = "") -> AverageRecord | None:
+        """Restore what was kept.
+
+        Args:
+            model: The model.
+            swap: The `SwapEMAWeights` of the callback list, or None.
+            hurry: Why there is no time for more than that, if there is none.
+
+        Returns:
+            What became of an average, if one was asked for.
+        """
         self._kept.restore(model)
         restored(swap)
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is kept, as plain data and arrays."""
@@ -67,4 +103,22 @@ class Keeper:
 
     def load_state_dict(self, state: Mapping[str, Any], model: Any) -> Any:
         """Take what `state_dict` returned; return the kept weights or None."""
-        return self._kept.load_state_dict(state, model)
+        self._best = self._kept.load_state_dict(state, model)
+        return self._best
+
+
+def check_average_arguments(
+    average: object, k: object, restores: bool, validation_data: Any, average_data: Any
+) -> None:
+    """Raise a ConfigError if the arguments of EarlyStopping that concern averages cannot work."""
+    check_average(average, k)
+    if average is None and (validation_data is not None or average_data is not None):
+        raise ConfigError(
+            "validation_data and average_data say how averages are made. Pass average='soup' or "
+            "average='mean' with them."
+        )
+    if average is not None and not restores:
+        raise ConfigError(
+            f"average={average!r} is about which weights are restored. Pass "
+            f"restore_best_weights=True with it."
+        )

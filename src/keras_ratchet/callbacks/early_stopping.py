@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from keras_ratchet import _compat
 from keras_ratchet._engine.best_weights import check_optimizer
 from keras_ratchet._engine.scored import follow
-from keras_ratchet.callbacks._keeper import Keeper
+from keras_ratchet.callbacks._averaging import keeper_of
+from keras_ratchet.callbacks._keeper import check_average_arguments
 from keras_ratchet.callbacks._stopping import StoppingCallback
 from keras_ratchet.errors import NonFiniteError
+from keras_ratchet.policy.averaging import Average
 from keras_ratchet.policy.criterion import Criterion
 from keras_ratchet.policy.monitor import DeltaMode, NanRule
-from keras_ratchet.types import Verdict
+from keras_ratchet.types import AverageRecord, Verdict
 
 _log = logging.getLogger("keras_ratchet")
 
@@ -48,13 +51,26 @@ class EarlyStopping(StoppingCallback):
             `Patience(10) | Reaches("val_accuracy", 0.99) | AfterSeconds(3600)`. The first metric
             in it, from left to right, decides which weights are restored ("val_loss" if there is
             none).
+        average: What is restored in place of the best epoch's weights if its validation value is
+            better (docs/averages.md): "soup", the mean of some of the `average_k` best epochs,
+            found greedily in at most `average_k - 1` validations when training ends; "mean", the
+            mean of all of them, in one. After Ctrl-C, an exception or a preemption the best
+            epoch is restored without validations.
+        average_k: How many epochs are kept in host memory for that, at least 2.
+        validation_data: What averages are measured on: by default what `fit` validates on; else
+            data as `fit` takes it, or a function of the model that returns the value.
+        average_data: Inputs, such as `x_train` or a part of it, from which moving statistics
+            (BatchNormalization) are estimated anew for each average; a model that has them is
+            not averaged without.
 
     Attributes:
         best: The value to improve on by `min_delta`, or None.
         best_value: The best value, whose weights are restored, or None.
         best_epoch: Index, from 0, of the epoch of `best_value` (0 if there is none).
-        best_weights: The weights of that epoch while training runs, else None. One buffer that
-            is overwritten in place: copy what you want to keep.
+        best_weights: The weights of that epoch while training runs, else None. Buffers that
+            are overwritten in place: copy what you want to keep.
+        average_record: An `AverageRecord` of what was averaged and why, once training has ended
+            with `average`, else None.
         wait: Checks since the last improvement.
         stopped_epoch: Index of the epoch after which training was stopped, or 0.
         stop_reason: A `StopReason` once this callback has stopped training, else None.
@@ -81,6 +97,10 @@ class EarlyStopping(StoppingCallback):
         nan: NanRule = "ignore",
         restore_optimizer: Any = False,
         criterion: Criterion | None = None,
+        average: Average | None = None,
+        average_k: int = 5,
+        validation_data: Any = None,
+        average_data: Any = None,
     ) -> None:
         super().__init__(
             criterion,
@@ -96,18 +116,33 @@ class EarlyStopping(StoppingCallback):
         self.verbose = verbose
         self.restore_best_weights = restore_best_weights
         self.restore_optimizer = restore_optimizer
+        check_average_arguments(
+            average, average_k, restore_best_weights, validation_data, average_data
+        )
+        self.average = average
+        self.average_k = average_k
+        self.validation_data = validation_data
+        self.average_data = average_data
+        self._begin_keeping()
+
+    def _begin_keeping(self) -> None:
         self.best_weights: Any = None
-        self._keeper = Keeper(self.monitor, restore_optimizer)
+        self.average_record: AverageRecord | None = None
+        self._keeper = keeper_of(self)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Forget the last run."""
         self._forget()
-        self.best_weights = None
-        self._keeper = Keeper(self.monitor, self.restore_optimizer)
+        self._begin_keeping()
         super().on_train_begin(logs)
         self._set_monitor_op_early()
         if self.restore_best_weights:
             check_optimizer(self._model, self.restore_optimizer)
+            self._keeper.begin(self._model)
+
+    def on_test_end(self, logs: Any = None) -> None:
+        """Note what a validation has measured."""
+        self._keeper.tested(logs)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Look at the metrics; keep the weights if they are the best, stop if it is time."""
@@ -139,8 +174,9 @@ class EarlyStopping(StoppingCallback):
         if value is not None and self.restore_best_weights and self._rule.beats(value, before):
             value = self._keeper.trusted(self.model, self._swap(), value)
         verdict = self._decide(epoch, logs, value)
-        if self.restore_best_weights and self.best_value != before:
-            self.best_weights = self._keeper.keep(self.model)
+        if self.restore_best_weights and value is not None:
+            is_best = self.best_value != before
+            self.best_weights = self._keeper.offer(self.model, epoch, value, is_best)
         return verdict
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -149,7 +185,10 @@ class EarlyStopping(StoppingCallback):
             _compat.print_message(
                 f"Epoch {self.stopped_epoch + 1}: early stopping: {self.stop_reason}"
             )
-        self._finish()
+        try:
+            self._finish()
+        except BaseException as error:  # in a validation of an average
+            self._leave(error)
         if self.restore_best_weights and self.best_value is None and self._metric.seen:
             warnings.warn(self._nothing_to_restore(), stacklevel=2)
         super().on_train_end(logs)
@@ -158,11 +197,11 @@ class EarlyStopping(StoppingCallback):
 
     def _wind_down(self, error: BaseException) -> None:
         kept = self._keeper.filled
-        self._finish()
+        self._finish(f"training was ended by {type(error).__name__}")
         if kept:
             follow(self._model)
 
-    def _finish(self) -> None:
+    def _finish(self, hurry: str = "") -> None:
         """Restore if there is something to restore, and free the memory."""
         if self._keeper.filled:
             if self.verbose > 0:
@@ -170,19 +209,23 @@ class EarlyStopping(StoppingCallback):
                     "Restoring model weights from the end of the best epoch: "
                     f"{self.best_epoch + 1}."
                 )
-            self._keeper.put_back(self.model, self._swap())
+            self.average_record = self._keeper.put_back(self.model, self._swap(), hurry)
             _log.info("restored the weights of epoch %d", self.best_epoch + 1)
+            if self.verbose > 0 and self.average_record is not None:
+                _compat.print_message(f"Average: {self.average_record}.")
         self._keeper.empty()
         self.best_weights = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a restart must not forget."""
-        return {**self._decisions(), "kept": self._keeper.state_dict()}
+        record = None if self.average_record is None else asdict(self.average_record)
+        return {**self._decisions(), "kept": self._keeper.state_dict(), "average": record}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state that `state_dict` returned; training has begun."""
         self._load_decisions(state)
         self.best_weights = self._keeper.load_state_dict(state["kept"], self._model)
+        self.average_record = AverageRecord.from_dict(state.get("average"))
 
     def _nothing_to_restore(self) -> str:
         if self._checks:
