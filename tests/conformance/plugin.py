@@ -4,7 +4,15 @@ from keras.src import callbacks
 
 import keras_ratchet
 
-for name in ("EarlyStopping", "ModelCheckpoint", "MonitorCallback", "BackupAndRestore"):
+OURS = (
+    "EarlyStopping",
+    "ModelCheckpoint",
+    "MonitorCallback",
+    "BackupAndRestore",
+    "ReduceLROnPlateau",
+    "TerminateOnNaN",
+)
+for name in OURS:
     setattr(callbacks, name, getattr(keras_ratchet, name))
 
 

@@ -18,6 +18,8 @@ PASSED_ON_3_15_1 = {
     "model_checkpoint_test": 2,
     "monitor_callback_test": 2,
     "backup_and_restore_test": 6,
+    "reduce_lr_on_plateau_test": 6,
+    "terminate_on_nan_test": 8,
 }
 
 REPLAY = "test_best_case_step"  # counts the batches that Keras repeats; see docs/differences.md

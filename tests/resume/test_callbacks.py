@@ -191,7 +191,7 @@ def test_a_lambda_and_a_history_of_ones_own_are_kept(tmp_path):
     assert whole[1].history == cut[1].history and cut[1].epoch == [0, 1, 2]
 
 
-def test_a_run_that_ended_in_nan_is_not_trained_again(tmp_path):
+def test_a_run_that_ended_in_nan_is_gone_on_with_from_before_it(tmp_path):
     class Spoil(C.Callback):
         def on_train_batch_begin(self, batch, logs=None):
             if batch == 5:
