@@ -31,6 +31,7 @@ def write_without_sync(which):
             return write(draft, fill)
         with durable.DraftFile(draft.path) as file:
             fill(file)
+            file.flush()
 
     return unsynced
 
@@ -221,7 +222,7 @@ def test_a_snapshot_directory_that_is_not_synced_is_caught(
 
 
 def test_snapshot_files_that_are_not_synced_are_caught(quick_path, monkeypatch):
-    monkeypatch.setattr(durable.DraftFile, "sync", lambda file: None)
+    monkeypatch.setattr(durable.DraftFile, "sync", lambda file: file.flush())
     found = caught(scenarios.SnapshotCommit(), quick_path, "step-2")
     assert all("power loss" in violation for violation in found)
 

@@ -10,6 +10,7 @@ from typing import Any
 from keras_ratchet import _compat_saving
 from keras_ratchet._formats.base import Hold
 from keras_ratchet._formats.weights_h5 import FrozenWeights, WeightsH5
+from keras_ratchet._formats.zip_stream import Forward, store
 
 _WEIGHTS = "model.weights.h5"
 
@@ -39,28 +40,10 @@ class KerasArchive:
 
     def write(self, frozen: FrozenArchive, file: io.RawIOBase) -> None:
         """Write the file's bytes."""
-        with zipfile.ZipFile(_Forward(file), "w") as archive:  # type: ignore[call-overload]
+        with zipfile.ZipFile(Forward(file), "w") as archive:  # type: ignore[call-overload]
             for name, data in frozen.configuration.items():
                 archive.writestr(name, data)
             size, pieces = self._weights.pieces(frozen.weights)
-            member = zipfile.ZipInfo(_WEIGHTS)
-            member.file_size = size
-            with archive.open(member, "w") as inner:
-                for piece in pieces:
-                    inner.write(piece)
+            store(archive, _WEIGHTS, size, pieces)
             for name, data in frozen.assets.items():
                 archive.writestr(f"assets/{name}", data)
-
-
-class _Forward:
-    """A file that can only be written on: so `zipfile` puts checksums behind what they are for."""
-
-    def __init__(self, file: io.RawIOBase) -> None:
-        self._file = file
-
-    def write(self, data: Any) -> int:
-        self._file.write(data)
-        return len(data)
-
-    def flush(self) -> None:
-        """Do nothing: the file is not buffered."""
