@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
-from keras_ratchet import _backends, _compat
-from keras_ratchet._backends.base import all_finite
+from keras_ratchet import _compat
 from keras_ratchet._engine import rng
 from keras_ratchet._engine.best_weights import BestWeights, VariableCopies, weights_of
+from keras_ratchet._engine.finite import FiniteWatch
 from keras_ratchet._engine.scored import follow
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.types import Position
-
-_log = logging.getLogger("keras_ratchet")
 
 
 class GoodState:
@@ -105,7 +102,7 @@ class GoodStates:
         self._optimizer = optimizer
         self.good = GoodState(optimizer, streams)
         self._candidate = GoodState(optimizer, streams)
-        self._ignored: set[int] = set()
+        self._watch = FiniteWatch()
 
     def optimizer_of(self, model: Any) -> Any:
         """Return the optimizer.
@@ -130,18 +127,12 @@ class GoodStates:
         self.good, self._candidate = self._candidate, self.good
 
     def begin(self, model: Any) -> None:
-        """Note what is not finite at first: a constant, such as a mask of minus infinities."""
-        variables = self._watched(model)
-        self._ignored = {i for i, v in enumerate(variables) if not _is_finite(v)}
-        for i in self._ignored:
-            _log.warning("%s is not finite at first, so it is not watched", _name(variables[i]))
+        """Note what is not finite at first, and is no problem."""
+        self._watch.begin(model, self.optimizer_of(model))
 
     def problem(self, model: Any) -> str | None:
-        """Return what is not finite in the model or its optimizer, and was at first; or None."""
-        for i, variable in enumerate(self._watched(model)):
-            if i not in self._ignored and not _is_finite(variable):
-                return f"{_name(variable)} is not finite"
-        return None
+        """Say what is not finite in the model or its optimizer, or return None."""
+        return self._watch.problem(model, self.optimizer_of(model))
 
     def rescue(self, model: Any) -> None:
         """Go back if the model cannot be used: training has ended by an exception."""
@@ -154,19 +145,14 @@ class GoodStates:
         return {
             "good": self.good.state_dict(),
             "candidate": self._candidate.state_dict() if candidate else {},
-            "ignored": sorted(self._ignored),
+            "ignored": sorted(self._watch.ignored),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], model: Any) -> None:
         """Take what `state_dict` returned."""
         self.good.load_state_dict(state["good"], model)
         self._candidate.load_state_dict(state["candidate"], model)
-        self._ignored = set(state["ignored"])
-
-    def _watched(self, model: Any) -> list[Any]:
-        """Return the weights and the optimizer's variables."""
-        slots = getattr(self.optimizer_of(model), "variables", ())
-        return [*(weights_of(model) or ()), *slots]
+        self._watch.ignored = set(state["ignored"])
 
 
 def build(model: Any) -> None:
@@ -184,11 +170,3 @@ def _seeds_of(model: Any) -> list[Any]:
     """Return the states of the model's own seed generators."""
     weights = {id(v) for v in weights_of(model) or ()}
     return [v for v in getattr(model, "variables", ()) if id(v) not in weights]
-
-
-def _is_finite(variable: Any) -> bool:
-    return all_finite(_backends.current().view(variable))
-
-
-def _name(variable: Any) -> str:
-    return str(getattr(variable, "path", variable.name))

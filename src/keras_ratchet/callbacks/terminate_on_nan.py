@@ -9,7 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 from keras_ratchet import _compat
-from keras_ratchet._engine.best_weights import BestWeights, not_finite
+from keras_ratchet._engine.best_weights import BestWeights
+from keras_ratchet._engine.finite import FiniteWatch
 from keras_ratchet._engine.good_state import build
 from keras_ratchet._engine.scored import follow, restored
 from keras_ratchet.callbacks import _journal
@@ -62,6 +63,7 @@ class TerminateOnNaN(RatchetCallback):
     def _reset(self) -> None:
         self.stop_reason: StopReason | None = None
         self._kept = BestWeights()
+        self._watch = FiniteWatch()
         self._epoch, self._kept_epoch = 0, 0
         self._due = True
 
@@ -77,10 +79,17 @@ class TerminateOnNaN(RatchetCallback):
         super().on_train_begin(logs)
         build(self.model)
         self._kept = self._empty()
+        self._watch.begin(self.model, self._optimizer)
+
+    @property
+    def _optimizer(self) -> Any:
+        return getattr(self._model, "optimizer", None)
 
     def _empty(self) -> BestWeights:
-        optimizer = getattr(self._model, "optimizer", None)
-        return BestWeights(hasattr(optimizer, "variables"))
+        return BestWeights(hasattr(self._optimizer, "variables"))
+
+    def _problem(self) -> str | None:
+        return self._watch.problem(self.model, self._optimizer)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Note the epoch."""
@@ -89,7 +98,7 @@ class TerminateOnNaN(RatchetCallback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Keep what an epoch begins with."""
-        if self._due and self.restore and not_finite(self.model, {}) is None:
+        if self._due and self.restore and self._problem() is None:
             self._kept.keep(self.model, {})
             self._kept_epoch = self._epoch
         self._due = False
@@ -112,8 +121,8 @@ class TerminateOnNaN(RatchetCallback):
         if self.stop_reason is not None:
             return
         problems = [f"{name} is {value}" for name, value in self._bad(logs)]
-        if weight := not_finite(self.model, {}):
-            problems.append(f"weight {weight} is not finite")
+        if (problem := self._problem()) is not None:
+            problems.append(problem)
         if problems:
             reason = f"{' and '.join(problems)} after epoch {epoch + 1}"
             line = f"Epoch {epoch + 1}: {problems[0]}, terminating training"
@@ -152,7 +161,7 @@ class TerminateOnNaN(RatchetCallback):
         super().on_train_end(logs)
 
     def _wind_down(self, error: BaseException) -> None:
-        if self._kept.filled and not_finite(self.model, {}):
+        if self._kept.filled and self._problem() is not None:
             self._kept.restore(self.model)
             follow(self.model)
         self._kept = BestWeights()
@@ -162,6 +171,7 @@ class TerminateOnNaN(RatchetCallback):
         return {
             "kept": self._kept.state_dict(),
             "kept_epoch": self._kept_epoch,
+            "ignored": sorted(self._watch.ignored),
             "due": self._due,
             "stop_reason": None if self.stop_reason is None else asdict(self.stop_reason),
         }
@@ -170,5 +180,6 @@ class TerminateOnNaN(RatchetCallback):
         """Go on from a state that `state_dict` returned; training has begun."""
         self._kept.load_state_dict(state["kept"], self._model)
         self._kept_epoch, self._due = state["kept_epoch"], state["due"]
+        self._watch.ignored = set(state["ignored"])
         reason = state["stop_reason"]
         self.stop_reason = None if reason is None else StopReason(**reason)
