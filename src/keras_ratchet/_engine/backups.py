@@ -17,7 +17,7 @@ from keras_ratchet._engine.file_save import Saved, caused, is_beside
 from keras_ratchet._engine.holding import Holder
 from keras_ratchet._engine.saver import save_error
 from keras_ratchet._engine.train_state import TrainState
-from keras_ratchet._engine.writer import Writer, drain, open_jobs
+from keras_ratchet._engine.writer import Writer, begin_anew, open_jobs
 from keras_ratchet._formats.state import read_arrays, write_arrays
 from keras_ratchet._storage import durable, files, journal, local, space
 from keras_ratchet._storage.lock import FileLock
@@ -50,8 +50,11 @@ class Backups:
     holder: Holder = field(default_factory=Holder, init=False)
     _lock: FileLock | None = field(default=None, init=False)
 
-    def begin(self) -> None:
+    def begin(self, model: Any) -> None:
         """Make the directory, take its lock, and clean up after a crash.
+
+        Args:
+            model: The model in training.
 
         Raises:
             SaveError: If nothing can be written there.
@@ -67,7 +70,7 @@ class Backups:
             lock = FileLock(path, f"backup directory {self.directory!r}")
             lock.acquire()
             self._lock = lock
-        drain()
+        begin_anew(model)
         for path in local.sweep_snapshots(self.directory):
             _log.info("removed what a crash had left: %s", path)
 
@@ -126,7 +129,7 @@ class Backups:
             done: Gets what became of it.
         """
         facts = self._facts(model, state, reason)
-        needed_bytes, earlier = state_bytes(model), open_jobs()
+        needed_bytes, earlier = state_bytes(model), open_jobs(model)
         began = time.perf_counter() - blocked_s
 
         def work() -> Saved:
@@ -146,7 +149,7 @@ class Backups:
             self._tell(name, manifest, blocked_s, began)
             return Saved(path, committed=True, seconds=time.perf_counter() - began)
 
-        self.writer.submit(work, done, in_line=not self.aside(model))
+        self.writer.submit(work, done, model=model, in_line=not self.aside(model))
 
     def _retain(self, finished: bool) -> None:
         # a finished state is none to go on from when there are more epochs: keep one that is

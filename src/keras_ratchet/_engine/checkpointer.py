@@ -126,22 +126,30 @@ class Checkpointer:
         if verdict.kind == "improved":
             self._remember(moment.metrics, path)
 
+        told = False
+
+        def lost() -> None:
+            nonlocal told
+            told, self.lost = True, moment
+            self.load_state_dict(before)
+
         def done(saved: Saved) -> None:
-            self._done(saved, moment, before)
+            nonlocal told
+            told = True
+            if not saved.committed:
+                lost()
+            self._done(saved, moment)
 
         try:
-            self.series.save(model, path, facts, best_only, done)
+            self.series.save(model, path, facts, best_only=best_only, done=done, crashed=lost)
         except BaseException:
-            if not self.series.writer.busy:
-                self.load_state_dict(before)
+            if not told and not self.series.writer.busy:  # it has not come to a save
+                lost()
             raise
 
-    def _done(self, saved: Saved, moment: Moment, before: Mapping[str, Any]) -> None:
+    def _done(self, saved: Saved, moment: Moment) -> None:
         """Take note of what became of a save."""
         self.seconds = saved.seconds or self.seconds
-        if not saved.committed:
-            self.load_state_dict(before)
-            self.lost = moment
         if saved.bad_weight is not None:
             reason = f"weight {saved.bad_weight!r} is not finite"
             self.series.note("skip", reason=reason, epoch=moment.position.epoch)

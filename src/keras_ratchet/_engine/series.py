@@ -12,8 +12,8 @@ from typing import Any
 
 from keras_ratchet._engine.facts import fingerprint, save_time, source_of, state_bytes, versions
 from keras_ratchet._engine.file_save import FileSave, Saved, caused, is_beside
-from keras_ratchet._engine.saver import ModelSaver, check_target
-from keras_ratchet._engine.writer import Writer, drain
+from keras_ratchet._engine.saver import ModelSaver, check_target, save_error
+from keras_ratchet._engine.writer import Writer, begin_anew
 from keras_ratchet._storage import files, journal, space
 from keras_ratchet._storage.deletion import delete_unless_changed
 from keras_ratchet._storage.lock import FileLock
@@ -85,7 +85,7 @@ class Series:
             lock = FileLock(path, f"checkpoint {self.template!r}")
             lock.acquire()
             self._lock = lock
-        drain()
+        begin_anew(model)
         for path in files.sweep(self.directory, self._is_ours):
             _log.info("removed what a crash had left: %s", path)
         self._resumed_from = self._own_name(source_of(model))
@@ -123,7 +123,14 @@ class Series:
         return [s for s in checkpoints(self.directory) if s.manifest and s.series == self.name]
 
     def save(
-        self, model: Any, path: str, facts: Manifest, best_only: bool, done: Callable[[Saved], None]
+        self,
+        model: Any,
+        path: str,
+        facts: Manifest,
+        *,
+        best_only: bool,
+        done: Callable[[Saved], None],
+        crashed: Callable[[], None],
     ) -> None:
         """Save one file, now or beside training, then drop those that no rule keeps.
 
@@ -135,11 +142,17 @@ class Series:
             facts: The manifest but for its files.
             best_only: Whether it is saved as the best.
             done: Gets what became of it; in line at once, else when it is collected.
+            crashed: Called before an exception that is not the disk's is raised.
         """
         started = time.perf_counter()
         size_bytes = state_bytes(model)
         aside = is_beside(self.background, size_bytes)
-        frozen = self.saver.freeze(model, path, lasting=aside)
+        try:
+            frozen = self.saver.freeze(model, path, lasting=aside)
+        except OSError as error:  # a layer that saves in its own way may go to the disk for it
+            self.note("save_error", name=os.path.basename(path), problem=str(error))
+            done(Saved(path, error=caused(save_error(error, path), error)))
+            return
         if aside and frozen.in_line_only:
             self._say_in_line(model)
         save = FileSave(
@@ -153,7 +166,8 @@ class Series:
         )
         self._save = save
         save.blocked_s = time.perf_counter() - started
-        self.writer.submit(save.run, done, in_line=not aside or frozen.in_line_only)
+        in_line = not aside or frozen.in_line_only
+        self.writer.submit(save.run, done, model=model, in_line=in_line, crashed=crashed)
 
     def will_save(self) -> bool:
         """Wait until it is certain whether the save that is under way is one; say so."""

@@ -31,19 +31,29 @@ class Writer:
         """Whether a job is under way."""
         return self._job is not None and not self._job.ended
 
-    def submit(self, work: Callable[[], Any], done: Callable[[Any], None], in_line: bool) -> None:
+    def submit(
+        self,
+        work: Callable[[], Any],
+        done: Callable[[Any], None],
+        *,
+        model: Any,
+        in_line: bool,
+        crashed: Callable[[], None] = lambda: None,
+    ) -> None:
         """Run a job; if one is under way, wait for it first.
 
         Args:
             work: The job. If what it returns is false, the job has failed.
             done: Gets what it returned, on the thread that collects it.
+            model: The model in training.
             in_line: Whether to run it here and now, after all jobs that are under way.
+            crashed: Called before an exception of the job is raised.
 
         Raises:
             Exception: What the job before this one raised, or in line this one.
         """
         self.wait()
-        job = Job(work, done)
+        job = Job(work, done, crashed, id(model))
         if in_line:
             drain()
             job.run()
@@ -60,7 +70,7 @@ class Writer:
         """
         if self._job is not None and self._job.ended:
             job, self._job = self._job, None
-            _lane.forget(job)
+            _lane.forget(lambda other: other is job)
             job.hand_on()
 
     def wait(self) -> None:
@@ -71,29 +81,44 @@ class Writer:
 
 
 class Job:
-    """One job, and what became of it."""
+    """One job, and what became of it.
 
-    def __init__(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+    Args:
+        work: The job.
+        done: Gets its outcome.
+        crashed: Called before an exception of the job is raised.
+        training: Identity of the model in training.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[], Any],
+        done: Callable[[Any], None],
+        crashed: Callable[[], None],
+        training: int,
+    ) -> None:
+        self.training = training
         self._work = work
         self._done = done
+        self._crashed = crashed
+        self._process = os.getpid()
         self._result: Any = None
         self._error: BaseException | None = None
         self._ended = threading.Event()
 
     @property
     def ended(self) -> bool:
-        """Whether it is over."""
-        return self._ended.is_set()
+        """Whether it is over; in a child made by `fork` it is, since it is its parent's."""
+        return self._ended.is_set() or self._is_foreign
 
     @property
     def failed(self) -> bool:
         """Whether it is over, and has not done what it was to do."""
-        return self.ended and (self._error is not None or not self._result)
+        return self._ended.is_set() and (self._error is not None or not self._result)
 
     @property
-    def outcome(self) -> Any:
-        """What it raised, or else returned."""
-        return self._error if self._error is not None else self._result
+    def _is_foreign(self) -> bool:
+        return self._process != os.getpid()
 
     def run(self) -> None:
         """Do the work."""
@@ -106,17 +131,33 @@ class Job:
 
     def join(self) -> None:
         """Wait for its end."""
-        self._ended.wait()
+        if not self.ended:
+            _lane.put(self)  # a second Ctrl-C may have come before that was done
+            self._ended.wait()
 
     def hand_on(self) -> None:
         """Give the outcome to who waits for it, or raise."""
+        if self._is_foreign:
+            return
         if self._error is not None:
+            self._crashed()
             raise self._error
         self._done(self._result)
 
+    def log_failure(self) -> None:
+        """Log what nobody may come to collect."""
+        if self._error is not None:
+            _log.error("a save in the background failed: %s", self._error, exc_info=self._error)
+        elif not self._result:
+            _log.error("a save in the background was not made: %s", self._result)
+
 
 class _Lane:
-    """The order of all jobs in a process, and the thread that runs them while there are any."""
+    """The order of all jobs in a process, and the thread that runs them while there are any.
+
+    A child made by `fork` has no thread of ours, and the lock may be held in it for ever: it
+    begins anew.
+    """
 
     def __init__(self) -> None:
         self._begin()
@@ -128,26 +169,41 @@ class _Lane:
         self._open: list[Job] = []
         self._runs = False
 
-    def put(self, job: Job) -> None:
-        if self._process != os.getpid():  # a child made by fork has no thread of ours
+    def _locked(self) -> threading.Lock:
+        if self._process != os.getpid():
             self._begin()
-        with self._lock:
-            self._waiting.append(job)
-            self._open.append(job)
-            if not self._runs:
-                self._runs = True
-                threading.Thread(target=self._run, name="keras_ratchet.save").start()
+        return self._lock
 
-    def forget(self, job: Job) -> None:
-        with self._lock:
-            self._open = [other for other in self._open if other is not job]
+    def put(self, job: Job) -> None:
+        """Let a thread run a job; where there can be none, run it here."""
+        with self._locked():
+            if job not in self._open:
+                self._waiting.append(job)
+                self._open.append(job)
+            if self._runs or not self._waiting:
+                return
+        try:
+            threading.Thread(target=self._run, args=(True,), name="keras_ratchet.save").start()
+        except RuntimeError:  # too many threads, or the interpreter is shutting down
+            self._run(nice=False)
+
+    def forget(self, which: Callable[[Job], bool]) -> None:
+        """Drop jobs that are over from those that `open_jobs` returns."""
+        with self._locked():
+            self._open = [job for job in self._open if not (job.ended and which(job))]
 
     def open_jobs(self) -> list[Job]:
-        with self._lock:
+        """Return the jobs whose outcome nobody has collected."""
+        with self._locked():
             return list(self._open)
 
-    def _run(self) -> None:
-        _make_nice()
+    def _run(self, nice: bool) -> None:
+        with self._lock:
+            if self._runs:
+                return
+            self._runs = True
+        if nice:
+            _make_nice()
         while True:
             with self._lock:
                 if not self._waiting:
@@ -155,23 +211,31 @@ class _Lane:
                     return
                 job = self._waiting.popleft()
             job.run()
-            if job.failed:  # nobody may come to collect it
-                _log.error("a save in the background failed: %s", job.outcome)
+            job.log_failure()
 
 
 # Order is a matter between callbacks, so there is one lane for all of them.
 _lane = _Lane()
 
 
-def open_jobs() -> list[Job]:
-    """Return the jobs of all writers whose outcome nobody has collected yet."""
-    return _lane.open_jobs()
+def open_jobs(model: Any) -> list[Job]:
+    """Return the jobs of a model's training whose outcome nobody has collected yet."""
+    return [job for job in _lane.open_jobs() if job.training == id(model)]
 
 
 def drain() -> None:
-    """Wait until no job is under way: what a run that failed had begun is finished or failed."""
-    for job in open_jobs():
+    """Wait until no job is under way."""
+    for job in _lane.open_jobs():
         job.join()
+
+
+def begin_anew(model: Any) -> None:
+    """Finish what an older training of a model had begun, which may have ended by an exception.
+
+    What failed then is no matter of the training that begins now.
+    """
+    drain()
+    _lane.forget(lambda job: job.training == id(model))
 
 
 def _nothing() -> None:

@@ -163,7 +163,7 @@ class BackupAndRestore(_KerasPaths, RatchetCallback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Take the lock, and the signals."""
         self.stop_reason = None
-        self.backups.begin()
+        self.backups.begin(self._model)
         self.preemption.arm(None if self.loop_skips else Loop(sys._getframe(), self._list))
         super().on_train_begin(logs)
         if self._list is None:
