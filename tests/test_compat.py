@@ -39,6 +39,15 @@ def test_metric_directions_are_found_by_their_name_in_the_logs():
     assert _compat.metric_direction(model, "val_bleu") is None
 
 
+def test_the_loss_in_the_logs_of_a_batch_is_a_mean_that_counts():
+    model = dense(metrics=["mae", "auc"])
+    assert not _compat.is_running_mean(model, "loss")  # nothing is counted yet
+    x, y = data()
+    model.fit(x, y > 0, verbose=0)
+    assert _compat.is_running_mean(model, "loss") and _compat.is_running_mean(model, "mae")
+    assert not _compat.is_running_mean(model, "auc") and not _compat.is_running_mean(model, "f1")
+
+
 def test_metrics_that_are_not_built_yet_are_known_by_their_names():
     model = dense(metrics=["mae", keras.metrics.R2Score()], weighted_metrics=["mse"])
     assert _compat.metrics_are_known(model, ["val_bleu", "val_decoder_loss"])

@@ -15,7 +15,13 @@ from keras_ratchet.cli import _output
 from keras_ratchet.errors import LoadError
 
 _MOST_BYTES = 1 << 63
-_COLOURS = {"save_error": "red", "stop": "yellow", "save": "green", "drop": "blue"}
+_COLOURS = {
+    "save_error": "red",
+    "stop": "yellow",
+    "save": "green",
+    "drop": "blue",
+    "rollback": "magenta",
+}
 
 
 @click.command()
