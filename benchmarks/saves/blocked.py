@@ -9,59 +9,56 @@ import statistics
 import time
 
 import keras
-
 from saves import model as models
 
 
 class Driver(keras.callbacks.Callback):
-    """Lets a callback save at the begin of every second stretch, and keeps the times."""
+    """Lets callbacks save, in turn, at the begin of every second stretch, and keeps the times."""
 
     def __init__(self, lists, pairs, stretch_s):
         super().__init__()
         self.waiting = [(name, lists[name]) for _ in range(pairs) for name in lists]
         self.stretch_s = stretch_s
         self.times = {name: {"hook": [], "with": [], "without": []} for name in lists}
-        self.now = None
-        self.warm = 10
-        self.epoch = 0
+        self.warm, self.saves = 10, 0
+        self.name = None  # of the callback whose turn it is
+        self.list = None
+        self.started = 0.0
+        self.steps = 0
+        self.left = None  # steps of the stretch without a save that are still to come
 
     def on_train_batch_end(self, batch, logs=None):
         if self.warm > 0:
             self.warm -= 1
-            return
-        t = time.perf_counter()
-        if self.now is None:
-            self.begin(t)
-        elif self.steps_left is None and t - self.started >= self.stretch_s:
-            self.steps_left = self.steps = self.count
-            self.ended_first(t)
-        elif self.steps_left is None:
-            self.count += 1
+        elif self.name is None:
+            self.begin()
+        elif self.left is None:
+            self.steps += 1
+            if time.perf_counter() - self.started >= self.stretch_s:
+                self.end_with_save()
         else:
-            self.steps_left -= 1
-            if self.steps_left <= 0:
-                self.times[self.now[0]]["without"].append(t - self.started)
-                self.begin(time.perf_counter())
+            self.left -= 1
+            if self.left == 0:
+                self.times[self.name]["without"].append(time.perf_counter() - self.started)
+                self.begin()
 
-    def begin(self, t):
+    def begin(self):
         """Begin a stretch with a save; of as many steps as fit into the time."""
         if not self.waiting:
             self.model.stop_training = True
             return
-        self.now = self.waiting.pop(0)
-        name, callbacks = self.now
-        self.started, self.count, self.steps_left = time.perf_counter(), 0, None
-        self.epoch += 1
-        callbacks.on_epoch_end(self.epoch, {"loss": 1.0 / self.epoch})
-        self.times[name]["hook"].append(time.perf_counter() - self.started)
+        self.name, self.list = self.waiting.pop(0)
+        self.saves += 1
+        self.steps, self.left = 0, None
+        self.started = time.perf_counter()
+        self.list.on_epoch_end(self.saves, {"loss": 1.0 / self.saves})
+        self.times[self.name]["hook"].append(time.perf_counter() - self.started)
 
-    def ended_first(self, t):
-        """End the stretch with the save; the one without has the same number of steps."""
-        self.count += 1
-        self.times[self.now[0]]["with"].append(t - self.started)
-        callback = [c for c in self.now[1].callbacks if type(c).__name__ != "Tail"][0]
-        models.settle(callback)
-        self.steps_left = self.count
+    def end_with_save(self):
+        """Begin the stretch without one, of the same number of steps."""
+        self.times[self.name]["with"].append(time.perf_counter() - self.started)
+        models.settle(self.list)
+        self.left = self.steps
         self.started = time.perf_counter()
 
 
@@ -75,7 +72,7 @@ def measure(state_mb, pairs, stretch_s, directory, names=None):
     lists = {n: models.begun(c, model) for n, c in found.items() if names is None or n in names}
     for callbacks in lists.values():  # the first save allocates and imports
         callbacks.on_epoch_end(0, {"loss": 2.0})
-        models.settle([c for c in callbacks.callbacks if type(c).__name__ != "Tail"][0])
+        models.settle(callbacks)
     driver = Driver(lists, pairs, stretch_s)
     model.fit(x, y, batch_size=models.BATCH, epochs=100_000, verbose=0, callbacks=[driver])
     again, _ = models.memcpy_s(model)
@@ -86,6 +83,7 @@ def measure(state_mb, pairs, stretch_s, directory, names=None):
         rows[name] = {
             "hook": statistics.median(times["hook"]) / copy_s,
             "total": statistics.median(slower) / copy_s,
-            "raw": times,
+            "hook_ms": [round(1e3 * t, 1) for t in times["hook"]],
+            "slower_ms": [round(1e3 * t, 1) for t in slower],
         }
     return {"bytes": size, "memcpy_s": copy_s, "rows": rows}

@@ -77,7 +77,7 @@ def begun(callback, model):
     return callbacks
 
 
-def savers(directory):
+def savers(directory, background=True):
     """Return name -> callback, all that are compared."""
     import keras
 
@@ -85,7 +85,7 @@ def savers(directory):
 
     found = {}
     for owner, module in (("Keras", keras.callbacks), ("ours", keras_ratchet)):
-        more = {} if owner == "Keras" else {"background": True}
+        more = {} if owner == "Keras" else {"background": background}
         for suffix in (".keras", ".weights.h5"):
             found[f"{owner} ModelCheckpoint {suffix}"] = module.ModelCheckpoint(
                 directory / f"{owner}{suffix}", save_weights_only=suffix == ".weights.h5", **more
@@ -99,12 +99,24 @@ def savers(directory):
     return found
 
 
-def settle(callback):
-    """Wait until a callback has nothing more to write."""
-    if hasattr(callback, "flush"):
-        callback.flush()
-    if hasattr(callback, "wait_until_finished"):
-        callback.wait_until_finished()
+def settle(callbacks):
+    """Wait until no callback of a list has anything more to write."""
+    for callback in callbacks.callbacks:
+        for name in ("flush", "wait_until_finished"):
+            if hasattr(callback, name):
+                getattr(callback, name)()
+
+
+def files_below(directory):
+    """Return path -> (inode, time of change) of all files but our own records."""
+    found = {}
+    for above, _, names in os.walk(directory):
+        for name in names:
+            path = os.path.join(above, name)
+            if ".ratchet" not in path:
+                info = os.stat(path)
+                found[path] = info.st_ino, info.st_mtime_ns
+    return found
 
 
 def environment(backend):

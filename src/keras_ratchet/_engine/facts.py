@@ -75,6 +75,11 @@ def state_bytes(model: Any, weights_only: bool = False) -> int:
 
 
 def _bytes(variable: Any) -> int:
-    """Return the size of a variable's value; what NumPy has no dtype for counts as one byte."""
-    width = re.search(r"(8|16|32|64)", keras.backend.standardize_dtype(variable.dtype))
-    return math.prod(int(d) for d in variable.shape) * (int(width[0]) // 8 if width else 1)
+    return math.prod(map(int, variable.shape)) * _width_bytes(str(variable.dtype))
+
+
+@functools.cache
+def _width_bytes(dtype: str) -> int:
+    """Return the size of one value; what NumPy has no dtype for counts as one byte."""
+    width = re.search(r"(8|16|32|64)", dtype)
+    return int(width[0]) // 8 if width else 1

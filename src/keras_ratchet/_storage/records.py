@@ -54,12 +54,12 @@ def _files(directory: str) -> Iterator[SnapshotInfo]:
             continue
         with contextlib.suppress(FileNotFoundError):  # deleted by a run that goes on meanwhile
             if entry.name in by_name:
-                yield _file_record(entry.path, by_name[entry.name])
+                yield file_record(entry.path, by_name[entry.name])
             elif entry.name.endswith(_SUFFIXES):
                 yield _bare(entry.path)
 
 
-def _file_record(path: str, manifest_paths: list[str]) -> SnapshotInfo:
+def file_record(path: str, manifest_paths: list[str]) -> SnapshotInfo:
     """Return a file's record; where several manifests are candidates, by the one that matches."""
     name = os.path.basename(path)
     manifests = []

@@ -1,0 +1,66 @@
+"""What a series remembers of its files is what is there."""
+
+import os
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keras_ratchet._storage import files, records
+from keras_ratchet._storage.catalog import Catalog
+from keras_ratchet._storage.manifest import Manifest
+from keras_ratchet.types import Position
+
+NAMES = ["a.keras", "b.keras", "c.weights.h5"]
+STEP = st.tuples(
+    st.sampled_from(["save", "save again", "pin", "unpin", "delete", "foreign", "vanish"]),
+    st.sampled_from(NAMES),
+    st.integers(0, 3),
+)
+
+
+def do(directory, action, name, value):
+    path = os.path.join(directory, name)
+    if action in ("save", "save again"):
+        facts = Manifest({}, Position(value), {"loss": value / 2}, saved_at=float(value))
+        content = b"same" if action == "save again" else bytes([value])
+        files.save_file(path, lambda d: d.write(lambda f: f.write(content)), facts)
+    elif action == "pin" and os.path.exists(path):
+        records.pin(path)
+    elif action == "unpin":
+        records.unpin(path)
+    elif action == "delete" and os.path.exists(path):
+        files.delete_file(path)
+    elif action == "foreign":
+        with open(os.path.join(directory, f"foreign-{name}"), "wb") as file:
+            file.write(b"x")
+    elif action == "vanish" and os.path.exists(path):
+        os.unlink(path)
+
+
+@settings(max_examples=60)
+@given(st.lists(STEP, max_size=12))
+def test_after_every_change_the_catalog_says_what_a_fresh_look_says(steps):
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as directory:
+        catalog = Catalog()
+        for step in steps:
+            do(directory, *step)
+            fresh = [r for r in records.checkpoints(directory) if r.manifest]
+            assert catalog.files(directory) == fresh
+
+
+def test_a_manifest_that_has_not_changed_is_not_read_again(tmp_path, monkeypatch):
+    from keras_ratchet._storage import catalog as module
+
+    for number in range(5):
+        do(tmp_path, "save", f"{number}.keras", number % 4)
+    catalog, read = Catalog(), []
+    original = module.file_record
+    monkeypatch.setattr(
+        module, "file_record", lambda path, paths: read.append(path) or original(path, paths)
+    )
+    assert len(catalog.files(tmp_path)) == 5
+    do(tmp_path, "save", "3.keras", 1)
+    catalog.files(tmp_path)
+    assert [os.path.basename(path) for path in read[5:]] == ["3.keras"]
