@@ -15,10 +15,10 @@ from keras_ratchet._engine.file_save import FileSave, Saved, caused, is_beside
 from keras_ratchet._engine.saver import ModelSaver, check_target, save_error
 from keras_ratchet._engine.writer import Writer, begin_anew
 from keras_ratchet._storage import files, journal, space
+from keras_ratchet._storage.catalog import Catalog
 from keras_ratchet._storage.deletion import delete_unless_changed
 from keras_ratchet._storage.lock import FileLock
 from keras_ratchet._storage.manifest import Manifest
-from keras_ratchet._storage.records import checkpoints
 from keras_ratchet._storage.verify import verify
 from keras_ratchet.errors import SaveError
 from keras_ratchet.policy import naming
@@ -53,6 +53,7 @@ class Series:
     _failures: set[str] = field(default_factory=set, init=False)
     _resumed_from: str | None = field(default=None, init=False)
     _newest_s: float = field(default=0.0, init=False)
+    _catalog: Catalog = field(default_factory=Catalog, init=False)
 
     def __post_init__(self) -> None:
         self.saver = ModelSaver(self.whole)
@@ -120,7 +121,7 @@ class Series:
 
     def snapshots(self) -> list[SnapshotInfo]:
         """Return the records of this series' files, oldest first."""
-        return [s for s in checkpoints(self.directory) if s.manifest and s.series == self.name]
+        return [s for s in self._catalog.files(self.directory) if s.series == self.name]
 
     def save(
         self,
