@@ -100,7 +100,7 @@ def test_without_any_metric_the_validation_loss_decides_what_is_restored():
 
 
 def test_without_any_metric_and_nothing_to_restore_no_metric_is_asked_for():
-    _, count = epochs(AfterEpochs(2), other=[1, 2, 3])
+    _, count = epochs(AfterEpochs(2), val_acc=RISE)
     assert count == 2
 
 

@@ -80,6 +80,14 @@ def test_an_epoch_without_validation_has_no_batches():
     assert [len(batches) for batches in looks.seen] == [0, 2, 0, 2]
 
 
+def test_validations_before_the_start_leave_no_trace():
+    looks = Looks()
+    fit([EarlyStopping(criterion=looks, start_from_epoch=2)], epochs=4)
+    assert [len(batches["val_loss"]) for batches in looks.seen] == [4, 4]
+    for batches, logged in zip(looks.seen, looks.logged, strict=True):
+        assert np.mean(batches["val_loss"]) == pytest.approx(logged["val_loss"], rel=1e-5)
+
+
 def test_an_evaluation_in_between_leaves_no_trace():
     class Evaluates(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
