@@ -216,7 +216,7 @@ def test_so_many_are_kept(keep, double, left, tmp_path):
 def test_every_s_saves_by_the_clock(tmp_path):
     s = script(tmp_path)
     whole = s.uninterrupted()
-    s.run(Kill(17), save_freq=False, every_s=1e-9)
+    s.run(Kill(17), save_freq=False, every_s=1e-9, background=False)  # no save is still written
     assert snapshots(s.directory)[-1] == "epoch-00001-batch-0000006"
     assert s.run(save_freq=False, every_s=1000).differences(whole) == []
 

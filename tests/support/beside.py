@@ -11,3 +11,10 @@ def apply():
         from keras_ratchet._engine import file_save
 
         file_save.BLINK_BYTES = -1
+
+
+def settle():
+    """Wait for all saves under way: before a test looks at the disk, or changes it."""
+    from keras_ratchet._engine import writer
+
+    writer.drain()

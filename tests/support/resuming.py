@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import keras
 import numpy as np
+from support import beside
 
 import keras_ratchet
 
@@ -163,6 +164,7 @@ class Script:
         try:
             history = net.fit(**{**data, **arguments}, callbacks=mine)
         except Killed:
+            beside.settle()
             for callback in mine:  # a dead process holds no lock
                 if isinstance(callback, keras_ratchet.BackupAndRestore):
                     callback.backups.end()
