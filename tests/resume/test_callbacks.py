@@ -125,6 +125,16 @@ def test_our_own_stop_and_save_as_without_a_kill(tmp_path):
     assert names[0] and names[0] == names[1]
 
 
+def test_a_number_of_batches_between_saves_is_counted_on_from_the_middle_of_an_epoch(tmp_path):
+    def make(folder):
+        path = str(folder / "{epoch}-{batch}.weights.h5")
+        return [keras_ratchet.ModelCheckpoint(path, save_weights_only=True, save_freq=7)]
+
+    killed_and_not(tmp_path, make)
+    names = [sorted(p.name for p in (tmp_path / n).glob("*.h5")) for n in ("whole", "cut")]
+    assert names[0] == names[1] == [f"{n}.weights.h5" for n in ("1-7", "2-4", "3-1", "3-8")]
+
+
 def test_keras_checkpoints_save_at_the_same_moments(tmp_path):
     def make(folder):
         path = str(folder / "{epoch}-{batch}.weights.h5")

@@ -28,6 +28,7 @@ class SavingCallback(MonitorCallback):
     _settled: bool
     _unsaved: Moment | None
     _current_epoch: int
+    _last_batch_seen: int | None
     save_at_end: bool
     fresh: bool
     ties: Ties
@@ -99,12 +100,13 @@ class SavingCallback(MonitorCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a restart must not forget."""
-        return {**self._saves.state_dict(), "pending": self._pace.pending}
+        counted = {"pending": self._pace.pending, "batch": self._last_batch_seen}
+        return {**self._saves.state_dict(), **counted}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state that `state_dict` returned; training has begun."""
         self._saves.load_state_dict(state)
-        self._pace.pending = state["pending"]
+        self._pace.pending, self._last_batch_seen = state["pending"], state.get("batch")
 
     def _say(self, message: str) -> None:
         if self.verbose > 0:
