@@ -20,18 +20,23 @@ from saves import model as models
 from saves import tables
 
 BACKENDS = ("torch", "jax", "tensorflow")
+SAVED = [
+    f"{owner} {what}"
+    for owner in ("Keras", "ours")
+    for what in ("ModelCheckpoint .keras", "ModelCheckpoint .weights.h5", "BackupAndRestore")
+]
 HERE = Path(__file__).parent
 PLAN = [
     *(("blocked", backend, mb) for backend in BACKENDS for mb in (30, 300, 1000)),
     *(("durable", backend, 300) for backend in BACKENDS),
     *(("training", backend, 0) for backend in BACKENDS),
     *(("idle", backend, 0) for backend in BACKENDS),
-    *(("memory", backend, 300) for backend in BACKENDS),
+    *(("memory", backend, 300, which) for backend in BACKENDS for which in SAVED),
     *(("growth", backend, 0) for backend in BACKENDS),
 ]
 
 
-def part(name, mb):
+def part(name, mb, which):
     """Measure one part in this process; return its figures."""
     with tempfile.TemporaryDirectory(dir=".", prefix="bench-") as scratch:
         directory = Path(scratch)
@@ -58,13 +63,13 @@ def part(name, mb):
             return growth.measure(5, directory)
         from saves import memory
 
-        names = [n for n in models.savers(directory) if "Orbax" not in n]
-        return {n: memory.measure(mb, n, directory) for n in names}
+        return memory.measure(mb, which, directory)
 
 
-def run(name, backend, mb):
+def run(name, backend, mb, which=""):
     """Measure one part in a process of its own."""
     command = [sys.executable, __file__, "--part", name, "--backend", backend, "--mb", str(mb)]
+    command += ["--which", which]
     done = subprocess.run(
         command,
         env=models.environment(backend),
@@ -83,9 +88,10 @@ def main():
     parser.add_argument("--part")
     parser.add_argument("--backend", choices=BACKENDS)
     parser.add_argument("--mb", type=int, default=300)
+    parser.add_argument("--which", default="")
     arguments = parser.parse_args()
     if arguments.part and arguments.backend == os.environ.get("KERAS_BACKEND"):
-        print(json.dumps(part(arguments.part, arguments.mb)))
+        print(json.dumps(part(arguments.part, arguments.mb, arguments.which)))
         return
     plan = [
         entry

@@ -91,14 +91,16 @@ def _idle(results):
 
 
 def _memory(results):
-    found = _rows(results, "memory/{}/300")
+    keys = [key.split("/", 3) for key in results if key.startswith("memory/")]
+    found = {(key[1], key[3]): results["/".join(key)] for key in keys}
     if not found:
         return ""
-    names = list(next(iter(found.values())))
-    rows = [[n, *(f"{v[n]:.2f}" for v in found.values())] for n in names]
+    names = dict.fromkeys(which for _, which in found)
+    backends = [b for b in BACKENDS if any(b == backend for backend, _ in found)]
+    rows = [[n, *(f"{found[b, n]:.2f}" for b in backends)] for n in names]
     return (
         "## Memory\n\nPeak of a training with a save in flight over its peak without, as a "
-        "multiple of the state (300 MB).\n\n" + _table(["", *found], rows)
+        "multiple of the state (300 MB).\n\n" + _table(["", *backends], rows)
     )
 
 

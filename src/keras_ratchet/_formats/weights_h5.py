@@ -44,7 +44,6 @@ class WeightsH5:
 
     def __init__(self) -> None:
         self._parts: _compat_saving.Parts | None = None
-        self._signature: tuple[int, ...] = ()
         self._drawings = Drawings()
 
     def freeze(self, model: Any, hold: Hold) -> FrozenWeights:
@@ -53,19 +52,16 @@ class WeightsH5:
             raise ValueError("The model has not been built, so it has no weights to save.")
         sources = Sources()
         groups = tuple(
-            Group(part.path, part.name, tuple((k, sources.add(v)) for k, v in _values(part)))
+            Group(part.path, part.name, tuple((k, sources.add(v)) for k, v in values.items()))
             for part in self.parts(model).savers
+            if (values := _compat_saving.own_values(part.owner)) or part.name is not None
         )
         return FrozenWeights(groups, hold(sources.items))
 
     def parts(self, model: Any) -> _compat_saving.Parts:
-        """Return what the model is made of: found out anew only when its variables are others.
-
-        The walk over a model costs about a millisecond for each of its layers.
-        """
-        signature = _signature(model)
-        if self._parts is None or signature != self._signature:
-            self._parts, self._signature = _compat_saving.parts_of(model), signature
+        """Return what the model is made of: found out anew only when that has changed."""
+        if self._parts is None or not self._parts.are_those_of(model):
+            self._parts = _compat_saving.parts_of(model)
         return self._parts
 
     def write(self, frozen: FrozenWeights, file: io.RawIOBase) -> None:
@@ -85,23 +81,8 @@ class WeightsH5:
         return drawing.size, drawing.pieces(arrays)
 
 
-def _values(part: _compat_saving.Part) -> Iterator[tuple[str, Any]]:
-    """Yield what an object saves, by key."""
-    values = _compat_saving.own_values(part.owner) if part.values is None else part.values
-    yield from values.items()
-
-
-def _signature(model: Any) -> tuple[int, ...]:
-    """Return what changes when layers, variables or optimizers come or go."""
-    optimizer = getattr(model, "optimizer", None)
-    variables = [*model.variables, *getattr(optimizer, "variables", ())]
-    return id(model), id(optimizer), *map(id, variables)
-
-
 def _fill(h5: Any, sketch: Sketch, group: Group, arrays: list[NDArray[Any]]) -> None:
     """Create what Keras's `H5IOStore` creates for one object, in the same order."""
-    if group.name is None and not group.arrays:
-        return
     above = h5.create_group(group.path) if group.path else h5
     inner = above.create_group("vars")
     if group.name is not None:

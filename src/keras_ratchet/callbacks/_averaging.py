@@ -169,7 +169,11 @@ class AveragingKeeper(Keeper):
         """Take what `state_dict` returned, here or in a Keeper; return the best or None."""
         if not state:
             return None
-        own = {"epoch": self._owner.best_epoch, "value": self._owner.best_value, "others": []}
+        own: dict[str, Any] = {
+            "epoch": self._owner.best_epoch,
+            "value": self._owner.best_value,
+            "others": [],
+        }
         self._tested_best = state.get("tested")
         self._refusal = state.get("refusal", "")
         best = self._snapshots.load_state_dict({**own, **state}, model)
