@@ -493,7 +493,8 @@ def test_no_more_than_k_copies_are_held_and_none_after_training(k):
         look()
     finally:
         tracemalloc.stop()
-    assert max(during) < k + 1 and max(during[:8]) == pytest.approx(k, abs=0.5)
+    assert max(during[:8]) == pytest.approx(k, abs=0.1)
+    assert max(during[8:]) < k + 1.1  # JAX lets the model borrow the memory of a mean
     assert seen[-1] < 0.1
 
 

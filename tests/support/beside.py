@@ -1,6 +1,10 @@
-"""RATCHET_BACKGROUND=1: the same tests with every save written beside training."""
+"""Saves beside training, in tests: all of them, held up for a while, waited for.
+
+With RATCHET_BACKGROUND=1 in the environment every save is written beside training.
+"""
 
 import os
+import threading
 
 WANTED = bool(os.environ.get("RATCHET_BACKGROUND"))
 
@@ -18,3 +22,23 @@ def settle():
     from keras_ratchet._engine import writer
 
     writer.drain()
+
+
+class Roadblock:
+    """Holds up all saves beside training that begin from now on, until it is lifted."""
+
+    def __init__(self):
+        from keras_ratchet._engine.writer import Writer
+
+        self._lifted = threading.Event()
+        self._writer = Writer()
+        self._writer.submit(lambda: self._lifted.wait(60), _is_true, model=self, in_line=False)
+
+    def lift(self):
+        """Let the saves go on."""
+        self._lifted.set()
+        self._writer.wait()
+
+
+def _is_true(lifted):
+    assert lifted, "a roadblock that nobody lifted within 60 s"
