@@ -43,7 +43,7 @@ def part(name, mb, which):
         if name == "blocked":
             from saves import blocked
 
-            pairs, stretch_s = {30: (9, 0.4), 300: (5, 1.5), 1000: (3, 5.0)}[mb]
+            pairs, stretch_s = {30: (9, 0.4), 300: (9, 1.5), 1000: (3, 5.0)}[mb]
             return blocked.measure(mb, pairs, stretch_s, directory)
         if name == "durable":
             from saves import durable
@@ -69,7 +69,7 @@ def part(name, mb, which):
 def run(name, backend, mb, which=""):
     """Measure one part in a process of its own."""
     command = [sys.executable, __file__, "--part", name, "--backend", backend, "--mb", str(mb)]
-    command += ["--which", which]
+    command += ["--which", which, "--here"]
     done = subprocess.run(
         command,
         env=models.environment(backend),
@@ -89,8 +89,9 @@ def main():
     parser.add_argument("--backend", choices=BACKENDS)
     parser.add_argument("--mb", type=int, default=300)
     parser.add_argument("--which", default="")
+    parser.add_argument("--here", action="store_true", help="in this process, print the figures")
     arguments = parser.parse_args()
-    if arguments.part and arguments.backend == os.environ.get("KERAS_BACKEND"):
+    if arguments.here:
         print(json.dumps(part(arguments.part, arguments.mb, arguments.which)))
         return
     plan = [

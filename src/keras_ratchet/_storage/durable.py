@@ -22,6 +22,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import xxhash
 
 from keras_ratchet._storage.manifest import FileRecord
@@ -162,7 +163,9 @@ class DraftFile(io.RawIOBase):
             if self._block is None:
                 self._block = mmap.mmap(-1, _BLOCK_BYTES)  # whose address is aligned
             count = min(len(rest), _BLOCK_BYTES - self._filled)
-            self._block[self._filled : self._filled + count] = rest[:count]
+            target = np.frombuffer(self._block, np.uint8, count, self._filled)
+            np.copyto(target, np.frombuffer(rest, np.uint8, count))  # others may run meanwhile
+            del target
             self._filled += count
             rest = rest[count:]
             if self._filled == _BLOCK_BYTES:
