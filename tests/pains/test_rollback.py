@@ -29,6 +29,7 @@ from support.poison import (
 
 import keras_ratchet
 from keras_ratchet import Rollback
+from keras_ratchet._engine.best_weights import BestWeights
 from keras_ratchet.errors import ConfigError, MissingMetricError, ScheduleError
 
 GRAPH = {"run_eagerly": False}
@@ -418,6 +419,31 @@ def test_a_loop_of_ones_own_goes_back_too(tmp_path):
     assert [r.batch for r in rollback.rollbacks] == [3, 3]
     mine, theirs = ([*m.trainable_variables, *m.optimizer.variables] for m in (model, oracle))
     assert [v.tobytes() for v in values(mine)] == [v.tobytes() for v in values(theirs)]
+
+
+def test_a_loop_with_an_optimizer_of_torch_goes_back_to_the_same_state_again_and_again():
+    """torch's `load_state_dict` takes the tensors as they are, and training writes into them."""
+    torch = pytest.importorskip("torch")
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.Adam([weight], lr=0.1)
+
+    def step():
+        weight.grad = torch.ones(3)
+        optimizer.step()
+
+    def moments():
+        return {name: value.numpy().copy() for name, value in optimizer.state[weight].items()}
+
+    model, kept = net(), BestWeights(optimizer)
+    step()
+    expected = moments()
+    kept.keep(model, {})
+    for _ in range(3):
+        step()
+        kept.restore(model)
+        assert {n: v.tobytes() for n, v in moments().items()} == {
+            n: v.tobytes() for n, v in expected.items()
+        }
 
 
 def test_a_schedule_is_refused_when_training_begins_unless_it_is_left_alone():

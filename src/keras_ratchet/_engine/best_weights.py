@@ -100,7 +100,8 @@ class BestWeights:
         self._weights.restore()
         self._slots.restore()
         if self._optimizer_state is not None:
-            self._optimizer.load_state_dict(self._optimizer_state)
+            # torch's takes the tensors as they are: training would write into what is kept
+            self._optimizer.load_state_dict(copy.deepcopy(self._optimizer_state))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is kept, as plain data and arrays."""
