@@ -1,6 +1,7 @@
 """Pictures of a run: what of the journal becomes which mark."""
 
 import contextlib
+import shutil
 
 import keras
 import numpy as np
@@ -75,6 +76,53 @@ def test_a_run_has_curves_saves_best_and_stop():
     assert label(axes, "best: 2 in epoch 2") == [(2, 2.0)]
     assert marks(axes)["stopped (patience)"][0][0] == 3
     assert axes.get_xlabel() == "epoch" and axes.get_ylabel() == "loss"
+
+
+def test_going_back_cuts_of_the_rate_and_the_average_are_marked():
+    events = journal(
+        BEGIN,
+        epoch(1, loss=4.0, val_loss=3.0),
+        {"event": "rollback", "epoch": 1, "batch": 6},
+        epoch(2, loss=3.0, val_loss=2.0),
+        {"event": "reduce_lr", "epoch": 2},
+        {"event": "rollback", "epoch": 2, "batch": 1},
+        epoch(3, loss=2.0, val_loss=2.5),
+        {"event": "average", "metric": "val_loss", "value": 1.5, "members": ["a", "b"], "epoch": 2},
+        END,
+    )
+    axes = keras_ratchet.plots.run(events)
+    assert marks(axes)["went back"][0][0] == 1.5
+    assert [line.get_xdata()[0] for line in axes.get_lines()].count(2.5) == 1
+    assert marks(axes)["learning rate cut"][0][0] == 2
+    assert marks(axes)["mean of 2 epochs: 1.5"] == [(3, 1.5)]
+    other = marks(keras_ratchet.plots.run(events, metric="loss"))
+    assert "went back" in other and not any(name.startswith("mean of") for name in other)
+
+
+def test_an_average_that_was_not_taken_is_no_mark():
+    refused = {"event": "average", "metric": "loss", "value": 1.5, "members": ["a"], "epoch": 1}
+    run = last_run(journal(BEGIN, epoch(1, loss=4.0), refused, END))
+    assert run.average is None and run.turns == {"rollback": (), "reduce_lr": ()}
+
+
+def test_a_killed_run_that_goes_back_again_at_the_same_batch_has_one_mark():
+    back = {"event": "rollback", "epoch": 1, "batch": 6}
+    first = journal(BEGIN, epoch(1, loss=9.0), {"event": "rollback", "epoch": 0, "batch": 2}, back)
+    second = journal(BEGIN, back, epoch(2, loss=7.0), END, start=100)
+    assert last_run(first + second).turns["rollback"] == (0.5, 1.5)
+
+
+def test_what_happened_in_a_directory_of_saves_and_backups_is_told_of_the_run(tmp_path):
+    """Both write one journal; only a ModelCheckpoint tells the epochs."""
+    plateau = keras_ratchet.ReduceLROnPlateau(patience=1, min_delta=0.0)
+    checkpoint = keras_ratchet.ModelCheckpoint(tmp_path / "last.keras")
+    backup = keras_ratchet.BackupAndRestore(tmp_path, delete_checkpoint=False)
+    for saves in ([checkpoint, backup], [backup, checkpoint]):
+        fit(dense(), [Curve(val_loss=[1.0, 2.0, 3.0]), plateau, *saves], epochs=3)
+        for path in tmp_path.glob("epoch-*"):
+            shutil.rmtree(path)
+        cuts = marks(keras_ratchet.plots.run(tmp_path))
+        assert cuts["learning rate cut"][0][0] == 2
 
 
 def test_dropped_files_are_hollow_also_when_pruned_long_after():
@@ -205,9 +253,11 @@ anything = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=8,
 )
-kinds = st.sampled_from(["begin", "epoch", "save", "skip", "drop", "stop", "end", "?"])
+kinds = st.sampled_from(
+    ["begin", "epoch", "save", "skip", "drop", "stop", "end", "rollback", "average", "?"]
+)
 keys = st.sampled_from(
-    ["time", "epoch", "batch", "series", "name", "metrics", "ranking", "kind", "reason"]
+    "time epoch batch series name metrics ranking kind reason members value metric".split()
 )
 
 

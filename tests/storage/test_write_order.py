@@ -8,6 +8,7 @@ from support import scenarios
 
 from keras_ratchet._storage import files, journal, local
 from keras_ratchet._storage.manifest import Manifest
+from keras_ratchet.cli import history
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 
@@ -100,7 +101,19 @@ def test_every_event_of_the_journal_is_documented():
     page = (DOCS / "formats.md").read_text()
     package = Path(journal.__file__).parent.parent
     code = "\n".join(path.read_text() for path in package.rglob("*.py"))
-    events = set(re.findall(r'\bnote\(\s*"(\w+)"', code))
-    assert {"save", "drop", "begin", "end"} <= events
+    events = set(re.findall(r'\b(?:_?note|journal\.append)\(\s*(?:[\w.]+,\s*)?"(\w+)"', code))
+    assert {"save", "drop", "begin", "end", "rollback", "reduce_lr", "average", "soup"} <= events
     for event in events:
         assert f"| `{event}` |" in page, event
+    assert set(re.findall(r"^\| `(\w+)` \|", page.split("## Journal")[1], re.MULTILINE)) == events
+
+
+def test_every_event_of_the_journal_has_a_colour_and_a_sentence():
+    page = (DOCS / "formats.md").read_text().split("## Journal")[1]
+    rows = dict(re.findall(r"^\| `(\w+)` \|(.*)", page, re.MULTILINE))
+    assert rows.keys() == history._COLOURS.keys()
+    for kind, members in rows.items():
+        event = {name: "why" for name in re.findall(r"`(\w+)`", members)}
+        if "metrics" in event:
+            event["metrics"] = {"loss": 1.0}
+        assert history._what({**event, "event": kind}), kind

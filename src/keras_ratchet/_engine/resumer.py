@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -100,7 +101,7 @@ class Resumer:
             )
         self.state = state
         self._elapsed_before_s = state.elapsed_s
-        self.backups.note("resume", name=path, epoch=state.position.epoch)
+        self.backups.note("resume", name=os.path.basename(path), epoch=state.position.epoch)
         _log.warning(
             "resuming from %s: %d epochs and %d batches are done",
             path,

@@ -18,7 +18,8 @@ def note(callback_list: Any, event: str, **facts: Any) -> None:
         event: What has happened.
         **facts: More about it.
     """
-    journals = {os.path.abspath(j.directory): j for j in _journals(callback_list)}
+    found = sorted(_journals(callback_list), key=lambda j: hasattr(j, "name"))
+    journals = {os.path.abspath(j.directory): j for j in found}  # best one that tells its series
     for journal in journals.values():
         journal.note(event, **facts)
 

@@ -165,7 +165,7 @@ class Session:
             self.resumer.put_back(self._model)
             self.resumer.go_on_in_epoch()
         elif has_gone_bad(self._model, self._others, logs):
-            self._head.backups.note("gone_bad", reason="the snapshots before it stay")
+            self._head.backups.note("gone_bad", reason="not saved; the snapshots before it stay")
             return
         elif not self._head.delete_checkpoint:
             mark = "stopped" if self._is_stopping() else "all epochs"

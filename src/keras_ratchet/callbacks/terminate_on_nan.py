@@ -147,7 +147,7 @@ class TerminateOnNaN(RatchetCallback):
             restored(self._swap())
             back = f"; weights and optimizer are those of the begin of epoch {self._kept_epoch + 1}"
         _log.warning("%s%s", reason, back)
-        facts = {"epoch": self._epoch + 1, "reason": f"{reason}{back}"}
+        facts = {"kind": "not finite", "epoch": self._epoch + 1, "reason": f"{reason}{back}"}
         if self.raise_error:
             _journal.note(self._list, "stop", **facts)
             self._leave(NonFiniteError(message))

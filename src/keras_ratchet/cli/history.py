@@ -16,12 +16,23 @@ from keras_ratchet.errors import LoadError
 
 _MOST_BYTES = 1 << 63
 _COLOURS = {
-    "save_error": "red",
-    "stop": "yellow",
+    "begin": "bright_white",
+    "epoch": "white",
     "save": "green",
+    "skip": "bright_black",
+    "save_error": "red",
     "drop": "blue",
+    "resume": "cyan",
+    "preempted": "yellow",
     "rollback": "magenta",
+    "reduce_lr": "magenta",
+    "average": "cyan",
+    "soup": "cyan",
+    "stop": "yellow",
+    "gone_bad": "red",
+    "end": "bright_white",
 }
+_SENTENCES = {"begin": "training begins", "resume": "training goes on from this snapshot"}
 
 
 @click.command()
@@ -32,8 +43,9 @@ _COLOURS = {
 def history(directory: str, most: int, epochs: bool, as_json: bool) -> None:
     """Show what was saved, skipped and deleted, and why.
 
-    The journal of all trainings that saved here, newest last: saves, skips, drops, stops and
-    errors. It is commentary; no file is loaded or deleted because of it.
+    The journal of all trainings that saved here, newest last: saves, skips, drops, errors,
+    resumes, what Rollback and ReduceLROnPlateau did, averages and stops. It is commentary; no
+    file is loaded or deleted because of it.
     """
     events = [e for e in events_of(directory) if epochs or e["event"] != "epoch"]
     shown = events[-most:]
@@ -77,8 +89,8 @@ def _file(event: Mapping[str, Any]) -> str:
 def _what(event: Mapping[str, Any]) -> str:
     """Return the reason, and what an event has beside it."""
     parts = [str(event[key]) for key in ("reason", "problem") if event.get(key)]
-    if event["event"] == "begin":
-        parts.append("training begins")
+    if not parts and event["event"] in _SENTENCES:
+        parts.append(_SENTENCES[event["event"]])
     if event["event"] == "epoch" and isinstance(event.get("metrics"), dict):
         parts.append("  ".join(f"{name} {_value(v)}" for name, v in event["metrics"].items()))
     size = event.get("bytes")

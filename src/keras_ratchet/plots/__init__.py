@@ -17,7 +17,8 @@ from keras_ratchet.plots._runs import Run, Save, last_run
 __all__ = ["run"]
 
 _MUTED, _STRONG, _GOLD, _RED = "#9aa5b1", "#1f4e9c", "#d98e04", "#b42318"
-_PALE = "#e6e9ed"
+_PALE, _PURPLE = "#e6e9ed", "#8a5fb0"
+_TURNS = (("rollback", "went back", "-."), ("reduce_lr", "learning rate cut", ":"))
 _LOG_FROM = 20.0
 
 
@@ -28,6 +29,9 @@ def run(
     axes: Any = None,
 ) -> Any:
     """Draw a run: a metric over the epochs, with its best, the saves and the stop.
+
+    Where `Rollback` went back and `ReduceLROnPlateau` cut the learning rate stand upright lines;
+    the average that `EarlyStopping(average=...)` ended with is a diamond.
 
     The curve of the validation is strong and that of the training muted. A filled circle is a
     save whose file is still there, a hollow one a save that was replaced or deleted since. The
@@ -102,18 +106,32 @@ def _draw_marks(axes: Any, found: Run, name: str) -> None:
         if places:
             face = _STRONG if stays else "white"
             axes.plot(*zip(*places, strict=True), label=label, markerfacecolor=face, **circle)
-    for number, epoch in enumerate(found.resumed):
-        style = {"color": _MUTED, "linestyle": ":", "linewidth": 1.2, "zorder": 1}
-        axes.axvline(epoch - 0.5, label="_" if number else "resumed", **style)
-    if found.stop is not None:
-        epoch, kind = found.stop
-        label = f"stopped ({kind})" if kind else "stopped"
-        axes.axvline(epoch, color=_RED, linestyle="--", linewidth=1.2, label=label, zorder=1)
+    _draw_lines(axes, found)
+    last = max(found.metrics)
+    if (average := found.average) is not None and average.metric == name:
+        label = f"mean of {average.members} epochs: {average.value:.4g}"
+        style = {"marker": "D", "linestyle": "none", "markersize": 7, "zorder": 5}
+        axes.plot([last], [average.value], color=_GOLD, label=label, **style)
     best = found.best(name)
     if best is not None:
         label = f"best: {curve[best]:.4g} in epoch {best}"
         ring = {"marker": "o", "markersize": 13, "markerfacecolor": "none", "linestyle": "none"}
         axes.plot([best], [curve[best]], color=_GOLD, markeredgewidth=2.2, label=label, **ring)
+
+
+def _draw_lines(axes: Any, found: Run) -> None:
+    """Draw what happened at a moment as upright lines."""
+    places = [("resumed", _MUTED, ":", [epoch - 0.5 for epoch in found.resumed])]
+    for kind, label, style in _TURNS:
+        places.append((label, _PURPLE, style, list(found.turns.get(kind, ()))))
+    for label, color, style, ats in places:
+        for number, at in enumerate(ats):
+            line = {"color": color, "linestyle": style, "linewidth": 1.2, "zorder": 1}
+            axes.axvline(at, label="_" if number else label, **line)
+    if found.stop is not None:
+        epoch, kind = found.stop
+        label = f"stopped ({kind})" if kind else "stopped"
+        axes.axvline(epoch, color=_RED, linestyle="--", linewidth=1.2, label=label, zorder=1)
 
 
 def _height(curve: Mapping[int, float], save: Save) -> float | None:

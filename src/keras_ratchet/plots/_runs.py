@@ -10,6 +10,8 @@ from typing import Any
 from keras_ratchet.errors import LoadError
 
 Event = Mapping[str, Any]
+Turns = Mapping[str, tuple[float, ...]]
+TURNS = ("rollback", "reduce_lr")
 _MOST_EPOCHS = 10**9
 _AT_ONCE = 8  # that many trainings at one time are told apart in one directory
 
@@ -28,6 +30,21 @@ class Save:
 
 
 @dataclass(frozen=True, slots=True)
+class Average:
+    """An average of weights that was better than the best epoch.
+
+    Attributes:
+        metric: By which it was measured.
+        value: Of the metric.
+        members: How many epochs it is the mean of.
+    """
+
+    metric: str
+    value: float
+    members: int
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One training.
 
@@ -37,6 +54,9 @@ class Run:
         saves: What was saved, oldest first.
         stop: Epoch and kind ("patience") of an early stop, or None.
         resumed: The epochs before which training was resumed.
+        turns: By kind of event ("rollback", "reduce_lr"): the epochs done by then, in order;
+            between two whole numbers within an epoch.
+        average: The average of weights that training ended with, or None.
     """
 
     metrics: Mapping[int, Mapping[str, float]]
@@ -44,6 +64,8 @@ class Run:
     saves: tuple[Save, ...] = ()
     stop: tuple[int, str] | None = None
     resumed: tuple[int, ...] = ()
+    turns: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    average: Average | None = None
 
     def curve(self, metric: str) -> dict[int, float]:
         """Return the values of a metric by epoch, NaN left in."""
@@ -159,6 +181,8 @@ def _merged(parts: Sequence[_Part], standing: set[int]) -> Run:
         ranking=tuple(dict.fromkeys(ranked)),
         saves=_saves(events, standing, parts[0].series),
         stop=(stops[-1]["epoch"], str(stops[-1].get("kind", ""))) if stops else None,
+        turns={kind: _places(events, kind) for kind in TURNS},
+        average=next(filter(None, map(_average, events[::-1])), None),
     )
 
 
@@ -174,6 +198,7 @@ def _continued(before: Run, run: Run) -> Run:
         metrics={**metrics, **run.metrics},
         ranking=tuple(dict.fromkeys((*run.ranking, *before.ranking))),
         saves=(*saves, *run.saves),
+        turns={kind: _joined(before.turns, run.turns, kind, first) for kind in TURNS},
         resumed=(first, *run.resumed),
     )
 
@@ -197,10 +222,32 @@ def _saves(events: Sequence[Event], standing: set[int], main: str) -> tuple[Save
     for event in events:
         stays = id(event) in standing
         counts = stays or str(event.get("series", "")) == main
-        epoch = _epoch(event)
-        if event["event"] == "save" and counts and epoch is not None:
-            saves.append(Save(epoch + (0.5 if event.get("batch") else 0.0), stays))
+        at = _at(event)
+        if event["event"] == "save" and counts and at is not None:
+            saves.append(Save(at, stays))
     return tuple(saves)
+
+
+def _places(events: Iterable[Event], kind: str) -> tuple[float, ...]:
+    """Return where events of one kind stand among the epochs, each place once."""
+    places = (_at(event) for event in events if event["event"] == kind)
+    return tuple(sorted({at for at in places if at is not None}))
+
+
+def _joined(before: Turns, after: Turns, kind: str, first: int) -> tuple[float, ...]:
+    """Return the places of both parts of a run whose second one began with epoch `first`."""
+    earlier = {at for at in before.get(kind, ()) if at < first}
+    return tuple(sorted(earlier.union(after.get(kind, ()))))
+
+
+def _average(event: Event) -> Average | None:
+    """Return the average that an event tells of, if it is one that was taken."""
+    members, value = event.get("members"), _number(event.get("value"))
+    if event["event"] != "average" or not isinstance(members, list) or len(members) < 2:
+        return None
+    if value is None or not math.isfinite(value):
+        return None
+    return Average(str(event.get("metric", "")), value, len(members))
 
 
 def _ranking(event: Event) -> tuple[tuple[str, str], ...]:
@@ -229,6 +276,12 @@ def _number(value: Any) -> float | None:
         return float(value)
     except OverflowError:  # a whole number of hundreds of digits
         return None
+
+
+def _at(event: Event) -> float | None:
+    """Return how many epochs were done, a half more for a moment within the next one."""
+    epoch = _epoch(event)
+    return None if epoch is None else epoch + (0.5 if event.get("batch") else 0.0)
 
 
 def _epoch(event: Event) -> int | None:
