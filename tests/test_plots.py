@@ -257,7 +257,20 @@ kinds = st.sampled_from(
     ["begin", "epoch", "save", "skip", "drop", "stop", "end", "rollback", "average", "?"]
 )
 keys = st.sampled_from(
-    "time epoch batch series name metrics ranking kind reason members value metric".split()
+    [
+        "time",
+        "epoch",
+        "batch",
+        "series",
+        "name",
+        "metrics",
+        "ranking",
+        "kind",
+        "reason",
+        "members",
+        "value",
+        "metric",
+    ]
 )
 
 
