@@ -1,40 +1,54 @@
 """Memory that a save in flight takes beyond training's own peak, over the size of the state."""
 
+import gc
+
 import keras
 from saves import model as models
 
 
 class Sampler(keras.callbacks.Callback):
-    """Lets a callback save after some steps, and looks at the peaks before and after."""
+    """Looks at the peak of training alone, then of training with a save at its begin.
 
-    def __init__(self, callbacks):
+    Cyclic garbage of the steps is collected at once: left to Python it varies by more than the
+    size of the state.
+    """
+
+    STEPS = 15
+
+    def __init__(self, begin):
         super().__init__()
-        self.list = callbacks
+        self.begin = begin  # begins the callbacks and returns them
+        self.list = None
         self.peaks = {}
 
     def on_train_batch_end(self, batch, logs=None):
+        gc.collect()
         if batch == 4:
             reset_peak()
-        elif batch == 9:
+        elif batch == 4 + self.STEPS:
             self.peaks["training"] = peak_bytes()
-            self.list.on_epoch_end(1, {"loss": 0.5})
-        elif batch == 10:
+            self.list = self.begin()
+            self.save(1)
             models.settle(self.list)
-        elif batch == 14:
+        elif batch == 10 + self.STEPS:
             reset_peak()
-            self.list.on_epoch_end(2, {"loss": 0.4})
-        elif batch == 24:
+            self.save(2)
+        elif batch == 10 + 2 * self.STEPS:
             models.settle(self.list)
             self.peaks["saving"] = peak_bytes()
+
+    def save(self, epoch):
+        """Let the callbacks save."""
+        self.list.on_epoch_end(epoch, {"loss": 1 / epoch})
 
 
 def measure(state_mb, name, directory):
     """Return the extra memory of one callback's second save, over the size of the state."""
     model, width = models.dense(state_mb)
-    x, y = models.data(width, 30)
+    x, y = models.data(width, 12 + 2 * Sampler.STEPS)
     model.fit(x[:32], y[:32], batch_size=models.BATCH, verbose=0)
-    callbacks = models.begun(models.savers(directory)[name], model)
-    sampler = Sampler(callbacks)
+    model.save(directory / "once.keras")  # imports what Keras needs for it, tensorflow too
+    sampler = Sampler(lambda: models.begun(models.savers(directory)[name], model))
     model.fit(x, y, batch_size=models.BATCH, verbose=0, callbacks=[sampler])
     _, size = models.memcpy_s(model, 1)
     return (sampler.peaks["saving"] - sampler.peaks["training"]) / size
