@@ -111,7 +111,7 @@ def test_a_dry_run_shows_the_members_and_writes_nothing(ratchet, tmp_path):
     output = ratchet("soup", tmp_path, "--dry-run").output
     names = [line.split()[0] for line in output.splitlines()[1:5]]
     assert names == [f"epoch-0{epoch}.keras" for epoch in (2, 4, 3, 1)]
-    assert "Would write the mean of 4 weights" in output
+    assert "Would write the mean of 4 checkpoints (4 weights" in output
     data = ratchet.json("soup", tmp_path, "--dry-run", "-o", tmp_path / "x.keras")
     assert data["path"] is None and data["metric"] == "val_loss" and len(data["members"]) == 4
     assert sorted(p.name for p in tmp_path.rglob("*")) == before

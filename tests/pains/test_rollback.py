@@ -225,6 +225,13 @@ def test_after_so_many_times_training_stops_with_the_good_weights():
     assert len(rollback.rollbacks) == 2
 
 
+def test_who_never_comes_forward_is_told_what_to_change():
+    rollback = Rollback(every=20, confirm=5, max_rollbacks=2)
+    train(net(), poisoned([5]), [rollback], epochs=4)
+    assert [(r.to_epoch, r.to_batch) for r in rollback.rollbacks] == [(0, 0), (0, 0)]
+    assert "each time to the same state" in str(rollback.stop_reason)
+
+
 def test_a_second_fit_begins_anew():
     rollback = Rollback(max_rollbacks=1, **AT_ONCE)
     model = net()
@@ -487,12 +494,12 @@ def test_every_time_is_told_in_one_line_and_in_every_journal(tmp_path, caplog, c
     )
     backup = keras_ratchet.BackupAndRestore(tmp_path / "b", delete_checkpoint=False)
     rollback = Rollback(factor=0.5, every=1, confirm=0, verbose=1)
-    with caplog.at_level(logging.WARNING, "keras_ratchet"):
+    with caplog.at_level(logging.INFO, "keras_ratchet"):
         train(net(), poisoned([5]), [rollback, checkpoint, backup])
     sentence = "loss is nan: back to the state after 0 epochs and 5 batches, learning rate 0.005"
-    assert [r.message for r in caplog.records if "back to" in r.message] == [
-        f"epoch 1, batch 6: {sentence}"
-    ]
+    told = [(r.levelno, r.message) for r in caplog.records if "back to" in r.message]
+    # on the screen it is already
+    assert told == [(logging.INFO, f"epoch 1, batch 6: {sentence}")]
     assert f"Epoch 1: {sentence}" in capsys.readouterr().out
     from keras_ratchet._storage import journal
 

@@ -259,6 +259,8 @@ def test_there_are_so_many_retries_and_no_more():
     assert rule.check(2, nan).reason == (
         "loss is nan, and training has gone back 2 times (max_rollbacks)"
     )
+    stuck = rule.check(2, nan, stuck=True).reason
+    assert stuck.endswith("Try a smaller every or confirm") and "each time to the same" in stuck
     assert rule.check(0, nan, known=False).reason == "loss is nan, and no good state is known"
     assert not Retries(1.0, 0).check(0, nan)
 

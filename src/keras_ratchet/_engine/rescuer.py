@@ -129,7 +129,9 @@ class Rescuer:
 
     def _go_back(self, model: Any, incident: Verdict) -> RolledBack:
         good = self.states.good
-        again = self.retries.check(len(self.rollbacks), incident, good.filled)
+        places = {(record.to_epoch, record.to_batch) for record in self.rollbacks}
+        stuck = places == {(good.position.epoch, good.position.batch)}
+        again = self.retries.check(len(self.rollbacks), incident, good.filled, stuck)
         rates = LearningRates(self.states.optimizer_of(model))
         factor = self.retries.factor if again else 1.0
         after = {name: rate * factor for name, rate in rates.read().items()}

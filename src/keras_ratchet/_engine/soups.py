@@ -242,7 +242,9 @@ class _Kitchen:
             warnings.warn(f"{error} It takes no part in the average.", stacklevel=6)
             return False
         try:
-            self._model.load_weights(path)
+            with warnings.catch_warnings():  # the optimizer's variables are left alone
+                warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
+                self._model.load_weights(path)
         except (ValueError, KeyError, TypeError) as error:
             raise LoadError(f"{path!r} does not fit the model: {error}") from error
         return True

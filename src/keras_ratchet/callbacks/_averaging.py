@@ -99,7 +99,7 @@ class AveragingKeeper(Keeper):
         self._refusal = reason
         self._snapshots.drop_others()
         message = f"average={self._owner.average!r} is not possible: {reason}."
-        _log.warning(message)
+        _log.info(message)
         warnings.warn(f"{message} The best epoch will be restored.", stacklevel=6)
 
     def put_back(self, model: Any, swap: Any, hurry: str = "") -> AverageRecord:

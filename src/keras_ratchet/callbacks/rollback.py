@@ -165,7 +165,8 @@ class Rollback(RatchetCallback):
         if record is None:
             return
         restored(self._swap())
-        _log.warning("epoch %d, batch %d: %s", record.epoch + 1, record.batch + 1, record)
+        level = logging.INFO if self.verbose > 0 else logging.WARNING  # not twice on the screen
+        _log.log(level, "epoch %d, batch %d: %s", record.epoch + 1, record.batch + 1, record)
         facts = {"epoch": record.epoch, "batch": record.batch + 1, "reason": str(record)}
         _journal.note(self._list, "rollback", **facts)
         if self.verbose > 0:

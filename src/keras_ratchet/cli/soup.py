@@ -243,8 +243,9 @@ def _report(
         for m in members
     ]
     _output.table(["name", "epoch", name, "size"], rows, {"epoch", name, "size"})
-    what = f"the mean of {_output.count(len(weights.floats), 'weight')} ({readable(weights.bytes)})"
+    size = f"{_output.count(len(weights.floats), 'weight')}, {readable(weights.bytes)}"
+    what = f"the mean of {len(members)} checkpoints ({size})"
     if output is None:
         _output.say(f"Would write {what}. Nothing is written with --dry-run.")
     else:
-        _output.say(f"{what} of {len(members)} checkpoints written to {output}; not measured")
+        _output.say(f"{what} written to {output}; not measured")

@@ -224,13 +224,16 @@ class Retries:
             )
         _check_count("max_rollbacks", self.most, 0, "how often to go back")
 
-    def check(self, done: int, incident: Verdict, known: bool = True) -> Verdict:
+    def check(
+        self, done: int, incident: Verdict, known: bool = True, stuck: bool = False
+    ) -> Verdict:
         """Say whether to go on after an incident.
 
         Args:
             done: How often training has gone back so far.
             incident: What has happened.
             known: Whether there is a good state.
+            stuck: Whether it has been the same one each time.
         """
         if not known:
             return Verdict(False, "rollback", f"{incident.reason}, and no good state is known")
@@ -238,6 +241,11 @@ class Retries:
             return Verdict(True, incident.kind, incident.reason)
         times = f"{done} time{'' if done == 1 else 's'}"
         reason = f"{incident.reason}, and training has gone back {times} (max_rollbacks)"
+        if stuck and done > 1:
+            reason += (
+                ", each time to the same state: no later one was good in time. Try a smaller "
+                "every or confirm"
+            )
         return Verdict(False, "rollback", reason, {"rollbacks": float(done)})
 
 
