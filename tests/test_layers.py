@@ -27,7 +27,7 @@ LOWER = {
     | {"_formats.readers", "_formats.state", "_formats.means", "_formats.rewriting"},
     "plots": {"_storage", "errors", "types"},
     "run": {"callbacks", "errors"},
-    "__init__": {"errors", "types", "callbacks", "policy", "plots", "run"}
+    "__init__": {"errors", "types", "callbacks", "data", "policy", "plots", "run"}
     | {"_storage", "_engine"},
 }
 IMPURE = {"os", "time", "random", "logging", "pathlib", "numpy", "keras", "datetime", "secrets"}

@@ -31,6 +31,7 @@ PUBLIC = [
     "StopReason",
     "SnapshotInfo",
     "AverageRecord",
+    "data",
     "errors",
     "plots",
     "policy",
@@ -86,7 +87,7 @@ def test_keras_arguments_keep_their_positions_and_defaults(name):
 
 
 RECORDS = ["StopReason", "SnapshotInfo", "AverageRecord"]
-MODULES = ["errors", "plots", "policy"]
+MODULES = ["data", "errors", "plots", "policy"]
 
 
 @pytest.mark.parametrize("name", [n for n in PUBLIC if n not in RECORDS + MODULES])

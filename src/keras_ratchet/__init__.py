@@ -31,7 +31,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keras_ratchet import errors, plots, policy
+    from keras_ratchet import data, errors, plots, policy
     from keras_ratchet._engine.loader import load_model, load_weights
     from keras_ratchet._engine.refit import refit
     from keras_ratchet._engine.soups import mean, soup
@@ -75,6 +75,7 @@ __all__ = [
     "StopReason",
     "SnapshotInfo",
     "AverageRecord",
+    "data",
     "errors",
     "plots",
     "policy",
@@ -108,7 +109,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("errors", "plots", "policy"):
+    if name in ("data", "errors", "plots", "policy"):
         return importlib.import_module(f"keras_ratchet.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

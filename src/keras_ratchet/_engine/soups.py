@@ -78,6 +78,14 @@ def soup(
             argument cannot work.
         LoadError: If a checkpoint cannot be loaded, or they are of different models.
         MetricError: If the metric is not among the model's.
+
+    Example:
+        ```python
+        model = keras_ratchet.load_model("run")  # the best one
+        record = keras_ratchet.soup(model, "run", (x_val, y_val))
+        print(record.accepted, record)
+        model.save("soup.keras")
+        ```
     """
     return _Kitchen(model, checkpoints, k, monitor, mode).cook(
         "soup", validation_of(validation_data, {}, batch_size, steps), average_data, batch_size
@@ -119,6 +127,13 @@ def mean(
         ConfigError: As in `soup`, or if nobody knows which checkpoints are best.
         LoadError: If a checkpoint cannot be loaded, or they are of different models.
         MetricError: If the metric is not among the model's.
+
+    Example:
+        ```python
+        model = keras_ratchet.load_model("run")
+        record = keras_ratchet.mean(model, "run", k=3)  # not measured
+        record = keras_ratchet.mean(model, ["a.keras", "b.keras"], (x_val, y_val))
+        ```
     """
     measured = validation_data is not None
     validation = validation_of(validation_data, {}, batch_size, steps) if measured else None

@@ -74,6 +74,14 @@ class ReduceLROnPlateau(MonitorCallback):
         ScheduleError: At train begin, if the learning rate belongs to a schedule.
         MissingMetricError: At the end of the first epoch, if the metric is not in the logs and
             will not be; for a `val_` metric after the first validation without it.
+
+    Example:
+        ```python
+        plateau = ReduceLROnPlateau(factor=0.3, patience=5, restore_best_weights=True)
+        model.fit(x, y, validation_data=(x_val, y_val), epochs=100, callbacks=[plateau])
+        for cut in plateau.reductions:
+            print(cut.epoch, cut.before, cut.after, cut.why)
+        ```
     """
 
     def __init__(

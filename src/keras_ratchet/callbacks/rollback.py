@@ -61,6 +61,14 @@ class Rollback(RatchetCallback):
             list, which would stop where this goes back.
         ScheduleError: At train begin, if the learning rate belongs to a schedule.
         MissingMetricError: After the first batch, if the metric is not in its logs.
+
+    Example:
+        ```python
+        rollback = Rollback(factor=0.5, every=100, confirm=10, spike_z=8.0)
+        model.fit(x, y, epochs=50, callbacks=[rollback])
+        for record in rollback.rollbacks:
+            print(record)
+        ```
     """
 
     def __init__(

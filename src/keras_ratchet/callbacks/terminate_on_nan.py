@@ -43,6 +43,13 @@ class TerminateOnNaN(RatchetCallback):
     Raises:
         ConfigError: If `monitor` is not names.
         NonFiniteError: With `raise_error=True`, after the weights have gone back.
+
+    Example:
+        ```python
+        terminate = TerminateOnNaN()
+        model.fit(x, y, epochs=50, callbacks=[terminate])
+        print(terminate.stop_reason)  # None, or why; the model has the last good weights
+        ```
     """
 
     def __init__(
