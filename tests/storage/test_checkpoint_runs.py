@@ -456,3 +456,17 @@ def test_a_better_file_behind_a_link_is_not_overwritten(tmp_path):
     train(tmp_path, "best.weights.h5", val_loss=[0.1], save_best_only=True)
     train(tmp_path, "best.weights.h5", val_loss=[0.6, 0.5], save_best_only=True)
     assert held(tmp_path / "store" / "best.weights.h5") == 1
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_the_writing_counts_as_blocked_only_where_training_waits_for_it(tmp_path, background):
+    backup = keras_ratchet.BackupAndRestore(
+        tmp_path / "backup", background=background, delete_checkpoint=False
+    )
+    losses = [0.5, 0.4]
+    callback = train(tmp_path, val_loss=losses, before=(backup,), background=background)
+    callback.flush()
+    saves = [*events(tmp_path, "save"), *events(tmp_path / "backup", "save")]
+    assert len(saves) >= 2 * len(losses)
+    for save in saves:
+        assert (save["blocked_s"] >= save["written_s"]) != background

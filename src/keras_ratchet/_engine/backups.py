@@ -131,6 +131,7 @@ class Backups:
         facts = self._facts(model, state, reason)
         needed_bytes, earlier = state_bytes(model), open_jobs(model)
         began = time.perf_counter() - blocked_s
+        in_line = not self.aside(model)
 
         def work() -> Saved:
             name = self._name(state)
@@ -146,10 +147,11 @@ class Backups:
             except OSError as error:
                 self.note("save_error", name=name, problem=str(error))
                 return Saved(path, error=caused(save_error(error, path), error))
-            self._tell(name, manifest, blocked_s, began)
-            return Saved(path, committed=True, seconds=time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            self._tell(name, manifest, seconds if in_line else blocked_s, seconds)
+            return Saved(path, committed=True, seconds=seconds)
 
-        self.writer.submit(work, done, model=model, in_line=not self.aside(model))
+        self.writer.submit(work, done, model=model, in_line=in_line)
 
     def _retain(self, finished: bool) -> None:
         # a finished state is none to go on from when there are more epochs: keep one that is
@@ -157,7 +159,7 @@ class Backups:
             local.delete_snapshot(path)
             self.note("drop", name=os.path.basename(path), reason=f"keep={self.keep}")
 
-    def _tell(self, name: str, manifest: Manifest, blocked_s: float, began: float) -> None:
+    def _tell(self, name: str, manifest: Manifest, blocked_s: float, written_s: float) -> None:
         self.note(
             "save",
             name=name,
@@ -166,7 +168,7 @@ class Backups:
             batch=manifest.position.batch,
             bytes=sum(record.bytes for record in manifest.files.values()),
             blocked_s=round(blocked_s, 4),
-            written_s=round(time.perf_counter() - began, 4),
+            written_s=round(written_s, 4),
         )
 
     def newest(self, fits: Callable[[TrainState], bool]) -> tuple[TrainState, str] | None:

@@ -70,7 +70,8 @@ class FileSave:
         retain: Drops what no rule keeps; returns what went wrong.
 
     Attributes:
-        blocked_s: How long training waited, in seconds.
+        held_s: How long it took to take the model apart, in seconds.
+        in_line: Whether training waits for the writing, too.
     """
 
     def __init__(
@@ -93,7 +94,8 @@ class FileSave:
         self._retain = retain
         self._checked = threading.Event()
         self._bad_weight: str | None = None
-        self.blocked_s = 0.0
+        self.held_s = 0.0
+        self.in_line = False
 
     def accepted(self) -> bool:
         """Wait for the look at the weights; say whether they will be saved."""
@@ -136,7 +138,7 @@ class FileSave:
             metrics=dict(facts.metrics),
             ranking=facts.ranking,
             bytes=sum(record.bytes for record in manifest.files.values()),
-            blocked_s=round(self.blocked_s, 4),
+            blocked_s=round(self.held_s + self.in_line * written_s, 4),
             written_s=round(written_s, 4),
         )
         _log.info("saved %s: %s", self._path, facts.reason)

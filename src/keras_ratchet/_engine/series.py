@@ -166,9 +166,9 @@ class Series:
             retain=self.retain,
         )
         self._save = save
-        save.blocked_s = time.perf_counter() - started
-        in_line = not aside or frozen.in_line_only
-        self.writer.submit(save.run, done, model=model, in_line=in_line, crashed=crashed)
+        save.held_s = time.perf_counter() - started
+        save.in_line = not aside or frozen.in_line_only
+        self.writer.submit(save.run, done, model=model, in_line=save.in_line, crashed=crashed)
 
     def will_save(self) -> bool:
         """Wait until it is certain whether the save that is under way is one; say so."""
