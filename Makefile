@@ -12,7 +12,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 export JAX_PLATFORMS ?= cpu
 
 # $(ARGS) goes to pytest: make test ARGS="-k monitor"
-.PHONY: demo test test-tensorflow test-jax test-resume test-all test-wheel test-crash lint bench clean
+.PHONY: demo test test-tensorflow test-jax test-resume test-all test-wheel test-crash lint bench bench-stopping clean
 
 demo: $(STAMP)
 	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/digits.py
@@ -65,6 +65,10 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e ".[bench]"
 	$(BIN)/python benchmarks/run_saves.py
+
+# Which stopping rule: make bench-stopping ARGS=--long for all networks on all data sets
+bench-stopping: $(STAMP)
+	PYTHONPATH=benchmarks KERAS_BACKEND=jax $(BIN)/python -m stopping $(ARGS)
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

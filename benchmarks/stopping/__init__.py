@@ -1,7 +1,7 @@
 """Which stopping rule, and which weights? Recorded runs, replayed against every rule.
 
-    make bench-stopping                      # the short form
-    cd benchmarks && python -m stopping --long
+    make bench-stopping                       # the short form
+    make bench-stopping ARGS=--long           # all networks on every data set
 
 Every run is trained to its budget of epochs, once. From the record (losses, weights) each rule of
 `keras_ratchet.policy` then decides where it would have stopped, and each way to restore what it

@@ -7,6 +7,7 @@ some 0.1 ms): tests/test_stopping_study.py compares the two.
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -99,10 +100,12 @@ class Trainer:
         return (sample_losses(y, output) * counts).sum() / counts.sum(), others
 
 
-@functools.lru_cache(maxsize=2)
 def trainer(network: Network, features: int, classes: int) -> Trainer:
     """Return the trainer of a kind of model; what it has compiled is used again."""
-    return Trainer(network, features, classes)
+    return _trainer(replace(network, name="", noisy=False), features, classes)
+
+
+_trainer = functools.lru_cache(maxsize=3)(Trainer)
 
 
 def shuffles(samples: int, epochs: int, seed: int) -> np.ndarray:
