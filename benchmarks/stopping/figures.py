@@ -11,6 +11,7 @@ from stopping.rules import RULES, Rule
 from stopping.runs import Row
 
 _FLOOR = 1e-12  # of a loss, for its logarithm
+_RESAMPLES = 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Estimate:
         return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
 
 
-def estimate(values: Iterable[float], seed: int = 0) -> Estimate:
+def estimate(values: Iterable[float]) -> Estimate:
     """Return the estimate of logarithms of ratios, one for each data set, by bootstrap.
 
     Raises:
@@ -46,10 +47,18 @@ def estimate(values: Iterable[float], seed: int = 0) -> Estimate:
         '+10.00 [+10.00, +10.00]'
     """
     logs = np.array(list(values))
-    if not len(logs):
+    return _estimate(logs, _draws(len(logs)) @ logs)
+
+
+def _draws(n: int) -> np.ndarray:
+    """Return the weights of n data sets in each resample, (resamples, n)."""
+    if not n:
         raise ValueError("There is no data set to estimate from: run the study on both parts.")
-    draws = np.random.default_rng(seed).integers(0, len(logs), (10_000, len(logs)))
-    low, high = np.quantile(logs[draws].mean(axis=1), [0.025, 0.975])
+    return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), _RESAMPLES) / n
+
+
+def _estimate(logs: np.ndarray, resampled: np.ndarray) -> Estimate:
+    low, high = np.quantile(resampled, [0.025, 0.975])
     percents = [100 * np.expm1(v) for v in (logs.mean(), low, high, np.median(logs))]
     return Estimate(*(float(p) for p in percents), len(logs))
 
@@ -72,6 +81,8 @@ class Figures:
             sums = self._sums.setdefault((row["rule"], row["task"]), np.zeros(5))
             sums += [row["epochs"] / budget, loss, loss - oracle, hit, 1]
         self._means = {key: sums[:4] / sums[4] for key, sums in self._sums.items()}
+        self._front = [rule for rule in RULES if rule.front]
+        self._stacked: dict[tuple[str, ...], np.ndarray] = {}
         self.rules = [rule for rule in RULES if any(key[0] == rule.name for key in self._means)]
 
     def tasks(self, rule: Rule, part: str = "AB") -> list[str]:
@@ -89,8 +100,18 @@ class Figures:
         return estimate(self._means[rule.name, t][2] for t in self.tasks(rule, part))
 
     def distance(self, rule: Rule, part: str = "AB") -> Estimate:
-        """Return d: by how much test loss is above the front of plain patience at equal E."""
-        return estimate(self._distance(rule, t) for t in self.tasks(rule, part))
+        """Return d: by how much test loss is above that of plain patience that uses as much.
+
+        That is one n for all data sets (between two, a mixture of both), with the same mean of E.
+        """
+        tasks = self.tasks(rule, part)
+        above, weights = self._above(rule, tasks, 1), _draws(len(tasks))
+        resampled = np.array([self._above(rule, tasks, 1, w) @ w for w in weights])
+        return _estimate(above, resampled)
+
+    def own_distance(self, rule: Rule, part: str = "AB") -> Estimate:
+        """Return the same with a front and an E for each data set: n is tuned to each of them."""
+        return estimate(self._above(rule, [t], 1)[0] for t in self.tasks(rule, part))
 
     def contrast(self, rule: Rule, part: str = "AB") -> Estimate:
         """Return by how much test loss is above that of the rule it is compared `against`."""
@@ -109,10 +130,10 @@ class Figures:
         values = self._contrasts(rule, part, 1)
         return sum(v < 0 for v in values), len(values)
 
-    def accuracy_lost(self, rule: Rule, part: str = "AB") -> float | None:
+    def front_points(self, rule: Rule, part: str = "AB") -> float | None:
         """Return accuracy above the front at equal E, in percentage points."""
         tasks = [t for t in self.tasks(rule, part) if not np.isnan(self._means[rule.name, t][3])]
-        return 100 * float(np.mean([self._distance(rule, t, 3) for t in tasks])) if tasks else None
+        return 100 * float(self._above(rule, tasks, 3).mean()) if tasks else None
 
     def _contrasts(self, rule: Rule, part: str, column: int) -> list[float]:
         return [
@@ -120,10 +141,31 @@ class Figures:
             for t in self.tasks(rule, part)
         ]
 
-    def _distance(self, rule: Rule, task: str, column: int = 1) -> float:
-        front = sorted(tuple(self._means[r.name, task][[0, column]]) for r in RULES if r.front)
-        share, value = self._means[rule.name, task][[0, column]]
-        return float(value - np.interp(share, *zip(*front)))
+    def _above(
+        self, rule: Rule, tasks: list[str], column: int, weights: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return how far a rule is above the front at equal E, by data set.
+
+        Args:
+            rule: The rule.
+            tasks: The data sets.
+            column: Of the means.
+            weights: Of the data sets in E, or None for equal ones.
+        """
+        ours = self._column(rule, tasks)
+        front = np.stack([self._column(r, tasks) for r in self._front])
+        shares = np.average(front[..., 0], axis=1, weights=weights)
+        place = np.interp(np.average(ours[:, 0], weights=weights), shares, range(len(shares)))
+        low = min(int(place), len(shares) - 2)
+        mixed = (low + 1 - place) * front[low] + (place - low) * front[low + 1]
+        return ours[:, column] - mixed[:, column]
+
+    def _column(self, rule: Rule, tasks: list[str]) -> np.ndarray:
+        """Return the means of a rule, (data sets, 4)."""
+        key = (rule.name, *tasks)
+        if key not in self._stacked:
+            self._stacked[key] = np.stack([self._means[rule.name, task] for task in tasks])
+        return self._stacked[key]
 
 
 @dataclass(frozen=True, slots=True)

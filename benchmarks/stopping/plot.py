@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ _STYLE = {
     "axes.titlelocation": "left",
 }
 _GREY = "#666666"
+_LOWEST, _HIGHEST = (6.3, 1.5), 75.0  # of R; what is outside is drawn at the edge, with its value
 Offset = tuple[float, float]  # of a label from its point, in points
 
 
@@ -34,16 +36,16 @@ class Group:
 
 STOPS = (
     Group(
-        "min_delta, best raw value restored",
+        "min_delta for patience only (ours)",
         "#0072b2",
         "o",
         {
-            "min_delta 0.01, patience 10": ("0.01, n=10", (-22, -19)),
-            "min_delta 0.01, patience 20": ("0.01, n=20", (-34, -19)),
+            "min_delta 0.01, patience 10": ("0.01, n=10", (7, 3)),
+            "min_delta 0.01, patience 20": ("0.01, n=20", (7, 1)),
         },
     ),
     Group(
-        "min_delta deciding about weights too (Keras)",
+        "min_delta for the weights too (Keras)",
         "#d55e00",
         "X",
         {
@@ -57,8 +59,7 @@ STOPS = (
         "#56b4e9",
         "s",
         {
-            "smoothed, patience 5": ("n=5", (-16, -12)),
-            "smoothed, patience 20": ("n=20", (-18, -13)),
+            "smoothed, patience 20": ("n=20", (7, 2)),
         },
     ),
     Group(
@@ -66,12 +67,12 @@ STOPS = (
         "#cc79a7",
         "^",
         {
-            "GL 2": ("GL 2", (5, 5)),
-            "GL 5": ("GL 5", (5, 5)),
+            "GL 2": ("GL 2", (-15, 8)),
+            "GL 5": ("GL 5", (-10, 9)),
             "PQ 0.5": ("PQ 0.5", (-6, 8)),
             "PQ 1": ("PQ 1", (-6, 8)),
-            "UP 2": ("UP 2", (5, 4)),
-            "UP 3": ("UP 3", (-10, -13)),
+            "UP 2": ("UP 2", (-28, -8)),
+            "UP 3": ("UP 3", (-20, -13)),
         },
     ),
     Group(
@@ -79,34 +80,49 @@ STOPS = (
         "#009e73",
         "D",
         {
-            "significant by 1 error, 10": ("1 s.e.", (-30, -8)),
-            "significant by 2 errors, 10": ("2 s.e.", (-32, -8)),
+            "significant by 1 error, 10": ("1 s.e.", (7, 0)),
+            "significant by 2 errors, 10": ("2 s.e.", (-32, -6)),
         },
     ),
     Group(
-        "stopped on accuracy",
+        "stopped on accuracy (classes only)",
         "#b22222",
         "P",
         {
             "accuracy, patience 10": ("n=10", (6, 3)),
-            "accuracy, patience 20": ("n=20", (6, 3)),
+            "accuracy, patience 20": ("n=20", (-8, -13)),
         },
     ),
 )
 
 
-def _ends(label: str, color: str, marker: str, ending: str, *offsets: Offset) -> Group:
-    stops = (("patience 10", "n=10"), ("patience 20", "n=20"), (WHOLE.name, "budget"))
-    names = {f"{stop}, {ending}": (short, offset) for (stop, short), offset in zip(stops, offsets)}
-    return Group(label, color, marker, names)
+def _ends(label: str, color: str, marker: str, ending: str, *labels: tuple[str, Offset]) -> Group:
+    stops = ("patience 10", "patience 20", WHOLE.name)
+    names = [f"{stop}, {ending}" for stop in stops]
+    return Group(label, color, marker, dict(zip_longest(names, labels, fillvalue=("", (0, 0)))))
 
 
+_TEN, _TWENTY = ("n=10", (6, 4)), ("n=20", (6, 4))
 ENDS = (
-    _ends("no restore", "#b22222", "X", "no restore", (5, 5), (5, 5), (-36, -2)),
-    _ends("guarded mean of 10", "#56b4e9", "s", "mean of 10", (-30, -14), (-30, -14)),
-    _ends("greedy soup of 10", "#0072b2", "o", "soup of 10", (5, 6), (5, 6), (-10, -13)),
-    _ends("refit, as many steps", "#e69f00", "D", "refit for as many steps", (5, 5), (5, 5)),
-    _ends("refit, as many epochs", "#009e73", "^", "refit for as many epochs", (5, -10), (5, -10)),
+    _ends("no restore", "#b22222", "X", "no restore", _TEN, _TWENTY, ("budget", (-36, -2))),
+    _ends("guarded mean of 10", "#56b4e9", "s", "mean of 10"),
+    _ends("greedy soup of 10", "#0072b2", "o", "soup of 10"),
+    _ends(
+        "refit, as many steps",
+        "#e69f00",
+        "D",
+        "refit for as many steps",
+        ("n=10", (-8, 8)),
+        ("n=20", (-30, -8)),
+    ),
+    _ends(
+        "refit, as many epochs",
+        "#009e73",
+        "^",
+        "refit for as many epochs",
+        ("n=10", (-14, -14)),
+        _TWENTY,
+    ),
 )
 
 
@@ -118,31 +134,31 @@ def draw(figures: Figures, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     with plt.rc_context(_STYLE):
-        figure, panels = plt.subplots(1, 2, figsize=(10.5, 4.9), layout="constrained", sharey=True)
+        figure, panels = plt.subplots(1, 2, figsize=(10.5, 5.2), layout="constrained")
         titles = ("When to stop (best epoch restored)", "What to end with")
-        for axes, title, groups in zip(panels, titles, (STOPS, ENDS)):
-            _panel(axes, figures, title, groups)
-        panels[0].set_ylabel("R: test loss above the best possible epoch, %")
+        for axes, title, groups, low in zip(panels, titles, (STOPS, ENDS), _LOWEST):
+            axes.set_title(title)
+            axes.set_yscale("log")
+            axes.set_ylim(low, _HIGHEST)
+            _panel(axes, figures, groups)
+        panels[0].set_ylabel("R: test loss above that of the epoch best on test data, %")
         figure.savefig(path, dpi=160)
         plt.close(figure)
 
 
-def _panel(axes: Any, figures: Figures, title: str, groups: Sequence[Group]) -> None:
-    axes.set_title(title)
+def _panel(axes: Any, figures: Figures, groups: Sequence[Group]) -> None:
     axes.set_xlabel("E: share of the budget of 200 epochs, %")
-    for set_scale, axis, ticks in (
-        (axes.set_xscale, axes.xaxis, (10, 20, 30, 50, 70, 100)),
-        (axes.set_yscale, axes.yaxis, (5, 7, 10, 15, 20, 30, 50, 100)),
-    ):
-        set_scale("log")
-        axis.set_major_locator(_fixed(ticks))
+    axes.set_xscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(_fixed((1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)))
         axis.set_major_formatter("{x:g}")
         axis.minorticks_off()
     axes.grid(color="#eeeeee", zorder=0)
     _front(axes, figures)
     for group in groups:
         _group(axes, figures, group)
-    axes.legend(frameon=False, loc="upper right", fontsize=8)
+    place = "upper right" if groups is STOPS else "lower left"
+    axes.legend(frameon=False, fontsize=8, loc=place)
 
 
 def _fixed(ticks: Sequence[float]) -> Any:
@@ -158,17 +174,21 @@ def _front(axes: Any, figures: Figures) -> None:
     for rule, point in zip(rules, points):
         n = "budget" if rule is WHOLE else rule.name.removeprefix("patience ")
         if n in ("1", "2", "3", "5", "10", "20", "50", "100"):
-            _label(axes, n, point, (-2, 5), _GREY)
+            _label(axes, n, point, (-4 - 5 * len(n), -10), _GREY)
 
 
 def _group(axes: Any, figures: Figures, group: Group) -> None:
     rules = [rule for rule in figures.rules if rule.name in group.points]
     points = [_point(figures, rule) for rule in rules]
+    low, high = axes.get_ylim()
+    shown = [(share, min(max(regret, low * 1.05), high / 1.05)) for share, regret in points]
     size = 70 if group.marker == "*" else 34
     style = {"color": group.color, "marker": group.marker, "s": size, "lw": 0.5, "ec": "white"}
-    axes.scatter(*zip(*points), label=group.label, zorder=3, **style)
-    for rule, point in zip(rules, points):
-        _label(axes, group.points[rule.name][0], point, group.points[rule.name][1], group.color)
+    axes.scatter(*zip(*shown), label=group.label, zorder=3, **style)
+    for rule, point, (_, regret) in zip(rules, shown, points):
+        text, offset = group.points[rule.name]
+        outside = "" if low < regret < high else f" ({regret:.1f} %)"
+        _label(axes, text + outside, point, offset, group.color)
 
 
 def _point(figures: Figures, rule: Rule) -> tuple[float, float]:

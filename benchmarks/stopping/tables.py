@@ -20,10 +20,11 @@ def stopping(figures: Figures) -> str:
             f"{100 * figures.share(rule):.0f}",
             f"{figures.regret(rule).mean:+.1f}",
             *("front" if rule.front else figures.distance(rule, part) for part in _PARTS),
-            _points(None if rule.front else figures.accuracy_lost(rule)),
+            "front" if rule.front else figures.own_distance(rule),
+            _points(None if rule.front else figures.front_points(rule)),
         )
 
-    heads = ("stops by", "E, %", "R, %", *_heads("d"), "accuracy, points")
+    heads = ("stops by", "E, %", "R, %", *_heads("d"), "d, n for each, %", "accuracy, points")
     return _table(heads, map(row, rules))
 
 
@@ -45,10 +46,20 @@ def endings(figures: Figures) -> str:
             *(figures.contrast(rule, part) for part in _PARTS),
             f"{figures.contrast(rule).median:+.2f}",
             "{} of {}".format(*figures.better(rule)),
+            f"{100 * figures.share(rule):.0f}",
+            figures.distance(rule),
             _points(figures.points(rule)),
         )
 
-    heads = ("ends with", *_heads("loss"), "median", "better on", "accuracy, points")
+    heads = (
+        "ends with",
+        *_heads("loss"),
+        "median",
+        "better on",
+        "E, %",
+        "d, %",
+        "accuracy, points",
+    )
     return _table(heads, map(row, rules))
 
 
