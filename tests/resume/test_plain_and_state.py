@@ -11,7 +11,7 @@ from collections import deque
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -85,6 +85,7 @@ def through_files(value, tmp_path):
 
 
 @given(value=values)
+@example(value=[np.str_(""), np.bytes_(b""), np.array(["", ""])])
 def test_every_plain_value_comes_back_as_it_was(value, tmp_path_factory):
     back = through_files(value, tmp_path_factory.getbasetemp())
     assert same(value, back), (value, back)

@@ -123,7 +123,7 @@ def _decode_raw(raw: list[Any], scalar: bool) -> Any:
     if dtype.hasobject:
         raise ValueError("arrays of Python objects are no data that a state is made of")
     array = np.zeros(raw[1], dtype)
-    if array.nbytes:
+    if dtype.itemsize and array.size:  # numpy's empty string has no bytes
         array[...] = np.frombuffer(raw[2], dtype).reshape(raw[1])
     return array[()] if scalar else array
 
