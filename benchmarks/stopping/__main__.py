@@ -25,10 +25,9 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=Path("runs/stopping.jsonl"))
     parser.add_argument("--again", action="store_true", help="only the tables, from recorded rows")
     arguments = parser.parse_args()
-    begun = time.perf_counter()
     if not arguments.again:
         train(arguments)
-    report(arguments.rows, None if arguments.again else time.perf_counter() - begun)
+    report(arguments.rows)
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -42,6 +41,12 @@ def train(arguments: argparse.Namespace) -> None:
         for done, (name, rows) in enumerate(_results(todo, arguments.processes), 1):
             file.writelines(json.dumps(row) + "\n" for row in rows)
             print(f"{done}/{len(todo)}  {time.perf_counter() - begun:4.0f} s  {name}", flush=True)
+    took = {"seconds": time.perf_counter() - begun, "processes": arguments.processes}
+    _took(arguments.rows).write_text(json.dumps(took))
+
+
+def _took(rows: Path) -> Path:
+    return rows.with_suffix(".took.json")
 
 
 def _results(todo: list, processes: int) -> Iterable:
@@ -56,7 +61,7 @@ def _do(job) -> tuple[str, list]:
     return f"{job.task}, {job.network.name}", list(job.rows())
 
 
-def report(path: Path, seconds: float | None) -> None:
+def report(path: Path) -> None:
     """Write results.md and the plot."""
     from stopping import plot, tables
     from stopping.figures import Figures
@@ -64,7 +69,9 @@ def report(path: Path, seconds: float | None) -> None:
 
     rows = [json.loads(line) for line in path.open()]
     figures = Figures(rows, BUDGET)
-    head = (HERE / "head.md").read_text().format(**facts(rows, seconds))
+    head = (
+        (HERE / "head.md").read_text().format(**facts(rows), **json.loads(_took(path).read_text()))
+    )
     parts = {
         "stopping": tables.stopping(figures),
         "endings": tables.endings(figures),
@@ -77,7 +84,7 @@ def report(path: Path, seconds: float | None) -> None:
     print(f"{HERE / 'results.md'}\n{DOCS / 'stopping.png'}")
 
 
-def facts(rows: list, seconds: float | None) -> dict[str, object]:
+def facts(rows: list) -> dict[str, object]:
     """Return what the head of the results tells."""
     import keras
 
@@ -85,13 +92,13 @@ def facts(rows: list, seconds: float | None) -> dict[str, object]:
     parts = {row["task"]: row["part"] for row in rows}
     return {
         "runs": len(runs),
+        "pairs": len({(task, network) for task, network, _ in runs}),
         "networks": len({network for _, network, _ in runs}),
         "seeds": len({seed for *_, seed in runs}),
         "a": sum(part == "A" for part in parts.values()),
         "b": sum(part == "B" for part in parts.values()),
         "keras": keras.__version__,
         "python": platform.python_version(),
-        "took": "" if seconds is None else f" It took {seconds / 60:.1f} minutes.",
     }
 
 

@@ -113,7 +113,7 @@ ENDS = (
         "D",
         "refit for as many steps",
         ("n=10", (-8, 8)),
-        ("n=20", (-30, -8)),
+        ("n=20", (6, -10)),
     ),
     _ends(
         "refit, as many epochs",
