@@ -116,7 +116,7 @@ def test_the_replay_stops_and_restores_where_early_stopping_does(recorded):
         for variable, value in zip(fits.model.weights, replay.record.at(best), strict=True):
             np.testing.assert_array_equal(np.asarray(_host(variable)), value)
         stops.add(stop)
-    assert len(stops) > 3 and min(stops) < EPOCHS
+    assert len(stops) > 1 and min(stops) < EPOCHS  # they do not all say the same
 
 
 def test_the_replay_restores_with_min_delta_what_keras_restores(recorded):
@@ -153,7 +153,8 @@ def test_the_replay_averages_the_epochs_that_early_stopping_averages(recorded, k
     epochs = kept(values.tolist(), 4, _monitor(criterion))
     ours = replay.average(kind, epochs, values.tolist(), _monitor(criterion))
     assert ours.members == theirs.members
-    assert [t.accepted for t in ours.trials] == [t.accepted for t in theirs.trials]
+    trials = [[(t.members, t.accepted) for t in r.trials] for r in (ours, theirs)]
+    assert trials[0] == trials[1] and trials[0]
     assert ours.value == pytest.approx(theirs.value, rel=TOLERANCE)
 
 
