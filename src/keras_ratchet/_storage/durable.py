@@ -22,7 +22,6 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import xxhash
 
 from keras_ratchet._storage.manifest import FileRecord
@@ -163,9 +162,7 @@ class DraftFile(io.RawIOBase):
             if self._block is None:
                 self._block = mmap.mmap(-1, _BLOCK_BYTES)  # whose address is aligned
             count = min(len(rest), _BLOCK_BYTES - self._filled)
-            target = np.frombuffer(self._block, np.uint8, count, self._filled)
-            np.copyto(target, np.frombuffer(rest, np.uint8, count))  # others may run meanwhile
-            del target
+            _copy(rest[:count], self._block, self._filled)
             self._filled += count
             rest = rest[count:]
             if self._filled == _BLOCK_BYTES:
@@ -250,6 +247,13 @@ class DraftFile(io.RawIOBase):
                 self._block.close()
             if self._fd >= 0:
                 os.close(self._fd)
+
+
+def _copy(source: memoryview, block: mmap.mmap, at: int) -> None:
+    """Copy bytes into a block; other threads run meanwhile, as they do not in an assignment."""
+    import numpy as np  # what reads only does without it
+
+    np.copyto(np.frombuffer(block, np.uint8, len(source), at), np.frombuffer(source, np.uint8))
 
 
 def draft_path(target: str, prefix: str = DRAFT_PREFIX) -> str:
