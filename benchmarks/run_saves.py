@@ -21,9 +21,10 @@ from saves import tables
 
 BACKENDS = ("torch", "jax", "tensorflow")
 SAVED = [
-    f"{owner} {what}"
-    for owner in ("Keras", "ours")
-    for what in ("ModelCheckpoint .keras", "ModelCheckpoint .weights.h5", "BackupAndRestore")
+    "Keras ModelCheckpoint .keras",
+    "ours ModelCheckpoint .keras",
+    "ours ModelCheckpoint .weights.h5",
+    "ours BackupAndRestore",
 ]
 HERE = Path(__file__).parent
 PLAN = [
@@ -43,7 +44,7 @@ def part(name, mb, which):
         if name == "blocked":
             from saves import blocked
 
-            pairs, stretch_s = {30: (9, 0.4), 300: (9, 1.5), 1000: (3, 5.0)}[mb]
+            pairs, stretch_s = {30: (9, 0.4), 300: (5, 1.5), 1000: (3, 3.0)}[mb]
             return blocked.measure(mb, pairs, stretch_s, directory)
         if name == "durable":
             from saves import durable

@@ -2,6 +2,8 @@
 
 import functools
 import os
+import struct
+import zipfile
 
 import h5py
 import keras
@@ -263,3 +265,22 @@ def test_a_whole_model_saved_under_a_weights_name_is_what_keras_writes_there(tmp
     save_with(ModelCheckpoint(tmp_path / "ours" / name), model)
     assert differences(tmp_path / "ours" / name, tmp_path / "keras" / name) == []
     assert keras_ratchet.load_model(tmp_path / "ours" / name).count_params() == model.count_params()
+
+
+def test_an_archive_beyond_four_gigabytes_is_one_that_zipfile_and_keras_read(tmp_path, monkeypatch):
+    """With the limit set down: the sizes then stand in 64-bit fields."""
+    model, path = sequential(), str(tmp_path / "m.keras")
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1000)
+    model.compile("adam", "mse")
+    save_with(ModelCheckpoint(path), model)
+    monkeypatch.undo()
+    raw = (tmp_path / "m.keras").read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        large = archive.getinfo("model.weights.h5")
+        assert large.file_size > 1000 and large.extract_version == zipfile.ZIP64_VERSION
+    descriptor = struct.pack("<LLQQ", 0x08074B50, large.CRC, large.file_size, large.file_size)
+    assert raw.count(descriptor) == 1
+    loaded = keras.models.load_model(path)
+    for mine, other in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, other)

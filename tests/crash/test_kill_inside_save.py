@@ -1,7 +1,8 @@
 """SIGKILL inside a save of a 40 MB model: our file is always whole, Keras's hardly ever.
 
-On torch 100 kills for each format, and 100 for Keras's own class with one; on the other backends
-10. RATCHET_LONG=1 (`make test-crash`) makes it 100 everywhere, and all formats for Keras too.
+On torch 100 kills for each format and each way of saving (in line, beside training), and 100 for
+Keras's own class with one format; on the other backends 10. RATCHET_LONG=1 (`make test-crash`)
+makes it 100 everywhere, and all formats for Keras too.
 """
 
 import importlib.metadata
@@ -15,7 +16,8 @@ LONG = bool(os.environ.get("RATCHET_LONG"))
 BACKEND = os.environ["KERAS_BACKEND"]  # Keras itself is imported by the process that kills
 KILLS = 100 if LONG or BACKEND == "torch" else 10
 CONTROLS = SUFFIXES if LONG else (".keras",)
-CASES = (*(("ratchet", suffix) for suffix in SUFFIXES), *(("keras", one) for one in CONTROLS))
+OURS = tuple((whose, suffix) for suffix in SUFFIXES for whose in ("ratchet", "ratchet, beside"))
+CASES = (*OURS, *(("keras", one) for one in CONTROLS))
 LIMIT_S = 60 + 6 * KILLS  # for each case; ten times what it takes here
 
 pytestmark = [
@@ -34,36 +36,33 @@ def kills(tmp_path_factory):
     return found
 
 
-@pytest.fixture
-def ours(kills):
-    """Return the kills inside saves of our ModelCheckpoint, by format."""
-    return {suffix: kills["ratchet", suffix] for suffix in SUFFIXES}
+each_of_ours = pytest.mark.parametrize("case", OURS, ids=", ".join)
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_no_kill_inside_a_save_leaves_an_unreadable_file(ours, suffix):
-    assert len(ours[suffix]) == KILLS
-    assert [kill for kill in ours[suffix] if kill.problem] == []
+@each_of_ours
+def test_no_kill_inside_a_save_leaves_an_unreadable_file(kills, case):
+    assert len(kills[case]) == KILLS
+    assert [kill for kill in kills[case] if kill.problem] == []
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_kill_leaves_the_newest_committed_save_or_the_one_in_progress(ours, suffix):
-    assert [kill for kill in ours[suffix] if not kill.is_harmless] == []
+@each_of_ours
+def test_a_kill_leaves_the_newest_committed_save_or_the_one_in_progress(kills, case):
+    assert [kill for kill in kills[case] if not kill.is_harmless] == []
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_keras_loads_what_a_kill_left(ours, suffix):
-    tried = [kill for kill in ours[suffix] if kill.loaded is not None]
+@each_of_ours
+def test_keras_loads_what_a_kill_left(kills, case):
+    tried = [kill for kill in kills[case] if kill.loaded is not None]
     assert len(tried) >= max(1, KILLS // 20)
     assert [kill for kill in tried if kill.loaded != kill.found] == []
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_kill_leaves_at_most_one_draft_beside_the_file(ours, suffix):
-    for kill in ours[suffix]:
+@each_of_ours
+def test_a_kill_leaves_at_most_one_draft_beside_the_file(kills, case):
+    for kill in kills[case]:
         assert len(kill.strangers) <= 1, kill
         assert all(name.startswith(".draft-") for name in kill.strangers), kill
-    assert any(kill.strangers for kill in ours[suffix]), "no kill met a save at work"
+    assert any(kill.strangers for kill in kills[case]), "no kill met a save at work"
 
 
 @pytest.mark.skipif(

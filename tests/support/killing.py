@@ -29,7 +29,7 @@ class Settings:
     """What to do.
 
     Attributes:
-        cases: Pairs of whose callback, "ratchet" or "keras", and suffix.
+        cases: Pairs of whose callback, one of `stamped.WHOSE`, and suffix.
         kills: Kills inside a save to collect for each case.
         limit_s: Time for each case.
         seed: Of the instants of the kills.
@@ -46,7 +46,7 @@ class Kill:
     """One kill inside a save.
 
     Attributes:
-        whose: "ratchet" or "keras".
+        whose: One of `stamped.WHOSE`.
         suffix: The format.
         save: Number of the save that was in progress.
         committed: Number of the newest save that had ended before.

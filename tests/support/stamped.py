@@ -12,6 +12,7 @@ import zipfile
 import h5py
 import numpy as np
 
+WHOSE = ("ratchet", "ratchet, beside", "keras")  # ours in line, ours beside training
 SUFFIXES = (".keras", ".weights.h5", ".h5")
 LAYERS = 6
 
@@ -53,7 +54,7 @@ def add_slots(model, number):
 
 
 def checkpoint(whose, path, model):
-    """Return a `CallbackList` with the checkpoint of "ratchet" or "keras", begun.
+    """Return a `CallbackList` with the checkpoint of one of `WHOSE`, begun.
 
     Its `on_epoch_end` saves to `path`, as `fit` would have it.
     """
@@ -61,17 +62,22 @@ def checkpoint(whose, path, model):
 
     import keras_ratchet
 
-    home = {"ratchet": keras_ratchet, "keras": keras.callbacks}[whose]
-    callback = home.ModelCheckpoint(path, save_weights_only=path.endswith(".weights.h5"))
+    home, more = keras.callbacks, {}
+    if whose != "keras":
+        home, more = keras_ratchet, {"background": whose == "ratchet, beside"}
+    callback = home.ModelCheckpoint(path, save_weights_only=path.endswith(".weights.h5"), **more)
     callbacks = keras.callbacks.CallbackList([callback], model=model, add_history=False)
     callbacks.on_train_begin()
     return callbacks
 
 
 def save(callbacks, number):
-    """Save the model of `checkpoint` as the epoch `number` would."""
+    """Save the model of `checkpoint` as the epoch `number` would, until it is on the disk."""
     callbacks.on_epoch_begin(number)
     callbacks.on_epoch_end(number, {"loss": 0.0})
+    for callback in callbacks.callbacks:
+        if hasattr(callback, "flush"):
+            callback.flush()
 
 
 def read(path, *counts):
