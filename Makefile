@@ -12,22 +12,24 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 export JAX_PLATFORMS ?= cpu
 
 # $(ARGS) goes to pytest: make test ARGS="-k monitor"
-.PHONY: demo test test-tensorflow test-jax test-resume test-all test-wheel test-crash lint bench bench-stopping clean
+.PHONY: demo test test-tensorflow test-jax test-resume test-background test-exact test-all test-wheel \
+  test-crash lint bench bench-stopping clean
 
 demo: $(STAMP)
 	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/digits.py
 	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/resume.py
 
 # The suite, on PyTorch. The long parts (kills, exact resume) have targets of their own below.
-SUITE := tests/test_*.py tests/policy tests/pains tests/cli tests/conformance tests/storage src
+SUITE := tests/test_*.py tests/policy tests/pains tests/callbacks tests/averages tests/saves \
+  tests/cli tests/conformance tests/storage src
 
 test: $(STAMP)
 	KERAS_BACKEND=torch $(PYTEST) $(SUITE) $(ARGS)
 
 # The tests that touch a backend: the others gave their answer under `make test`.
-BACKEND_TESTS := tests/pains tests/conformance tests/test_compat.py tests/test_formats.py \
-  tests/test_readers.py tests/storage/test_loading.py \
-  tests/test_examples.py::test_digits_stops_and_the_file_equals_the_model
+BACKEND_TESTS := tests/pains tests/callbacks tests/averages tests/saves tests/conformance \
+  tests/test_compat.py tests/test_formats.py tests/test_zoo.py tests/test_readers.py \
+  tests/storage/test_loading.py tests/test_examples.py::test_digits_stops_and_the_file_equals_the_model
 
 test-tensorflow: $(STAMP)
 	KERAS_BACKEND=tensorflow $(PYTEST) $(BACKEND_TESTS) $(ARGS)
@@ -39,7 +41,24 @@ test-jax: $(STAMP)
 test-resume: $(STAMP)
 	KERAS_BACKEND=$(KERAS_BACKEND) $(PYTEST) tests/resume tests/crash $(ARGS)
 
-test-all: test test-tensorflow test-jax test-wheel
+# The same with every save written beside training, however small it is.
+BESIDE_TESTS := tests/storage tests/crash/test_resume_chains.py tests/resume/test_backup_directory.py \
+  tests/resume/test_callbacks.py tests/resume/test_endings.py tests/resume/test_recovering.py \
+  tests/resume/test_averages.py tests/resume/test_preemption.py tests/resume/test_run_loop.py
+
+test-background: $(STAMP)
+	RATCHET_BACKGROUND=1 KERAS_BACKEND=$(KERAS_BACKEND) $(PYTEST) $(BESIDE_TESTS) $(ARGS)
+
+# All of that for one machine and one hour: whole on PyTorch, in part on the others.
+EXACT_TESTS := tests/crash tests/resume/test_endings.py tests/resume/test_negative_controls.py \
+  tests/resume/test_callbacks.py
+
+test-exact: $(STAMP)
+	KERAS_BACKEND=torch $(PYTEST) tests/resume tests/crash $(ARGS)
+	KERAS_BACKEND=tensorflow $(PYTEST) $(EXACT_TESTS) $(ARGS)
+	KERAS_BACKEND=jax $(PYTEST) $(EXACT_TESTS) $(ARGS)
+
+test-all: test test-tensorflow test-jax test-wheel test-exact test-background
 
 # The wheel is built and installed apart; the tests run from a copy, out of reach of src.
 test-wheel: $(STAMP)
