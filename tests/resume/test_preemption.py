@@ -314,7 +314,7 @@ def test_a_deadline_ends_training_when_another_step_might_not_fit(tmp_path, whol
         monkeypatch.setattr(module, "time", clock)
 
     def last():
-        clock.ahead_s = 3600 - 600  # ten minutes are left after a step of fifty
+        clock.ahead_s = 3600 - 590  # ten minutes are left after a step of fifty
 
     backup, first = cut(one, "batch 3", 1, last, deadline=3600)
     assert backup.stop_reason.kind == "deadline"
