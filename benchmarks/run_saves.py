@@ -53,7 +53,7 @@ def part(name, mb, which):
         if name == "training":
             from saves import training
 
-            return training.measure(5, directory)
+            return training.measure(3, directory)
         if name == "idle":
             from saves import idle
 

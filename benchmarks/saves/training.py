@@ -41,7 +41,7 @@ def large():
 def measure(rounds, directory):
     """Return (training, saves) -> wall time over that without saves."""
     found = {}
-    for name, make, epochs in (("digits", digits, 4), ("100 MB of state", large, 1)):
+    for name, make, epochs in (("digits", digits, 4), ("100 MB of state", large, 3)):
         model, x, y = make()
         model.fit(x, y, batch_size=32, verbose=0)
         for label, freq in EVERY.items():
