@@ -49,7 +49,8 @@ class Saves:
     def asked(self, step_s: float = 0.0) -> Deadline | None:
         """Return what training has to make room for now, or None; hear of saves that failed."""
         self.collect()
-        return self._head.preemption.due(self.pace.longest_save_s, step_s)
+        saves = 2 if self.writing else 1  # the one under way comes first
+        return self._head.preemption.due(saves * self.pace.longest_save_s, step_s)
 
     def make_room(
         self,
@@ -59,6 +60,7 @@ class Saves:
         before: BeforeValidation | None,
     ) -> None:
         """Save if it fits into the time that is left, and ask the loop to end."""
+        self.flush()  # where there is no time for another one it is the one that stands
         verdict = asked.check(time.monotonic(), self.pace.longest_save_s)
         if verdict:
             self.save(position, logs, verdict.reason, before=before)
