@@ -1,6 +1,7 @@
 """Settings for every test: one backend per run, chosen by KERAS_BACKEND."""
 
 import os
+import signal
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -17,6 +18,13 @@ hypothesis.settings.load_profile("ci")
 @pytest.fixture(scope="session", autouse=True)
 def _saves_beside_training():
     beside.apply()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_is_heard():
+    """A shell lets what it starts in the background ignore Ctrl-C, which tests press."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

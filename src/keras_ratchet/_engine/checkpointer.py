@@ -102,7 +102,7 @@ class Checkpointer:
         self.collect()
         best_only = self.best_only and not last
         verdict = self._wanted(moment, best_only, reason)
-        if verdict.kind == "worse" and not self.series.will_save():  # what it was compared with
+        if verdict.kind == "worse" and not self._stands():  # what it was compared with
             self.flush()
             verdict = self._wanted(moment, best_only, reason)
         if verdict and self.skip_if_busy and self.series.writer.busy and not last:
@@ -116,6 +116,12 @@ class Checkpointer:
         with self._scored_weights(model, swap, best_only):
             self._save(model, moment, path, verdict, best_only)
         return self.lost is None
+
+    def _stands(self) -> bool:
+        """Say whether the save that is under way counts as done: only if what goes wrong raises."""
+        if self.warn_only and self.series.writer.busy:
+            return False
+        return self.series.will_save()
 
     def _save(
         self, model: Any, moment: Moment, path: str, verdict: Verdict, best_only: bool

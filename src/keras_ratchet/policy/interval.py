@@ -41,8 +41,8 @@ class Interval:
         ConfigError: If an argument cannot work, or none is given.
 
     Example:
-        >>> Interval(overhead=0.035).seconds(Cost(blocked_s=0.7, persist_s=2.0))
-        20.0
+        >>> Interval(overhead=0.05).seconds(Cost(blocked_s=0.5, persist_s=2.0))
+        10.0
         >>> Interval(every_s=600).seconds(Cost(blocked_s=0.7, persist_s=2.0))
         600
     """
