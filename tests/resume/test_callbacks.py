@@ -300,6 +300,21 @@ def test_a_captured_state_does_not_change_any_more():
     assert before == (repr(saved), next(iter(saved.values()))["rng"].bit_generator.state)
 
 
+@pytest.mark.parametrize("kind", [Plain, WithState])
+def test_a_state_that_was_put_back_does_not_change_any_more(kind):
+    """It is put back twice where an epoch is gone on with, and saved again in that epoch."""
+    callback = kind()
+    states = CallbackStates([callback])
+    callback.on_train_batch_end(0, {"loss": 1.0})
+    (state,) = (taken := states.capture()).values()
+    names = ("losses", "seen", "table")
+    before = repr([state[name] for name in names])
+    states.load(taken)
+    callback.on_train_batch_end(1, {"loss": 2.0})
+    assert repr([state[name] for name in names]) == before
+    assert repr([getattr(callback, name) for name in names]) != before
+
+
 def test_a_large_array_is_neither_copied_nor_kept_while_it_does_not_change():
     class Holder(C.Callback):
         def __init__(self):

@@ -10,6 +10,8 @@ import keras
 import pytest
 from support import beside
 from support.models import dense, fit
+from support.resuming import Kill, Script
+from support.sources import Batches
 
 import keras_ratchet
 from keras_ratchet._engine.backups import Backups
@@ -149,6 +151,52 @@ def test_buffers_are_used_again_and_given_back(tmp_path):
     fit(dense(), [callback, At(5, look), At(9, look)], epochs=3)
     assert held[0] == held[1]
     assert callback.backups.holder._buffers == []
+
+
+# What a run that was resumed in mid-epoch saves in that epoch.
+
+
+class StatedBatches(Batches):
+    """Keeps what it is given, and then shuffles it in place."""
+
+    def state_dict(self):
+        return {"order": self.order, "rng": self.rng}
+
+    def load_state_dict(self, state):
+        vars(self).update(state)
+
+
+class HeldOverTheEpoch(keras.callbacks.Callback):
+    """Lets the saves from the eighth batch of the second epoch on wait for the third epoch."""
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.epoch, batch) == (1, 6):
+            beside.settle()
+            self.roadblock = beside.Roadblock()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+        if epoch == 2 and hasattr(self, "roadblock"):
+            self.roadblock.lift()
+
+
+@pytest.mark.parametrize("source", [Batches, StatedBatches])
+def test_data_that_were_shuffled_before_a_save_was_written_are_resumed_exactly(tmp_path, source):
+    backup = {"save_freq": 3, "background": True}
+    one = Script(str(tmp_path / "backup"), lambda: {"x": source(workers=0)}, backup=backup)
+    whole = one.run(backup=False)
+    assert one.run(Kill(batches=13)) is None  # the third batch of the second epoch; two are saved
+    one.callbacks = lambda: [HeldOverTheEpoch()]
+    assert one.run(Kill(batches=21)) is None  # the first batch of the third epoch
+    one.callbacks = list
+    assert (tmp_path / "backup" / "epoch-00001-batch-0000008").is_dir()
+    assert one.run().differences(whole) == []
 
 
 # Making room.

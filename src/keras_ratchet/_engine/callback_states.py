@@ -124,7 +124,7 @@ class _Begun:
 
     def put_back(self, callback: Any, name: str) -> None:
         if self._copied and not self.is_still(getattr(callback, name, None)):
-            _put(callback, name, owned(self._value))
+            _put(callback, name, self._value)
 
 
 def _keyed(callbacks: list[Any]) -> Iterator[tuple[str, Any]]:
@@ -137,8 +137,9 @@ def _keyed(callbacks: list[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _load(callback: Any, state: Mapping[str, Any]) -> None:
+    """Put a state back; it stays as it is when the callback changes what it was given."""
     if isinstance(callback, Stateful):
-        callback.load_state_dict(state)
+        callback.load_state_dict(state if _is_ours(callback) else owned(dict(state)))
     elif isinstance(callback, _C.CSVLogger):
         _rewrite(callback, state)
     else:
@@ -154,7 +155,7 @@ def _put(callback: Any, name: str, value: Any) -> None:
         if random_state(present)[0] == kind:
             set_random_state(present, kind, state)
             return
-    setattr(callback, name, value)
+    setattr(callback, name, owned(value))
 
 
 def _is_ours(callback: Any) -> bool:

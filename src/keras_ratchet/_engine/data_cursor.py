@@ -80,9 +80,9 @@ class DataCursor:
             batch: Batches of the epoch that are done.
         """
         if isinstance(self.source, Seekable):
-            self.source.seek(state["state"], batch)
+            self.source.seek(owned(state["state"]), batch)
         elif "state" in state:
-            self.source.load_state_dict(state["state"])
+            self.source.load_state_dict(owned(state["state"]))
         for generator, saved in zip(self._generators(), state.get("generators", ()), strict=False):
             self._torch().set_generator(generator, np.array(saved))
         if "attributes" in state:
