@@ -63,3 +63,34 @@ def test_a_state_is_the_same_when_training_has_gone_on(which):
     assert [state for state, before in watch.taken if frozen(state) != before] == []
     # they do hold what changes
     assert len({before for _, before in watch.taken}) >= 6
+
+
+class PutBack(keras.callbacks.Callback):
+    """Gives a callback its state at the begin of an epoch, as a resume does."""
+
+    def __init__(self, callback, state):
+        super().__init__()
+        self.callback, self.state = callback, state
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 1:  # all variables are built
+            self.callback.load_state_dict(self.state)
+
+
+@pytest.mark.parametrize("which", CALLBACKS)
+def test_a_state_that_was_put_back_is_the_same_when_training_has_gone_on(which):
+    """It may be put back once more: callbacks of ours get it, and not a copy."""
+
+    def run(callback, *others):
+        watch = Watch(callback)
+        model, data = net(keras.optimizers.Adam(0.1), layers=[keras.layers.Dropout(0.3)]), rows()
+        callbacks = [callback, *others, watch]
+        train(model, data, callbacks, epochs=3, validation_data=data)
+        return watch.taken
+
+    taken = run(CALLBACKS[which]())
+    state, before = taken[len(taken) // 2]
+    callback = CALLBACKS[which]()
+    taken = run(callback, PutBack(callback, state))
+    assert frozen(state) == before
+    assert taken[-1][1] != before  # it has gone on from there
