@@ -88,7 +88,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part")
     parser.add_argument("--backend", choices=BACKENDS)
-    parser.add_argument("--mb", type=int, default=300)
+    parser.add_argument("--mb", type=int)
     parser.add_argument("--which", default="")
     parser.add_argument("--here", action="store_true", help="in this process, print the figures")
     arguments = parser.parse_args()
@@ -98,7 +98,10 @@ def main():
     plan = [
         entry
         for entry in PLAN
-        if arguments.part in (None, entry[0]) and arguments.backend in (None, entry[1])
+        if all(
+            wanted in (None, given)
+            for wanted, given in zip((arguments.part, arguments.backend, arguments.mb), entry)
+        )
     ]
     path = HERE / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}

@@ -68,8 +68,6 @@ class FileSave:
         size_bytes: About how large the file will be.
         note: Adds a line to the journal.
         retain: Drops what no rule keeps; returns what went wrong.
-
-    Attributes:
         held_s: How long it took to take the model apart, in seconds.
         in_line: Whether training waits for the writing, too.
     """
@@ -84,6 +82,8 @@ class FileSave:
         size_bytes: int,
         note: Callable[..., None],
         retain: Callable[[], SaveError | None],
+        held_s: float,
+        in_line: bool,
     ) -> None:
         self._frozen: FrozenFile | None = frozen
         self._path = path
@@ -94,8 +94,8 @@ class FileSave:
         self._retain = retain
         self._checked = threading.Event()
         self._bad_weight: str | None = None
-        self.held_s = 0.0
-        self.in_line = False
+        self._held_s = held_s
+        self._in_line = in_line
 
     def accepted(self) -> bool:
         """Wait for the look at the weights; say whether they will be saved."""
@@ -138,7 +138,7 @@ class FileSave:
             metrics=dict(facts.metrics),
             ranking=facts.ranking,
             bytes=sum(record.bytes for record in manifest.files.values()),
-            blocked_s=round(self.held_s + self.in_line * written_s, 4),
+            blocked_s=round(self._held_s + self._in_line * written_s, 4),
             written_s=round(written_s, 4),
         )
         _log.info("saved %s: %s", self._path, facts.reason)

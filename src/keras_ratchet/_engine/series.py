@@ -156,6 +156,7 @@ class Series:
             return
         if aside and frozen.in_line_only:
             self._say_in_line(model)
+        in_line = not aside or frozen.in_line_only
         save = FileSave(
             frozen,
             path,
@@ -164,11 +165,11 @@ class Series:
             size_bytes=size_bytes,
             note=self.note,
             retain=self.retain,
+            held_s=time.perf_counter() - started,
+            in_line=in_line,
         )
         self._save = save
-        save.held_s = time.perf_counter() - started
-        save.in_line = not aside or frozen.in_line_only
-        self.writer.submit(save.run, done, model=model, in_line=save.in_line, crashed=crashed)
+        self.writer.submit(save.run, done, model=model, in_line=in_line, crashed=crashed)
 
     def will_save(self) -> bool:
         """Wait until it is certain whether the save that is under way is one; say so."""
