@@ -7,6 +7,7 @@ import numpy as np
 from support.models import data, dense
 
 from keras_ratchet import _compat
+from keras_ratchet._keras import data_adapters
 
 
 def test_the_savers_still_take_what_we_give_them():
@@ -107,7 +108,7 @@ def test_a_callback_finds_what_fit_validates_on():
 
     class Finder(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
-            found.append(_compat.fit_validation())
+            found.append(data_adapters.fit_validation())
 
         on_train_end = on_train_begin
 
@@ -125,7 +126,7 @@ def test_a_callback_finds_what_fit_validates_on():
     found.clear()
     dense().fit(x, y, validation_split=0.25, **arguments)
     assert len(found[1]["x"]) == 8 and found[1]["batch_size"] == 8
-    assert _compat.fit_validation() == {}
+    assert data_adapters.fit_validation() == {}
 
 
 def test_normalization_layers_are_found_at_any_depth():

@@ -14,15 +14,16 @@ LOWER = {
     "types": {"errors"},
     "_compat": {"errors", "types"},
     "_compat_saving": {"errors", "types"},
+    "_keras": {"errors", "types"},
     "policy": {"errors", "types"},
     "_storage": {"errors", "types"},
-    "_formats": {"errors", "types", "_compat", "_compat_saving"},
-    "_backends": {"errors", "types", "_compat"},
+    "_formats": {"errors", "types", "_compat", "_compat_saving", "_keras"},
+    "_backends": {"errors", "types", "_compat", "_keras"},
     "_engine": {"policy", "_storage", "_formats", "_backends", "_compat", "_compat_saving"}
-    | {"errors", "types"},
+    | {"_keras", "errors", "types"},
     "callbacks": {"_engine", "policy", "_storage", "_formats", "_backends", "_compat"}
-    | {"errors", "types"},
-    "data": {"_engine", "_backends", "_compat", "errors", "types"},
+    | {"_keras", "errors", "types"},
+    "data": {"_engine", "_backends", "_compat", "_keras", "errors", "types"},
     "cli": {"policy", "_storage", "plots", "errors", "types"}
     | {"_formats.readers", "_formats.state", "_formats.means", "_formats.rewriting"},
     "plots": {"_storage", "errors", "types"},
@@ -81,7 +82,7 @@ def test_each_layer_keeps_to_its_outside(path):
     if not (here == "_backends" and path.stem.removesuffix("_data") in FRAMEWORKS):
         assert not outside & FRAMEWORKS
     private = {module for module, _ in imports(path) if module.startswith("keras.src")}
-    assert not private or path.name.startswith("_compat")
+    assert not private or path.name.startswith("_compat") or here == "_keras"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

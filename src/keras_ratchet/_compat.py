@@ -10,10 +10,7 @@
 | `Optimizer._trainable_variables`, `._model_variables_moving_average` | EMA | 3.12.0, 3.15.1 |
 | `global_state`'s `global_seed_generator` | seeds | 3.12.0, 3.15.1 |
 | `model._initial_epoch`, `model.train_function` | where `fit` begins | 3.12.0, 3.15.1 |
-| `fit`'s local `epoch_iterator`, its `data_adapter` | what the data is | 3.12.0, 3.15.1 |
 | `PyDatasetAdapter.enqueuer.ready_queue` | what workers drew too early | 3.12.0, 3.15.1 |
-| `EpochIterator._num_batches`, `._distributed_dataset` | length; iterators made | 3.12.0, 3.15.1 |
-| `fit`'s locals `val_x`, `val_y`, `val_sample_weight` and sizes | its validation | 3.15.1 |
 | `Layer._flatten_layers` | BatchNormalization layers at any depth | 3.15.1 |
 | `model._symbolic_build(data_batch=)` | variables before the first step | 3.12.0, 3.15.1 |
 | `io_utils.print_msg` | `verbose=1` prints as Keras does | 3.12.0, 3.15.1 |
@@ -200,39 +197,6 @@ def set_initial_epoch(model: Any, epoch: int | None) -> None:
     model._initial_epoch = epoch
 
 
-def epoch_iterator() -> Any:
-    """Return the `EpochIterator` of the `fit` that is calling, or None in a custom loop."""
-    from keras.src.trainers.epoch_iterator import EpochIterator
-
-    frame: Any = sys._getframe(1)
-    while frame is not None:
-        found = frame.f_locals.get("epoch_iterator")
-        if isinstance(found, EpochIterator):
-            return found
-        frame = frame.f_back
-    return None
-
-
-def fit_validation() -> dict[str, Any]:
-    """Return the arguments with which the `fit` that is calling evaluates; empty outside of `fit`.
-
-    Without validation there is only its `batch_size`.
-    """
-    from keras.src.trainers.epoch_iterator import EpochIterator
-
-    frame: Any = sys._getframe(1)
-    while frame is not None:
-        here = frame.f_locals
-        if isinstance(here.get("epoch_iterator"), EpochIterator) and "validation_data" in here:
-            size = {"batch_size": here["validation_batch_size"] or here["batch_size"]}
-            if here["validation_data"] is None:
-                return size
-            data = {name: here[f"val_{name}"] for name in ("x", "y", "sample_weight")}
-            return {**data, **size, "steps": here["validation_steps"]}
-        frame = frame.f_back
-    return {}
-
-
 def batch_normalizations(model: Any) -> list[Any]:
     """Return the BatchNormalization layers of a model, nested ones too."""
     import keras
@@ -272,85 +236,6 @@ def _drop_drawn(iterator: Any) -> None:
     enqueuer = getattr(getattr(iterator, "data_adapter", None), "enqueuer", None)
     if enqueuer is not None and iterator.data_adapter.num_batches is not None:
         enqueuer.ready_queue.queue.clear()
-
-
-_KINDS = {
-    "ArrayDataAdapter": ("array", ""),
-    "PyDatasetAdapter": ("py_dataset", "py_dataset"),
-    "TFDatasetAdapter": ("tf_dataset", "_dataset"),
-    "TorchDataLoaderAdapter": ("torch_loader", "_dataloader"),
-    "GeneratorDataAdapter": ("generator", "generator"),
-    "GrainDatasetAdapter": ("grain", "_dataset"),
-}
-
-
-def data_source(iterator: Any) -> tuple[str, Any]:
-    """Return the kind of the data that `fit` was given, and the source itself if it has one."""
-    adapter = getattr(iterator, "data_adapter", None)
-    kind, attribute = _KINDS.get(type(adapter).__name__, ("unknown", ""))
-    if adapter is None:
-        return "loop", None
-    return kind, getattr(adapter, attribute, None) if attribute else None
-
-
-def advance_dataset(iterator: Any, dataset: Any, epochs: int, batches: int | None) -> None:
-    """Let a tf.data set count the iterators that were made of it in earlier epochs.
-
-    A shuffled set draws a new order for each iterator. `fit` makes one for each epoch, and on
-    tensorflow another one, never used, when an epoch of known length ends.
-
-    Args:
-        iterator: The `EpochIterator` of `fit`.
-        dataset: The set.
-        epochs: How many epochs are done.
-        batches: Batches of an epoch, as known when the last of them ended.
-    """
-    source = getattr(iterator, "_distributed_dataset", dataset)
-    made = epochs
-    if hasattr(iterator, "_distributed_dataset") and batches is not None and epochs:
-        unknown_at_first = iterator.data_adapter.num_batches is None
-        made = 2 * epochs - (1 if unknown_at_first else 0)
-    for _ in range(made):
-        iter(source)
-
-
-def set_num_batches(iterator: Any, batches: int) -> None:
-    """Tell `fit` the length of an epoch, which it finds out by itself in the first one only."""
-    if iterator is not None and iterator.num_batches is None:
-        iterator._num_batches = batches
-
-
-def draws_unseeded(iterator: Any) -> bool:
-    """Say whether `fit` shuffles arrays on tensorflow without a global seed."""
-    import keras
-
-    if keras.backend.backend() != "tensorflow":
-        return False
-    if not getattr(iterator.data_adapter, "_shuffle", False):
-        return False
-    from keras.src.backend.common import global_state
-    from keras.src.utils.rng_utils import GLOBAL_RANDOM_SEED
-
-    return global_state.get_global_attribute(GLOBAL_RANDOM_SEED) is None
-
-
-def draw(model: Any, arguments: tuple[Any, ...]) -> int:
-    """Draw the batches of one step without training on them; return how many there were.
-
-    `fit` calls `train_function(data)` on torch, `(iterator)` on tensorflow and
-    `(state, iterator)` on jax.
-    """
-    import keras
-
-    if keras.backend.backend() == "torch":
-        return 1
-    steps = int(model.steps_per_execution)
-    for done in range(steps):
-        try:
-            next(arguments[-1])
-        except StopIteration:  # the last step of an epoch may hold fewer batches
-            return done or steps
-    return steps
 
 
 def step_result(arguments: tuple[Any, ...], logs: dict[str, float]) -> Any:

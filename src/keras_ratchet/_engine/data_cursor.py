@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_ratchet import _backends, _compat
+from keras_ratchet import _backends
 from keras_ratchet._engine.callback_states import CallbackStates
 from keras_ratchet._engine.plain import owned
+from keras_ratchet._keras import data_adapters
 from keras_ratchet.types import Seekable, Stateful
 
 
@@ -30,7 +31,7 @@ class DataCursor:
 
     def __init__(self, iterator: Any, data: Any = None) -> None:
         self._iterator = iterator
-        self.kind, found = _compat.data_source(iterator)
+        self.kind, found = data_adapters.data_source(iterator)
         self.source = found if data is None else data
         if self.kind == "loop" and hasattr(data, "batch_sampler"):
             self.kind = "torch_loader"
@@ -88,9 +89,9 @@ class DataCursor:
         if "attributes" in state:
             self._attributes.load(state["attributes"])
         if self.kind == "tf_dataset":
-            _compat.advance_dataset(self._iterator, self.source, epoch, state.get("batches"))
+            data_adapters.advance_dataset(self._iterator, self.source, epoch, state.get("batches"))
         if state.get("batches") is not None:
-            _compat.set_num_batches(self._iterator, state["batches"])
+            data_adapters.set_num_batches(self._iterator, state["batches"])
 
     def _is_stateful(self) -> bool:
         return isinstance(self.source, Stateful) and self.kind != "torch_loader"
@@ -123,7 +124,7 @@ class DataCursor:
                 f"{', '.join(lost)} cannot be kept. Use NumPy's random generators, or give the "
                 f"data set state_dict() and load_state_dict()."
             ]
-        if self.kind == "array" and _compat.draws_unseeded(self._iterator):
+        if self.kind == "array" and data_adapters.draws_unseeded(self._iterator):
             return [
                 "TensorFlow shuffles arrays by a seed of its own, which nobody can read. Call "
                 "keras.utils.set_random_seed(...) first, or use keras_ratchet.data."

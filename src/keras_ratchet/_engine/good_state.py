@@ -10,6 +10,7 @@ from keras_ratchet._engine import rng
 from keras_ratchet._engine.best_weights import BestWeights, VariableCopies, weights_of
 from keras_ratchet._engine.finite import FiniteWatch
 from keras_ratchet._engine.scored import follow
+from keras_ratchet._keras import data_adapters
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.types import Position
 
@@ -159,7 +160,7 @@ def build(model: Any) -> None:
     """Create all variables before the first step, in `on_train_begin`; tensorflow would later."""
     optimizer = getattr(model, "optimizer", None)
     if not (getattr(model, "built", True) and getattr(optimizer, "built", True)):
-        _compat.build(model, _compat.epoch_iterator())
+        _compat.build(model, data_adapters.epoch_iterator())
 
 
 def _metrics_of(model: Any) -> list[Any]:

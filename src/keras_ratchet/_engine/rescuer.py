@@ -10,6 +10,7 @@ from typing import Any
 from keras_ratchet import _compat
 from keras_ratchet._engine.good_state import GoodStates
 from keras_ratchet._engine.learning_rate import LearningRates
+from keras_ratchet._keras import data_adapters
 from keras_ratchet.policy.recovery import Recovery, RecoveryState, Retries, RolledBack
 from keras_ratchet.policy.spikes import RunningMean
 from keras_ratchet.types import Position, Verdict
@@ -91,7 +92,7 @@ class Rescuer:
         ended, self._last = batch - self._last, batch
         if self._is_mean is None:  # in a loop of one's own every batch has its own value
             name = self.rule.spikes.name
-            in_fit = _compat.epoch_iterator() is not None
+            in_fit = data_adapters.epoch_iterator() is not None
             self._is_mean = in_fit and _compat.is_running_mean(callback.model, name)
         self._state, verdict = self.rule.check(self._state, ended, value, self._is_mean)
         if verdict.kind == "good":

@@ -25,6 +25,7 @@ from keras_ratchet._engine.train_state import (
     hold_variables,
     restore_variables,
 )
+from keras_ratchet._keras import data_adapters
 from keras_ratchet.errors import ResumeError
 from keras_ratchet.types import Position
 
@@ -217,7 +218,7 @@ def skipping(
 
     def skip(*arguments: Any) -> Any:
         nonlocal done
-        done += _compat.draw(model, arguments)
+        done += data_adapters.draw(model, arguments)
         if done >= batches:
             model.train_function = original
             at_end()

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from keras_ratchet import _compat
 from keras_ratchet._engine.averaging import Averager, Cut, average, needs_data, undisturbed
 from keras_ratchet._engine.best_weights import not_finite, weights_of
 from keras_ratchet._engine.scored import restored, scored_sources
 from keras_ratchet._engine.snapshots import Snapshots
 from keras_ratchet._engine.statistics import StatisticsData
 from keras_ratchet._engine.validation import Validation, validation_of
+from keras_ratchet._keras import data_adapters
 from keras_ratchet.callbacks import _journal
 from keras_ratchet.callbacks._keeper import Keeper
 from keras_ratchet.callbacks._moments import metrics_of
@@ -58,7 +58,7 @@ class AveragingKeeper(Keeper):
         """
         if weights_of(model) is None:
             raise ConfigError("average= needs a Keras model, whose weights are variables.")
-        fits = _compat.fit_validation()
+        fits = data_adapters.fit_validation()
         self._validation = validation_of(self._owner.validation_data, fits)
         self._validation.check(model)
         if self._owner.average_data is not None:

@@ -12,6 +12,7 @@ from keras_ratchet._engine.callback_states import CallbackStates
 from keras_ratchet._engine.data_cursor import DataCursor
 from keras_ratchet._engine.resumer import BeforeValidation, Resumer
 from keras_ratchet._engine.train_state import TrainState
+from keras_ratchet._keras import data_adapters
 from keras_ratchet.callbacks import _exactness
 from keras_ratchet.callbacks._gone_bad import has_gone_bad, may_be_saved
 from keras_ratchet.callbacks._saves import Saves
@@ -39,7 +40,7 @@ class Session:
         self._list = callback_list
         inner = getattr(callback_list, "callbacks", ())
         self._others = [c for c in inner if c is not head and c is not head.tail]
-        iterator = _compat.epoch_iterator()
+        iterator = data_adapters.epoch_iterator()
         self._in_fit = iterator is not None
         self.to_skip = 0
         _compat.build(model, iterator)
@@ -47,11 +48,10 @@ class Session:
         states = CallbackStates(self._others)
         self.resumer = Resumer(head.backups, states, self._cursor, head.loop_optimizer)
         self._first = self._warned = False
-        self._done = 0
+        self._epoch = self._done = 0
         self.saves = Saves(head, model, self.resumer)
         self._logs: Mapping[str, float] = {}
         self._validation: BeforeValidation | None = None
-        self._epoch = 0
 
     def begin(self) -> int:
         """Go on from the newest snapshot, if there is one; return the epoch that is first."""

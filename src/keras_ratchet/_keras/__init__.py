@@ -1,0 +1,1 @@
+"""Keras's private names, one topic a file: each with its table of versions and its canary."""

@@ -1,0 +1,127 @@
+"""What `fit` draws its batches from: Keras's epoch iterator and its data adapters.
+
+| name | for | checked on |
+|---|---|---|
+| `fit`'s local `epoch_iterator`, its `data_adapter` | what the data is | 3.12.0, 3.15.1 |
+| `EpochIterator._num_batches`, `._distributed_dataset` | length; iterators made | 3.12.0, 3.15.1 |
+| `fit`'s locals `val_x`, `val_y`, `val_sample_weight` and sizes | its validation | 3.15.1 |
+
+`tests/test_compat.py` fails when one of them is gone. Keras is imported on call, never before.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+
+def epoch_iterator() -> Any:
+    """Return the `EpochIterator` of the `fit` that is calling, or None in a custom loop."""
+    from keras.src.trainers.epoch_iterator import EpochIterator
+
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        found = frame.f_locals.get("epoch_iterator")
+        if isinstance(found, EpochIterator):
+            return found
+        frame = frame.f_back
+    return None
+
+
+def fit_validation() -> dict[str, Any]:
+    """Return the arguments with which the `fit` that is calling evaluates; empty outside of `fit`.
+
+    Without validation there is only its `batch_size`.
+    """
+    from keras.src.trainers.epoch_iterator import EpochIterator
+
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        here = frame.f_locals
+        if isinstance(here.get("epoch_iterator"), EpochIterator) and "validation_data" in here:
+            size = {"batch_size": here["validation_batch_size"] or here["batch_size"]}
+            if here["validation_data"] is None:
+                return size
+            data = {name: here[f"val_{name}"] for name in ("x", "y", "sample_weight")}
+            return {**data, **size, "steps": here["validation_steps"]}
+        frame = frame.f_back
+    return {}
+
+
+_KINDS = {
+    "ArrayDataAdapter": ("array", ""),
+    "PyDatasetAdapter": ("py_dataset", "py_dataset"),
+    "TFDatasetAdapter": ("tf_dataset", "_dataset"),
+    "TorchDataLoaderAdapter": ("torch_loader", "_dataloader"),
+    "GeneratorDataAdapter": ("generator", "generator"),
+    "GrainDatasetAdapter": ("grain", "_dataset"),
+}
+
+
+def data_source(iterator: Any) -> tuple[str, Any]:
+    """Return the kind of the data that `fit` was given, and the source itself if it has one."""
+    adapter = getattr(iterator, "data_adapter", None)
+    kind, attribute = _KINDS.get(type(adapter).__name__, ("unknown", ""))
+    if adapter is None:
+        return "loop", None
+    return kind, getattr(adapter, attribute, None) if attribute else None
+
+
+def advance_dataset(iterator: Any, dataset: Any, epochs: int, batches: int | None) -> None:
+    """Let a tf.data set count the iterators that were made of it in earlier epochs.
+
+    A shuffled set draws a new order for each iterator. `fit` makes one for each epoch, and on
+    tensorflow another one, never used, when an epoch of known length ends.
+
+    Args:
+        iterator: The `EpochIterator` of `fit`.
+        dataset: The set.
+        epochs: How many epochs are done.
+        batches: Batches of an epoch, as known when the last of them ended.
+    """
+    source = getattr(iterator, "_distributed_dataset", dataset)
+    made = epochs
+    if hasattr(iterator, "_distributed_dataset") and batches is not None and epochs:
+        unknown_at_first = iterator.data_adapter.num_batches is None
+        made = 2 * epochs - (1 if unknown_at_first else 0)
+    for _ in range(made):
+        iter(source)
+
+
+def set_num_batches(iterator: Any, batches: int) -> None:
+    """Tell `fit` the length of an epoch, which it finds out by itself in the first one only."""
+    if iterator is not None and iterator.num_batches is None:
+        iterator._num_batches = batches
+
+
+def draws_unseeded(iterator: Any) -> bool:
+    """Say whether `fit` shuffles arrays on tensorflow without a global seed."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return False
+    if not getattr(iterator.data_adapter, "_shuffle", False):
+        return False
+    from keras.src.backend.common import global_state
+    from keras.src.utils.rng_utils import GLOBAL_RANDOM_SEED
+
+    return global_state.get_global_attribute(GLOBAL_RANDOM_SEED) is None
+
+
+def draw(model: Any, arguments: tuple[Any, ...]) -> int:
+    """Draw the batches of one step without training on them; return how many there were.
+
+    `fit` calls `train_function(data)` on torch, `(iterator)` on tensorflow and
+    `(state, iterator)` on jax.
+    """
+    import keras
+
+    if keras.backend.backend() == "torch":
+        return 1
+    steps = int(model.steps_per_execution)
+    for done in range(steps):
+        try:
+            next(arguments[-1])
+        except StopIteration:  # the last step of an epoch may hold fewer batches
+            return done or steps
+    return steps
