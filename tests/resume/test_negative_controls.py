@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from support.resuming import Kill, Script, arrays, model
 from support.sources import Batches, loader, numpy_arrays
+from support.versions import AT_MOST_3_15
 
 from keras_ratchet._engine.train_state import TrainState
 
@@ -103,9 +104,7 @@ OWN = {"data": lambda: {"x": loader(own_generator=True)}}
 ALL = ("torch", "tensorflow", "jax")
 HOST = ("torch", "jax")
 MIDDLE, END = {"save_freq": 3}, {"save_freq": "epoch"}
-CONTROLS = {
-    "Python's stream": (ALL, END, without("python"), {"callbacks": draws(random.random)}),
-    "NumPy's stream": (ALL, END, without("numpy"), {"callbacks": draws(np.random.random)}),
+SHUFFLES = {  # what orders the arrays of `fit`
     "NumPy's stream, which shuffles on jax": (("jax",), MIDDLE, without("numpy"), {}),
     "torch's stream, which shuffles on torch": (
         ("torch",),
@@ -113,6 +112,13 @@ CONTROLS = {
         without("backend", "torch_data"),
         {},
     ),
+}
+if not AT_MOST_3_15:
+    SHUFFLES = {"the number of passes, which shuffles": (HOST, MIDDLE, emptied("cursor"), {})}
+CONTROLS = {
+    "Python's stream": (ALL, END, without("python"), {"callbacks": draws(random.random)}),
+    "NumPy's stream": (ALL, END, without("numpy"), {"callbacks": draws(np.random.random)}),
+    **SHUFFLES,
     "torch's stream, which shuffles a DataLoader": (
         ("tensorflow", "jax"),
         END,
@@ -124,7 +130,7 @@ CONTROLS = {
         HOST,
         MIDDLE,
         without("python", "numpy", "backend", "torch_data", rng=("epoch_rng",)),
-        {},
+        {} if AT_MOST_3_15 else TORCH_DATA,
     ),
     "the streams at the batch": (
         HOST,

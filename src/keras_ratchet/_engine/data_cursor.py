@@ -49,7 +49,11 @@ class DataCursor:
 
     def capture(self) -> dict[str, Any]:
         """Return the source's state; call it between two epochs."""
-        return {"batches": getattr(self._iterator, "num_batches", None), **self._state()}
+        return {
+            "batches": getattr(self._iterator, "num_batches", None),
+            "passes": data_adapters.passes(self._iterator),
+            **self._state(),
+        }
 
     def capture_at(self, batch: int, begin: Mapping[str, Any]) -> dict[str, Any]:
         """Return the source's state in the middle of an epoch.
@@ -90,6 +94,8 @@ class DataCursor:
             self._attributes.load(state["attributes"])
         if self.kind == "tf_dataset":
             data_adapters.advance_dataset(self._iterator, self.source, epoch, state.get("batches"))
+        if state.get("passes") is not None:
+            data_adapters.set_passes(self._iterator, state["passes"])
         if state.get("batches") is not None:
             data_adapters.set_num_batches(self._iterator, state["batches"])
 

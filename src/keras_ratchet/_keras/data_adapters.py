@@ -5,6 +5,7 @@
 | `fit`'s local `epoch_iterator`, its `data_adapter` | what the data is | 3.12.0, 3.15.1 |
 | `EpochIterator._num_batches`, `._distributed_dataset` | length; iterators made | 3.12.0, 3.15.1 |
 | `fit`'s locals `val_x`, `val_y`, `val_sample_weight` and sizes | its validation | 3.15.1 |
+| `data_adapter._epoch` | seeds orders, and DistributedSampler's | none before 3.16; 3.16 dev |
 
 `tests/test_compat.py` fails when one of them is gone. Keras is imported on call, never before.
 """
@@ -94,11 +95,29 @@ def set_num_batches(iterator: Any, batches: int) -> None:
         iterator._num_batches = batches
 
 
+def passes(iterator: Any) -> int | None:
+    """Return the count that seeds the orders of `fit`, or None before Keras 3.16.
+
+    It counts the passes over the data of one call of `fit`, so that a new process begins anew.
+    """
+    counted = getattr(getattr(iterator, "data_adapter", None), "_epoch", None)
+    return None if counted is None else int(counted)
+
+
+def set_passes(iterator: Any, counted: int) -> None:
+    """Let `fit` draw the order of its next pass as after `counted` passes."""
+    if passes(iterator) is not None:
+        iterator.data_adapter._epoch = counted
+
+
 def draws_unseeded(iterator: Any) -> bool:
-    """Say whether `fit` shuffles arrays on tensorflow without a global seed."""
+    """Say whether `fit` shuffles arrays on tensorflow by a seed that nobody can read.
+
+    Before Keras 3.16 it does so unless there is a global seed; since then it needs none.
+    """
     import keras
 
-    if keras.backend.backend() != "tensorflow":
+    if keras.backend.backend() != "tensorflow" or passes(iterator) is not None:
         return False
     if not getattr(iterator.data_adapter, "_shuffle", False):
         return False
