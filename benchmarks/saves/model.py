@@ -1,5 +1,6 @@
 """The models that are saved, and small helpers."""
 
+import importlib.util
 import os
 import statistics
 import time
@@ -93,9 +94,10 @@ def savers(directory, background=True):
         found[f"{owner} BackupAndRestore"] = module.BackupAndRestore(
             directory / f"{owner}-backup", **more
         )
-    found["Keras OrbaxCheckpoint, asynchronous"] = keras.callbacks.OrbaxCheckpoint(
-        str((directory / "orbax").absolute()), monitor="loss", mode="min"
-    )
+    if importlib.util.find_spec("orbax"):
+        found["Keras OrbaxCheckpoint, asynchronous"] = keras.callbacks.OrbaxCheckpoint(
+            str((directory / "orbax").absolute()), monitor="loss", mode="min"
+        )
     return found
 
 
