@@ -31,6 +31,9 @@ LOWER = {
     "__init__": {"errors", "types", "callbacks", "data", "policy", "plots", "run"}
     | {"_storage", "_engine"},
 }
+for name in LOWER.keys() - {"errors", "types", "policy"}:
+    LOWER[name] = LOWER[name] | {"_warn"}
+LOWER["_warn"] = set()
 IMPURE = {"os", "time", "random", "logging", "pathlib", "numpy", "keras", "datetime", "secrets"}
 FRAMEWORKS = {"torch", "tensorflow", "jax"}
 FILES = sorted(ROOT.rglob("*.py"))
@@ -94,6 +97,15 @@ def test_only_durable_changes_the_disk(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             assert not (node.value.id in ("os", "shutil") and node.attr in verbs), path
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_warnings_are_given_by_the_one_function_that_finds_the_line_of_the_user(path):
+    if path.name == "_warn.py":
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert (node.value.id, node.attr) != ("warnings", "warn"), f"{path}: use _warn.warn"
 
 
 def test_importing_the_package_loads_nothing_heavy():

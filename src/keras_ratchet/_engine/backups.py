@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +22,7 @@ from keras_ratchet._storage import durable, files, journal, local, space
 from keras_ratchet._storage.lock import FileLock
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet._storage.verify import verify
+from keras_ratchet._warn import warn
 from keras_ratchet.errors import CorruptError, LoadError
 
 ARRAYS = "state.safetensors"
@@ -188,7 +188,7 @@ class Backups:
                 continue
             if problems:
                 text = f"{' '.join(problems)} Going on from {path!r} instead."
-                warnings.warn(text, stacklevel=6)
+                warn(text)
             return state, path
         if problems:
             raise CorruptError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from keras_ratchet._engine.file_save import Saved
 from keras_ratchet._engine.scored import averages_are_meant, holding_averages
 from keras_ratchet._engine.series import Series
+from keras_ratchet._warn import warn
 from keras_ratchet.policy import naming
 from keras_ratchet.policy.best import is_best
 from keras_ratchet.policy.monitor import missing_message
@@ -230,7 +230,6 @@ class Checkpointer:
         return path
 
     def _warn_once(self, key: str, message: str) -> None:
-        _log.info(message)
         if key not in self._warned:
             self._warned.add(key)
-            warnings.warn(message, stacklevel=5)
+            warn(message)

@@ -10,11 +10,11 @@ import json
 import os
 import shutil
 import tempfile
-import warnings
 from typing import Any
 
 from keras_ratchet._engine.train_state import capture_variables, restore_variables
 from keras_ratchet._formats.safety import check_file
+from keras_ratchet._warn import warn
 from keras_ratchet.errors import CorruptError, LoadError, ResumeError
 
 _WEIGHTS = "latest.weights.h5"
@@ -62,11 +62,10 @@ class _Unreadable(Exception):
 
 def _warn(path: str, epoch: int, problems: list[str]) -> None:
     damaged = f" ({' '.join(problems)})" if problems else ""
-    warnings.warn(
+    warn(
         f"Going on at epoch {epoch} from {path!r}, which Keras's BackupAndRestore wrote{damaged}: "
         f"it holds weights and optimizer, but neither random streams nor states of callbacks. "
-        f"The file stays where it is; delete it when this training is done.",
-        stacklevel=5,
+        f"The file stays where it is; delete it when this training is done."
     )
 
 

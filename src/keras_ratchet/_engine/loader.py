@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from keras_ratchet._engine.facts import note_source
 from keras_ratchet._formats.safety import check_file
 from keras_ratchet._storage.records import checkpoints, record
 from keras_ratchet._storage.verify import verify
+from keras_ratchet._warn import warn
 from keras_ratchet.errors import CorruptError, LoadError
 from keras_ratchet.policy.retention import age, ranking_of
 from keras_ratchet.types import SnapshotInfo
@@ -115,8 +115,7 @@ def _first_good(path: str, which: str, candidates: list[SnapshotInfo], problems:
             continue
         if problems:
             message = f"{' '.join(problems)} Loading {info.name} instead."
-            _log.info(message)
-            warnings.warn(message, stacklevel=4)
+            warn(message)
         return chosen
     if not problems:
         hint = " No file there says by which metric it was saved." if which == "best" else ""
@@ -131,9 +130,8 @@ def accept(info: SnapshotInfo) -> str:
         raise CorruptError(f"{info.path!r} is corrupt: {outcome.problem}.")
     check_file(info.path)
     if outcome.status == "unverified":
-        warnings.warn(
+        warn(
             f"{info.path!r} has no manifest, so it is loaded unverified. "
-            f"`ratchet adopt` gives it one.",
-            stacklevel=5,
+            f"`ratchet adopt` gives it one."
         )
     return info.path

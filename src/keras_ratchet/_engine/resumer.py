@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +25,7 @@ from keras_ratchet._engine.train_state import (
     restore_variables,
 )
 from keras_ratchet._keras import data_adapters
+from keras_ratchet._warn import warn
 from keras_ratchet.errors import ResumeError
 from keras_ratchet.types import Position
 
@@ -97,9 +97,7 @@ class Resumer:
                 f"changed. Give this training a directory of its own, or delete that one."
             )
         if mild:
-            warnings.warn(
-                f"Going on from {path!r} although this differs: {'; '.join(mild)}.", stacklevel=5
-            )
+            warn(f"Going on from {path!r} although this differs: {'; '.join(mild)}.")
         self.state = state
         self._elapsed_before_s = state.elapsed_s
         self.backups.note("resume", name=os.path.basename(path), epoch=state.position.epoch)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ from keras_ratchet._storage.deletion import delete_unless_changed
 from keras_ratchet._storage.lock import FileLock
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet._storage.verify import verify
+from keras_ratchet._warn import warn
 from keras_ratchet.errors import SaveError
 from keras_ratchet.policy import naming
 from keras_ratchet.policy.retention import Ranking, Retention, plan
@@ -92,7 +92,7 @@ class Series:
         self._resumed_from = self._own_name(source_of(model))
         self._newest_s = max((s.saved_at for s in self.snapshots()), default=0.0)
         if message := space.warning(self.directory, state_bytes(model)):
-            warnings.warn(message, stacklevel=5)
+            warn(message)
 
     def _own_name(self, path: str | None) -> str | None:
         """Return the name of a file in this series' directory, None for others."""
@@ -216,7 +216,7 @@ class Series:
         kind = f"{error.errno}"
         if kind not in self._failures:
             self._failures.add(kind)
-            warnings.warn(f"{error} Training goes on; the next save tries again.", stacklevel=6)
+            warn(f"{error} Training goes on; the next save tries again.")
 
     def retain(self) -> SaveError | None:
         """Drop the files that no rule keeps; return what went wrong."""

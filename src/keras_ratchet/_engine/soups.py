@@ -20,6 +20,7 @@ from keras_ratchet._engine.statistics import StatisticsData
 from keras_ratchet._engine.validation import Validation, validation_of
 from keras_ratchet._storage.records import checkpoints as listed
 from keras_ratchet._storage.records import record
+from keras_ratchet._warn import warn
 from keras_ratchet.errors import ConfigError, CorruptError, LoadError, UnknownDirectionError
 from keras_ratchet.policy.averaging import (
     Average,
@@ -254,7 +255,7 @@ class _Kitchen:
         except CorruptError as error:
             if self._named:
                 raise
-            warnings.warn(f"{error} It takes no part in the average.", stacklevel=6)
+            warn(f"{error} It takes no part in the average.")
             return False
         try:
             with warnings.catch_warnings():  # the optimizer's variables are left alone

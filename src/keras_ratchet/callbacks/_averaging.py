@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from keras_ratchet._engine.snapshots import Snapshots
 from keras_ratchet._engine.statistics import StatisticsData
 from keras_ratchet._engine.validation import Validation, validation_of
 from keras_ratchet._keras import data_adapters
+from keras_ratchet._warn import warn
 from keras_ratchet.callbacks import _journal
 from keras_ratchet.callbacks._keeper import Keeper
 from keras_ratchet.callbacks._moments import metrics_of
@@ -99,8 +99,7 @@ class AveragingKeeper(Keeper):
         self._refusal = reason
         self._snapshots.drop_others()
         message = f"average={self._owner.average!r} is not possible: {reason}."
-        _log.info(message)
-        warnings.warn(f"{message} The best epoch will be restored.", stacklevel=6)
+        warn(f"{message} The best epoch will be restored.")
 
     def put_back(self, model: Any, swap: Any, hurry: str = "") -> AverageRecord:
         """Restore the best weights; then, unless there is a hurry, try averages."""
@@ -117,7 +116,7 @@ class AveragingKeeper(Keeper):
                 record = self._given_up(model, swap, self._haste())
             except MetricError as error:
                 record = self._given_up(model, swap, str(error))
-                warnings.warn(f"average={kind!r}: {record}", stacklevel=4)
+                warn(f"average={kind!r}: {record}")
         _log.info("average: %s", record)
         facts = {name: value for name, value in asdict(record).items() if name != "indices"}
         _journal.note(self._owner._list, "average", epoch=self._snapshots.epoch + 1, **facts)

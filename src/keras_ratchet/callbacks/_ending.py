@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 
 from keras_ratchet import _compat
+from keras_ratchet._warn import warn
 from keras_ratchet.callbacks._measures import Measures
 from keras_ratchet.callbacks._metrics import MetricWatch
 from keras_ratchet.callbacks._moments import metrics_of
@@ -110,10 +110,9 @@ class Ending:
         """Go on from there; a criterion that is put together differently begins anew."""
         if state is None or state["outline"] != self._criterion.outline():
             before = "arguments" if state is None else state["outline"]
-            warnings.warn(
+            warn(
                 f"{self._owner}: the criterion is {self._criterion.outline()} and was {before} "
-                f"when training was interrupted, so it begins without memory.",
-                stacklevel=2,
+                f"when training was interrupted, so it begins without memory."
             )
             return
         self._state = from_json(state["state"])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from keras_ratchet import _compat
 from keras_ratchet._engine.best_weights import BestWeights, not_finite
 from keras_ratchet._engine.scored import restored, scored_sources
+from keras_ratchet._warn import warn
 from keras_ratchet.callbacks._metrics import training_metric_warning
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy.averaging import check_average
@@ -80,7 +80,7 @@ class Keeper:
     def _warn_of_training_metric(self, model: Any) -> None:
         if not self._warned and _compat.is_training_metric(model, self._metric):
             self._warned = True
-            warnings.warn(training_metric_warning(self._metric), stacklevel=5)
+            warn(training_metric_warning(self._metric))
 
     def put_back(self, model: Any, swap: Any, hurry: str = "") -> AverageRecord | None:
         """Restore what was kept.

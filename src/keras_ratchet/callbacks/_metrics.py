@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from keras_ratchet._warn import warn
 from keras_ratchet.callbacks._moments import as_float
 from keras_ratchet.errors import MetricError, MissingMetricError
 from keras_ratchet.policy.monitor import missing_message
@@ -48,10 +48,9 @@ class MetricWatch:
             raise MissingMetricError(self._message(logs))
         if not self._warned:
             self._warned = True
-            warnings.warn(
+            warn(
                 f"{self._owner}: no {self._name!r} yet, since this epoch ran no validation "
-                f"(validation_freq > 1, or no validation data).",
-                stacklevel=4,
+                f"(validation_freq > 1, or no validation data)."
             )
         return None
 

@@ -9,11 +9,11 @@ import signal
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
+from keras_ratchet._warn import warn
 from keras_ratchet.callbacks._loop import Loop
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy.preempt import Deadline
@@ -69,10 +69,9 @@ class Preemption:
         if not self._signals:
             return
         if threading.current_thread() is not threading.main_thread():
-            warnings.warn(
+            warn(
                 "fit runs outside the main thread, where Python delivers no signals: signals= "
-                "has no effect. deadline= has.",
-                stacklevel=5,
+                "has no effect. deadline= has."
             )
             return
         for number in self._signals:
@@ -157,7 +156,7 @@ def _seconds_until(deadline: DeadlineArgument) -> float | None:
     if deadline == "slurm":
         end = os.environ.get("SLURM_JOB_END_TIME")
         if end is None:
-            warnings.warn("deadline='slurm': SLURM_JOB_END_TIME is not set.", stacklevel=5)
+            warn("deadline='slurm': SLURM_JOB_END_TIME is not set.")
             return None
         return _number(end) - time.time()
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from keras_ratchet._engine.data_cursor import DataCursor
 from keras_ratchet._engine.resumer import BeforeValidation, Resumer
 from keras_ratchet._engine.train_state import TrainState
 from keras_ratchet._keras import data_adapters
+from keras_ratchet._warn import warn
 from keras_ratchet.callbacks import _exactness
 from keras_ratchet.callbacks._gone_bad import has_gone_bad, may_be_saved
 from keras_ratchet.callbacks._saves import Saves
@@ -55,7 +55,7 @@ class Session:
 
     def begin(self) -> int:
         """Go on from the newest snapshot, if there is one; return the epoch that is first."""
-        _exactness.warn(self.resumer.callbacks, self._cursor)
+        _exactness.warn_of_losses(self.resumer.callbacks, self._cursor)
         state = self.resumer.find(self._model, self.saves.epochs)
         self._first = state is not None and not state.finished
         if state is None:
@@ -90,10 +90,9 @@ class Session:
             return
         if torch.generators(source) and not self._warned:
             self._warned = True
-            warnings.warn(
+            warn(
                 "Resume will not be exact. This DataLoader draws from a generator of its own. Say "
-                "so: Run(..., data=loader).",
-                stacklevel=4,
+                "so: Run(..., data=loader)."
             )
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from keras_ratchet import _compat
 from keras_ratchet._engine.best_weights import check_optimizer
 from keras_ratchet._engine.scored import follow
+from keras_ratchet._warn import warn
 from keras_ratchet.callbacks._averaging import keeper_of
 from keras_ratchet.callbacks._keeper import check_average_arguments
 from keras_ratchet.callbacks._stopping import StoppingCallback
@@ -190,7 +190,7 @@ class EarlyStopping(StoppingCallback):
         except BaseException as error:  # in a validation of an average
             self._leave(error)
         if self.restore_best_weights and self.best_value is None and self._metric.seen:
-            warnings.warn(self._nothing_to_restore(), stacklevel=2)
+            warn(self._nothing_to_restore())
         super().on_train_end(logs)
         if not getattr(self._model, "stop_training", False):
             self._check_metrics_at_end()

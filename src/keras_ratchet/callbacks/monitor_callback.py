@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import keras
 
 from keras_ratchet import _compat
+from keras_ratchet._warn import warn
 from keras_ratchet.callbacks._base import RatchetCallback
 from keras_ratchet.errors import ConfigError, UnknownDirectionError
 from keras_ratchet.policy.monitor import DeltaMode, Mode, Monitor, NanRule
@@ -49,10 +49,7 @@ class MonitorCallback(RatchetCallback):
         if not isinstance(monitor, str):
             raise ConfigError(f"monitor is the name of one metric. Got: {monitor!r}.")
         if mode not in ("auto", "min", "max"):
-            warnings.warn(
-                f"{type(self).__name__} mode '{mode}' is unknown, fallback to auto mode.",
-                stacklevel=3,
-            )
+            warn(f"{type(self).__name__} mode '{mode}' is unknown, fallback to auto mode.")
             mode = "auto"
         self.monitor = monitor
         self.mode = mode
