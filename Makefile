@@ -13,7 +13,7 @@ export JAX_PLATFORMS ?= cpu
 
 # $(ARGS) goes to pytest: make test ARGS="-k monitor"
 .PHONY: demo test test-tensorflow test-jax test-resume test-background test-exact test-all test-wheel \
-  test-crash lint bench bench-stopping clean
+  test-crash hunt lint bench bench-stopping clean
 
 demo: $(STAMP)
 	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/digits.py
@@ -39,7 +39,7 @@ test-jax: $(STAMP)
 
 # Kills and exact resume on one backend: make test-resume KERAS_BACKEND=jax
 test-resume: $(STAMP)
-	KERAS_BACKEND=$(KERAS_BACKEND) $(PYTEST) tests/resume tests/crash $(ARGS)
+	KERAS_BACKEND=$(KERAS_BACKEND) $(PYTEST) tests/resume tests/crash tests/hunt/test_hunt.py $(ARGS)
 
 # The same with every save written beside training, however small it is.
 BESIDE_TESTS := tests/storage tests/crash/test_resume_chains.py tests/resume/test_backup_directory.py \
@@ -51,10 +51,10 @@ test-background: $(STAMP)
 
 # All of that for one machine and one hour: whole on PyTorch, in part on the others.
 EXACT_TESTS := tests/crash tests/resume/test_endings.py tests/resume/test_negative_controls.py \
-  tests/resume/test_callbacks.py
+  tests/resume/test_callbacks.py tests/hunt/test_hunt.py
 
 test-exact: $(STAMP)
-	KERAS_BACKEND=torch $(PYTEST) tests/resume tests/crash $(ARGS)
+	KERAS_BACKEND=torch $(PYTEST) tests/resume tests/crash tests/hunt/test_hunt.py $(ARGS)
 	KERAS_BACKEND=tensorflow $(PYTEST) $(EXACT_TESTS) $(ARGS)
 	KERAS_BACKEND=jax $(PYTEST) $(EXACT_TESTS) $(ARGS)
 
@@ -75,6 +75,13 @@ test-wheel: $(STAMP)
 test-crash: $(STAMP)
 	for backend in torch tensorflow jax; do \
 	  KERAS_BACKEND=$$backend RATCHET_LONG=1 $(PYTEST) tests/crash $(ARGS) || exit 1; done
+
+# Scripts made at random, killed and resumed: make hunt MINUTES=30 SEED=1 KERAS_BACKEND=jax
+MINUTES ?= 30
+SEED ?= 0
+
+hunt: $(STAMP)
+	PYTHONPATH=tests KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python -m hunt --minutes $(MINUTES) --seed $(SEED) $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
