@@ -91,7 +91,7 @@ def run(name, backend, mb, limit_s):
                 check=False,
             )
             if done.returncode:
-                problem = {"problem": done.stderr[-1500:]}
+                problem = {"problem": done.stderr.strip().splitlines()[-1][:300]}
         except subprocess.TimeoutExpired:
             problem = {"problem": f"not done within {limit_s} s"}
         return (json.loads(out.read_text()) if out.exists() else {}) | problem
@@ -139,7 +139,8 @@ def report(results):
         "## Correctness",
         "",
         "A run that was cut in mid-epoch and resumed beside one that was not, with deterministic "
-        "algorithms; every variable of model and optimizer, and History, bit for bit.",
+        "algorithms; every variable of model and optimizer, and History, bit for bit (and how long "
+        "the four trainings took).",
         "",
         "| | torch | jax |",
         "|---|---|---|",
