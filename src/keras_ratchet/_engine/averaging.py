@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from keras_ratchet import _backends
 from keras_ratchet._engine import rng
-from keras_ratchet._engine.best_weights import not_finite, weights_of
+from keras_ratchet._engine.best_weights import weights_of
+from keras_ratchet._engine.finite import FiniteWatch
 from keras_ratchet._engine.statistics import StatisticsData, reestimate
 from keras_ratchet._engine.validation import Validation
 from keras_ratchet._formats.means import is_float, mean_of
@@ -58,6 +59,7 @@ class Averager:
         members: From the best to the worst.
         monitor: The metric.
         validation: What it is measured on.
+        watch: Knows which weights are not finite on purpose.
         data: What moving statistics are estimated from, or None.
         cut: Says whether to stop trying.
     """
@@ -69,6 +71,7 @@ class Averager:
         monitor: Monitor,
         validation: Validation,
         *,
+        watch: FiniteWatch | None = None,
         data: StatisticsData | None = None,
         cut: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -76,6 +79,7 @@ class Averager:
         self._members = members
         self._monitor = monitor
         self._validation = validation
+        self._watch = watch or FiniteWatch()
         self._data = data
         self._cut = cut
         self._variables = weights_of(model) or []
@@ -110,7 +114,7 @@ class Averager:
         self.put(indices)
         if self.moving and len(indices) > 1:
             self._estimate(indices)
-        if not_finite(self._model, {}):
+        if self._watch.bad(self._model):
             return float("nan")
         return self._validation.value(self._model, self._monitor.name)
 

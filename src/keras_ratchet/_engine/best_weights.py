@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_ratchet import _backends
-from keras_ratchet._backends.base import all_finite
 from keras_ratchet.errors import ConfigError
 
 
@@ -151,12 +150,3 @@ def weights_of(model: Any) -> list[Any] | None:
     """Return the model's weight variables, or None if it only has get_weights/set_weights."""
     weights = getattr(model, "weights", None)
     return list(weights) if isinstance(weights, list | tuple) else None
-
-
-def not_finite(model: Any, sources: Mapping[int, Any]) -> str | None:
-    """Return the path of the first weight that holds NaN or infinity, or None."""
-    backend = _backends.current()
-    for variable in weights_of(model) or ():
-        if not all_finite(backend.view(sources.get(id(variable), variable))):
-            return str(getattr(variable, "path", variable.name))
-    return None

@@ -3,49 +3,126 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from keras_ratchet import _backends
 from keras_ratchet._backends.base import all_finite
 from keras_ratchet._engine.best_weights import weights_of
 
 _log = logging.getLogger("keras_ratchet")
+_NOTHING: Mapping[int, Any] = {}
+
+Look = Callable[[NDArray[Any]], bool]
 
 
 class FiniteWatch:
-    """Looks at the weights and the optimizer's variables of a model.
+    """Looks at the weights of a model, and the variables of its optimizer, for NaN and infinity.
 
-    What is not finite at first is a constant, such as a mask of minus infinities, and left out.
-
-    Attributes:
-        ignored: The places of those constants among the variables.
+    What is not finite when a run begins is a constant, such as a mask of minus infinities, or a
+    minimum that has seen nothing yet. It is no evidence of anything: those places of the variable
+    are left out, and the others are looked at. Of a weight that is made later the same holds for
+    what it is when it is seen first, unless it is trained.
     """
 
     def __init__(self) -> None:
-        self.ignored: set[int] = set()
+        self._seen: dict[int, Any] = {}  # holds the variables, so that no id is used again
+        self._places: dict[int, NDArray[np.bool_]] = {}
 
-    def begin(self, model: Any, optimizer: Any) -> None:
+    def clear(self) -> None:
+        """Forget the run."""
+        self._seen, self._places = {}, {}
+
+    def begin(self, model: Any, optimizer: Any = None) -> None:
         """Note what is not finite at first."""
-        variables = _watched(model, optimizer)
-        self.ignored = {i for i, v in enumerate(variables) if not _is_finite(v)}
-        for i in sorted(self.ignored):
-            _log.warning("%s is not finite at first, so it is not watched", _name(variables[i]))
+        self.clear()
+        backend = _backends.current()
+        for variable in _watched(model, optimizer):
+            self._first_look(variable, backend.view(variable))
+        level = logging.INFO if optimizer is None else logging.WARNING  # that is for going back
+        for key, places in self._places.items():
+            _log.log(
+                level,
+                "%s is not finite at first, so it is not watched in those %d places",
+                path_of(self._seen[key]),
+                int(places.sum()),
+            )
 
     def problem(self, model: Any, optimizer: Any) -> str | None:
-        """Say what is not finite now and was at first, or return None."""
-        for i, variable in enumerate(_watched(model, optimizer)):
-            if i not in self.ignored and not _is_finite(variable):
-                return f"{_name(variable)} is not finite"
+        """Return a sentence about what is not finite now and was at first, or None."""
+        bad = self.bad(model, optimizer)
+        return None if bad is None else f"{bad} is not finite"
+
+    def bad(
+        self, model: Any, optimizer: Any = None, sources: Mapping[int, Any] = _NOTHING
+    ) -> str | None:
+        """Return the path of the first variable that is not finite now and was at first, or None.
+
+        Args:
+            model: The model.
+            optimizer: Its optimizer, if that is to be looked at, too.
+            sources: For each variable whose value lies elsewhere its id and that variable.
+        """
+        backend = _backends.current()
+        for slot in getattr(optimizer, "variables", ()):  # no constant if it is made later
+            self._seen.setdefault(id(slot), slot)
+        for variable in _watched(model, optimizer):
+            if not self.accepts(variable, backend.view(sources.get(id(variable), variable))):
+                return path_of(variable)
         return None
 
+    def accepts(self, variable: Any, value: NDArray[Any]) -> bool:
+        """Say whether a value of a variable is finite but for the constants in it."""
+        if all_finite(value):
+            self._seen.setdefault(id(variable), variable)
+            return True
+        if id(variable) not in self._seen and not getattr(variable, "trainable", True):
+            self._first_look(variable, value)
+        places = self._places.get(id(variable))
+        return places is not None and bool((np.isfinite(value) | places).all())
 
-def _watched(model: Any, optimizer: Any) -> list[Any]:
-    return [*(weights_of(model) or ()), *getattr(optimizer, "variables", ())]
+    def looks(self, model: Any) -> dict[int, tuple[str, Look]]:
+        """Return, for the id of each weight, its path and what looks at its values.
+
+        Args:
+            model: The model, whose weights may be looked at on another thread.
+        """
+
+        def look(variable: Any) -> Look:
+            return lambda value: self.accepts(variable, value)
+
+        return {id(v): (path_of(v), look(v)) for v in weights_of(model) or ()}
+
+    def state_dict(self, model: Any, optimizer: Any = None) -> dict[str, Any]:
+        """Return the constants, as plain data and arrays, by the places of their variables."""
+        watched = _watched(model, optimizer)
+        places = [(i, self._places.get(id(v))) for i, v in enumerate(watched)]
+        return {str(i): np.packbits(held) for i, held in places if held is not None}
+
+    def load_state_dict(self, state: Any, model: Any, optimizer: Any = None) -> None:
+        """Take what `state_dict` returned, in the place of what was noted in `begin`."""
+        self._places.clear()
+        for i, variable in enumerate(_watched(model, optimizer)):
+            self._seen.setdefault(id(variable), variable)
+            if (bits := state.get(str(i))) is not None:
+                shape = tuple(variable.shape)
+                found = np.unpackbits(bits, count=int(np.prod(shape))).astype(bool)
+                self._places[id(variable)] = found.reshape(shape)
+
+    def _first_look(self, variable: Any, value: NDArray[Any]) -> None:
+        self._seen[id(variable)] = variable
+        if not all_finite(value):
+            self._places[id(variable)] = ~np.isfinite(value)
 
 
-def _is_finite(variable: Any) -> bool:
-    return all_finite(_backends.current().view(variable))
-
-
-def _name(variable: Any) -> str:
+def path_of(variable: Any) -> str:
+    """Return what a variable is called."""
     return str(getattr(variable, "path", variable.name))
+
+
+def _watched(model: Any, optimizer: Any) -> Iterator[Any]:
+    yield from weights_of(model) or ()
+    yield from getattr(optimizer, "variables", ())

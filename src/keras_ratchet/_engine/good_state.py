@@ -141,19 +141,19 @@ class GoodStates:
             self.good.restore(model, metrics=False)
             follow(model)
 
-    def state_dict(self, candidate: bool) -> dict[str, Any]:
+    def state_dict(self, model: Any, candidate: bool) -> dict[str, Any]:
         """Return the states as plain data and arrays, that of a candidate only if there is one."""
         return {
             "good": self.good.state_dict(),
             "candidate": self._candidate.state_dict() if candidate else {},
-            "ignored": sorted(self._watch.ignored),
+            "constants": self._watch.state_dict(model, self.optimizer_of(model)),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], model: Any) -> None:
         """Take what `state_dict` returned."""
         self.good.load_state_dict(state["good"], model)
         self._candidate.load_state_dict(state["candidate"], model)
-        self._watch.ignored = set(state["ignored"])
+        self._watch.load_state_dict(state["constants"], model, self.optimizer_of(model))
 
 
 def build(model: Any) -> None:

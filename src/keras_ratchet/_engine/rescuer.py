@@ -163,11 +163,11 @@ class Rescuer:
         """Go back if the model cannot be used: training has ended by an exception."""
         self.states.rescue(model)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, model: Any) -> dict[str, Any]:
         """Return what a restart must not forget."""
         return {
             "state": self._state.to_json(),
-            "states": self.states.state_dict(candidate=self._state.candidate is not None),
+            "states": self.states.state_dict(model, self._state.candidate is not None),
             "rollbacks": [asdict(record) for record in self.rollbacks],
             "gave_up": None if self.gave_up is None else asdict(self.gave_up),
             "last": self._last,

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from keras_ratchet import _compat_saving
-from keras_ratchet._backends.base import all_finite
-from keras_ratchet._engine.best_weights import not_finite, weights_of
 from keras_ratchet._engine.facts import state_bytes
+from keras_ratchet._engine.finite import FiniteWatch, Look
 from keras_ratchet._engine.holding import Holder, Values
 from keras_ratchet._formats import format_of
 from keras_ratchet._formats.base import Format
@@ -65,9 +64,13 @@ class ModelSaver:
 
     Args:
         whole: Whether a `.weights.h5` file, too, is to hold the whole model.
+
+    Attributes:
+        watch: Knows which weights are not finite on purpose.
     """
 
     def __init__(self, whole: bool = False) -> None:
+        self.watch = FiniteWatch()
         self._whole = whole
         self._forms: dict[str, Format] = {}
         self._holder = Holder()
@@ -83,7 +86,7 @@ class ModelSaver:
         form = self._form(path)
         method = "save_weights" if form.suffix == ".weights.h5" else "save"
         if _compat_saving.has_own_saving(model, method):
-            return _OwnFile(model, method)
+            return _OwnFile(model, method, self.watch)
         held: list[Values] = []
 
         def hold(sources: Sequence[Any]) -> Values:
@@ -91,12 +94,13 @@ class ModelSaver:
             return held[0]
 
         frozen = form.freeze(model, hold)
-        return _HeldFile(form, frozen, held[0], _weight_paths(model))
+        return _HeldFile(form, frozen, held[0], self.watch.looks(model))
 
     def free(self) -> None:
         """Give memory back."""
         self._forms.clear()
         self._holder.free()
+        self.watch.clear()
 
     def _form(self, path: str) -> Format:
         form = format_of(path, self._whole)
@@ -110,13 +114,14 @@ class _HeldFile:
     form: Format
     frozen: Any
     values: Values
-    weights: dict[int, str]
+    weights: dict[int, tuple[str, Look]]
     in_line_only: bool = False
 
     def not_finite(self) -> str | None:
         for source, array in zip(self.values.sources, self.values.arrays(), strict=True):
-            if id(source) in self.weights and not all_finite(array):
-                return self.weights[id(source)]
+            path, is_accepted = self.weights.get(id(source), ("", None))
+            if is_accepted is not None and not is_accepted(array):
+                return path
         return None
 
     def fill(self, draft: durable.FileDraft) -> None:
@@ -129,10 +134,11 @@ class _OwnFile:
 
     model: Any
     method: str
+    watch: FiniteWatch
     in_line_only: bool = True
 
     def not_finite(self) -> str | None:
-        return not_finite(self.model, {})
+        return self.watch.bad(self.model)
 
     def fill(self, draft: durable.FileDraft) -> None:
         getattr(self.model, self.method)(draft.path)
@@ -166,10 +172,6 @@ def save_model(model: Any, path: str, facts: Manifest, whole: bool = False) -> M
     """Save a model, or its weights, here and now; see `ModelSaver` and `write_file`."""
     frozen = ModelSaver(whole).freeze(model, path, lasting=False)
     return write_file(frozen, path, facts, state_bytes(model))
-
-
-def _weight_paths(model: Any) -> dict[int, str]:
-    return {id(v): str(getattr(v, "path", v.name)) for v in weights_of(model) or ()}
 
 
 def save_error(error: OSError, path: str) -> SaveError:

@@ -87,6 +87,7 @@ class Series:
             lock.acquire()
             self._lock = lock
         begin_anew(model)
+        self.saver.watch.begin(model)
         for path in files.sweep(self.directory, self._is_ours):
             _log.info("removed what a crash had left: %s", path)
         self._resumed_from = self._own_name(source_of(model))

@@ -8,7 +8,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from keras_ratchet._engine.averaging import Averager, Cut, average, needs_data, undisturbed
-from keras_ratchet._engine.best_weights import not_finite, weights_of
+from keras_ratchet._engine.best_weights import weights_of
+from keras_ratchet._engine.finite import FiniteWatch
 from keras_ratchet._engine.scored import restored, scored_sources
 from keras_ratchet._engine.snapshots import Snapshots
 from keras_ratchet._engine.statistics import StatisticsData
@@ -46,6 +47,7 @@ class AveragingKeeper(Keeper):
         """Free the memory."""
         self._snapshots = Snapshots(self._owner.average_k, self._optimizer)
         self._kept = self._snapshots.best
+        self._watch = FiniteWatch()
         self._sources: Mapping[int, Any] = {}
         self._validation: Validation | None = None
         self._data: StatisticsData | None = None
@@ -56,6 +58,7 @@ class AveragingKeeper(Keeper):
         Raises:
             ConfigError: If nothing can be measured.
         """
+        super().begin(model)
         if weights_of(model) is None:
             raise ConfigError("average= needs a Keras model, whose weights are variables.")
         fits = data_adapters.fit_validation()
@@ -88,7 +91,7 @@ class AveragingKeeper(Keeper):
         if not self._snapshots.wants(value, self._owner._rule):
             return False
         self._sources = scored_sources(model, self._owner._swap(), self._metric)
-        return not_finite(model, self._sources) is None
+        return self._watch.bad(model, sources=self._sources) is None
 
     def _look_for_statistics(self, model: Any) -> None:
         """Say early, and not after the whole training, that no average can be taken."""
@@ -134,6 +137,7 @@ class AveragingKeeper(Keeper):
                 members,
                 rule,
                 self._validation,
+                watch=self._watch,
                 data=self._data,
                 cut=lambda: bool(self._haste()),
             )

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_ratchet import _compat
-from keras_ratchet._engine.best_weights import BestWeights, not_finite
+from keras_ratchet._engine.best_weights import BestWeights
+from keras_ratchet._engine.finite import FiniteWatch
 from keras_ratchet._engine.scored import restored, scored_sources
 from keras_ratchet._warn import warn
 from keras_ratchet.callbacks._metrics import training_metric_warning
@@ -41,20 +42,22 @@ class Keeper:
     def empty(self) -> None:
         """Free the memory."""
         self._kept = BestWeights(self._optimizer)
+        self._watch = FiniteWatch()
         self._best: Any = None
         self._sources: Mapping[int, Any] = {}
 
     def trusted(self, model: Any, swap: Any, value: float) -> float:
         """Return the score of this epoch, or NaN if the weights that were scored are not finite."""
         self._sources = scored_sources(model, swap, self._metric)
-        bad = not_finite(model, self._sources)
+        bad = self._watch.bad(model, sources=self._sources)
         if bad is None:
             return value
         _log.warning("%s=%g counts as NaN: weight %s is not finite", self._metric, value, bad)
         return math.nan
 
     def begin(self, model: Any) -> None:
-        """Raise now what would go wrong at the end of training."""
+        """Look at the weights that a run begins with."""
+        self._watch.begin(model)
 
     def tested(self, logs: Any) -> None:
         """Hear of the end of a validation."""
@@ -100,6 +103,14 @@ class Keeper:
     def state_dict(self) -> dict[str, Any]:
         """Return what is kept, as plain data and arrays."""
         return self._kept.state_dict()
+
+    def constants(self, model: Any) -> dict[str, Any]:
+        """Return what is not finite and is no evidence of anything."""
+        return self._watch.state_dict(model)
+
+    def load_constants(self, state: Any, model: Any) -> None:
+        """Take what `constants` returned."""
+        self._watch.load_state_dict(state, model)
 
     def load_state_dict(self, state: Mapping[str, Any], model: Any) -> Any:
         """Take what `state_dict` returned; return the kept weights or None."""

@@ -101,11 +101,13 @@ class SavingCallback(MonitorCallback):
     def state_dict(self) -> dict[str, Any]:
         """Return what a restart must not forget."""
         counted = {"pending": self._pace.pending, "batch": self._last_batch_seen}
-        return {**self._saves.state_dict(), **counted}
+        constants = {"constants": self._saves.series.saver.watch.state_dict(self._model)}
+        return {**self._saves.state_dict(), **counted, **constants}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state that `state_dict` returned; training has begun."""
         self._saves.load_state_dict(state)
+        self._saves.series.saver.watch.load_state_dict(state["constants"], self._model)
         self._pace.pending, self._last_batch_seen = state["pending"], state.get("batch")
 
     def _say(self, message: str) -> None:

@@ -219,11 +219,13 @@ class EarlyStopping(StoppingCallback):
     def state_dict(self) -> dict[str, Any]:
         """Return what a restart must not forget."""
         record = None if self.average_record is None else asdict(self.average_record)
-        return {**self._decisions(), "kept": self._keeper.state_dict(), "average": record}
+        kept = {"kept": self._keeper.state_dict(), "constants": self._keeper.constants(self._model)}
+        return {**self._decisions(), **kept, "average": record}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state that `state_dict` returned; training has begun."""
         self._load_decisions(state)
+        self._keeper.load_constants(state["constants"], self._model)
         self.best_weights = self._keeper.load_state_dict(state["kept"], self._model)
         self.average_record = AverageRecord.from_dict(state.get("average"))
 

@@ -5,40 +5,23 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from keras_ratchet import _compat
-from keras_ratchet._engine.best_weights import BestWeights, check_optimizer, not_finite
+from keras_ratchet._engine.best_weights import BestWeights, check_optimizer
+from keras_ratchet._engine.finite import FiniteWatch
 from keras_ratchet._engine.learning_rate import LearningRates
 from keras_ratchet._engine.scored import restored, scored_sources
 from keras_ratchet.callbacks import _journal
 from keras_ratchet.callbacks._metrics import MetricWatch
 from keras_ratchet.callbacks.monitor_callback import MonitorCallback
-from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy.monitor import DeltaMode
-from keras_ratchet.policy.plateau import Plateau, PlateauState
+from keras_ratchet.policy.plateau import Plateau, PlateauState, Reduction, check_rates
 
 _log = logging.getLogger("keras_ratchet")
-
-
-@dataclass(frozen=True, slots=True)
-class Reduction:
-    """The record of one cut.
-
-    Attributes:
-        epoch: Index, from 0, of the epoch after which it was made.
-        why: A sentence.
-        before: The learning rate until then; of the first optimizer if there are several.
-        after: The learning rate from then on.
-    """
-
-    epoch: int
-    why: str
-    before: float
-    after: float
 
 
 class ReduceLROnPlateau(MonitorCallback):
@@ -100,7 +83,7 @@ class ReduceLROnPlateau(MonitorCallback):
         restore_optimizer: Any = False,
     ) -> None:
         super().__init__(monitor, mode, None, min_delta, min_delta_mode=min_delta_mode)
-        _check_rates(factor, min_lr)
+        check_rates(factor, min_lr)
         self.factor = factor
         self.min_lr = min_lr
         self.patience = patience
@@ -116,6 +99,7 @@ class ReduceLROnPlateau(MonitorCallback):
         self.reductions: list[Reduction] = []
         self._metric = MetricWatch(self.monitor, type(self).__name__)
         self._kept = BestWeights(self.restore_optimizer)
+        self._watch = FiniteWatch()
 
     def _plateau(self) -> Plateau:
         return Plateau(self._rule, self.patience, self.cooldown)
@@ -140,6 +124,7 @@ class ReduceLROnPlateau(MonitorCallback):
         self._reset()
         super().on_train_begin(logs)
         self._set_monitor_op_early()
+        self._watch.begin(self.model)
         if getattr(self._model, "optimizer", None) is not None:
             self._rates().check(type(self).__name__, f"leave {type(self).__name__} out")
         if self.restore_best_weights:
@@ -158,7 +143,8 @@ class ReduceLROnPlateau(MonitorCallback):
         if value is None:
             return
         sources = scored_sources(self.model, self._swap(), self.monitor)
-        if self._rule.beats(value, self.best_value) and not_finite(self.model, sources):
+        beats = self._rule.beats(value, self.best_value)
+        if beats and self._watch.bad(self.model, sources=sources):
             value = math.nan
         before = self.best_value
         state, verdict = self._plateau().check(self._state(), epoch, value)
@@ -201,6 +187,7 @@ class ReduceLROnPlateau(MonitorCallback):
     def on_train_end(self, logs: Any = None) -> None:
         """Free the memory."""
         self._kept = BestWeights(self.restore_optimizer)
+        self._watch.clear()
         super().on_train_end(logs)
         if not getattr(self._model, "stop_training", False):
             self._metric.check_at_end()
@@ -211,6 +198,7 @@ class ReduceLROnPlateau(MonitorCallback):
             "plateau": self._state().to_json(),
             "reductions": [asdict(record) for record in self.reductions],
             "kept": self._kept.state_dict(),
+            "constants": self._watch.state_dict(self._model),
             "seen": self._metric.seen,
         }
 
@@ -220,13 +208,4 @@ class ReduceLROnPlateau(MonitorCallback):
         self.reductions = [Reduction(**record) for record in state["reductions"]]
         self._metric.seen = state["seen"]
         self._kept.load_state_dict(state["kept"], self._model)
-
-
-def _check_rates(factor: float, min_lr: float) -> None:
-    if not 0 < factor < 1:
-        raise ConfigError(
-            f"ReduceLROnPlateau does not support a factor >= 1.0, or one that is not above 0: the "
-            f"learning rate is multiplied by it. Got: factor={factor!r}."
-        )
-    if not (math.isfinite(min_lr) and min_lr >= 0):
-        raise ConfigError(f"min_lr is a learning rate, at least 0. Got: {min_lr!r}.")
+        self._watch.load_state_dict(state["constants"], self._model)

@@ -186,7 +186,7 @@ class Rollback(RatchetCallback):
     def state_dict(self) -> dict[str, Any]:
         """Return what a restart must not forget."""
         reason = None if self.stop_reason is None else asdict(self.stop_reason)
-        return {"rescuer": self._rescuer.state_dict(), "stop_reason": reason}
+        return {"rescuer": self._rescuer.state_dict(self._model), "stop_reason": reason}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state that `state_dict` returned; training has begun."""

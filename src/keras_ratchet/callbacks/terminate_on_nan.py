@@ -178,7 +178,7 @@ class TerminateOnNaN(RatchetCallback):
         return {
             "kept": self._kept.state_dict(),
             "kept_epoch": self._kept_epoch,
-            "ignored": sorted(self._watch.ignored),
+            "constants": self._watch.state_dict(self._model, self._optimizer),
             "due": self._due,
             "stop_reason": None if self.stop_reason is None else asdict(self.stop_reason),
         }
@@ -187,6 +187,6 @@ class TerminateOnNaN(RatchetCallback):
         """Go on from a state that `state_dict` returned; training has begun."""
         self._kept.load_state_dict(state["kept"], self._model)
         self._kept_epoch, self._due = state["kept_epoch"], state["due"]
-        self._watch.ignored = set(state["ignored"])
+        self._watch.load_state_dict(state["constants"], self._model, self._optimizer)
         reason = state["stop_reason"]
         self.stop_reason = None if reason is None else StopReason(**reason)

@@ -117,3 +117,31 @@ class Plateau:
             f"{self.monitor.name} has not improved on {state.reference:.6g} for {epochs} "
             f"(now: {value:.6g})"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """The record of one cut.
+
+    Attributes:
+        epoch: Index, from 0, of the epoch after which it was made.
+        why: A sentence.
+        before: The learning rate until then; of the first optimizer if there are several.
+        after: The learning rate from then on.
+    """
+
+    epoch: int
+    why: str
+    before: float
+    after: float
+
+
+def check_rates(factor: float, min_lr: float) -> None:
+    """Raise a ConfigError unless learning rates can be cut by these."""
+    if not 0 < factor < 1:
+        raise ConfigError(
+            f"ReduceLROnPlateau does not support a factor >= 1.0, or one that is not above 0: the "
+            f"learning rate is multiplied by it. Got: factor={factor!r}."
+        )
+    if not (math.isfinite(min_lr) and min_lr >= 0):
+        raise ConfigError(f"min_lr is a learning rate, at least 0. Got: {min_lr!r}.")
