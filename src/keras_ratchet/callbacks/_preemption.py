@@ -15,6 +15,7 @@ from typing import Any
 
 from keras_ratchet._warn import warn
 from keras_ratchet.callbacks._loop import Loop
+from keras_ratchet.callbacks._workers import Workers
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy.preempt import Deadline
 
@@ -49,6 +50,7 @@ class Preemption:
         self._before: dict[signal.Signals, Any] = {}
         self._planned: Deadline | None = None
         self._loop: Loop | None = None
+        self._workers: Workers | None = None
         self.asked: Deadline | None = None
 
     @property
@@ -74,6 +76,7 @@ class Preemption:
                 "has no effect. deadline= has."
             )
             return
+        self._workers = Workers()
         for number in self._signals:
             _disarm_leftover(number)
             self._before[number] = signal.signal(number, self._handle)
@@ -87,6 +90,9 @@ class Preemption:
             if signal.getsignal(number) == self._handle:
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before.clear()
+        if self._workers is not None:
+            self._workers.are_told(over=True)
+            self._workers = None
 
     def due(self, save_s: float, step_s: float) -> Deadline | None:
         """Return what training has to end for now, or None.
@@ -106,6 +112,9 @@ class Preemption:
         return self._loop is None or self._loop.runs(frame)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._workers is not None and self._workers.is_worker():
+            self._workers.hear(number, frame)
+            return
         name = signal.Signals(number).name
         before = self._before.get(signal.Signals(number))
         if self.asked is not None or not self.runs(frame):  # the second one is immediate
@@ -113,6 +122,8 @@ class Preemption:
             signal.raise_signal(number)
             return
         self.asked = Deadline(time.monotonic() + self._grace_s, name)
+        if self._workers is not None:
+            self._workers.are_told()
         _log.warning("%s: training ends after this batch", name)
         if callable(before) and before is not signal.default_int_handler:
             before(number, frame)
