@@ -151,6 +151,7 @@ class SnapshotInfo:
         ranking: Names of the metrics that rank it and their modes, the first one first.
         reason: Why it was saved.
         series: The file name template it was saved under.
+        run: Which run saved it; "" if unknown. A resumed run stays the same one.
         saved_at: Seconds since 1970, UTC.
         bytes: Size of its files.
         versions: Of keras, backend, python and keras_ratchet.
@@ -167,6 +168,7 @@ class SnapshotInfo:
     ranking: tuple[tuple[str, str], ...] = ()
     reason: str = ""
     series: str = ""
+    run: str = ""
     saved_at: float = 0.0
     bytes: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)

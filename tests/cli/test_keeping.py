@@ -126,18 +126,38 @@ def test_adopt_gives_a_plain_file_a_manifest(ratchet, tmp_path, suffix):
     ratchet("verify", path, code=1)
 
 
-def test_an_adopted_file_is_not_overwritten_by_a_worse_model(ratchet, tmp_path):
+def test_an_adopted_file_is_not_overwritten_by_a_worse_model_that_goes_on_from_it(
+    ratchet, tmp_path
+):
     from support.models import Curve, fit
 
     path = tmp_path / "best.keras"
     dense().save(path)
     ratchet("adopt", path, "--metric", "val_loss=0.5")
     before = path.read_bytes()
+    model = keras_ratchet.load_model(path)
     checkpoint = keras_ratchet.ModelCheckpoint(path, save_best_only=True)
-    fit(dense(), [Curve(val_loss=[0.9, 0.6]), checkpoint], epochs=2)
+    fit(model, [Curve(val_loss=[0.9, 0.6]), checkpoint], epochs=2)
     assert path.read_bytes() == before
-    fit(dense(), [Curve(val_loss=[0.4]), checkpoint])
+    fit(model, [Curve(val_loss=[0.4]), checkpoint])
     assert path.read_bytes() != before
+
+
+def test_the_files_of_an_earlier_run_are_listed_and_not_best(ratchet, run):
+    from dataclasses import replace
+
+    from support.checkpoints import facts, save
+
+    later = replace(facts(9, val_loss=2.5), run="second")
+    save(run, "epoch-09.keras", later)
+    marks = {s["name"]: s["marks"] for s in ratchet.json("ls", run)}
+    assert marks["epoch-09.keras"] == ["best", "last"]
+    assert marks["epoch-03.keras"] == ["earlier run"]  # the best of the first run
+    assert ratchet("best", run).stdout.strip().endswith("epoch-09.keras")
+    lines = ratchet("prune", run, "--keep-best", 1).output.splitlines()
+    kept = [line.split()[1] for line in lines if line.startswith("keep")]
+    assert kept == ["epoch-03.keras", "epoch-09.keras"]
+    assert "second" in ratchet("show", f"{run}/epoch-09.keras").output
 
 
 def test_adopt_checks_what_it_is_told(ratchet, tmp_path):

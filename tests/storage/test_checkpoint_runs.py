@@ -118,7 +118,7 @@ def test_a_best_by_another_metric_does_not_count(tmp_path):
 def test_the_best_of_many_files_counts(tmp_path):
     train(tmp_path, val_loss=[0.5, 0.1, 0.3], save_best_only=True)
     assert epochs_in(tmp_path) == [1, 2]
-    callback = train(tmp_path, val_loss=[0.4, 0.2, 0.15], save_best_only=True)
+    callback = train(tmp_path, val_loss=[0.4, 0.2, 0.15], save_best_only=True, fresh=False)
     assert callback.best == 0.1
     assert epochs_in(tmp_path) == [1, 2]
     assert held(tmp_path / "e2.weights.h5") == 2

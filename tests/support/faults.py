@@ -118,6 +118,13 @@ class FaultDisk(durable.Disk):
     def rename(self, source, target):
         self._call("rename", source, lambda: self._move(os.rename, source, target))
 
+    def link(self, source, target):
+        def effect():
+            os.link(source, target)
+            self._world.change("link", {target: self._world.find(source)})
+
+        self._call("link", target, effect)
+
     def unlink(self, path):
         self._call("unlink", path, lambda: self._remove(os.unlink, path))
 

@@ -39,10 +39,19 @@ class Curve(keras.callbacks.Callback):
 
 
 class Stamp(keras.callbacks.Callback):
-    """Sets every weight to epoch + 1 at the end of an epoch, so that a file tells its epoch."""
+    """Sets every weight to epoch + 1 at the end of an epoch, so that a file tells its epoch.
+
+    Args:
+        base: Added to that, to tell runs apart.
+    """
+
+    def __init__(self, base=0):
+        super().__init__()
+        self.base = base
 
     def on_epoch_end(self, epoch, logs=None):
-        self.model.set_weights([np.full_like(w, epoch + 1) for w in self.model.get_weights()])
+        number = self.base + epoch + 1
+        self.model.set_weights([np.full_like(w, number) for w in self.model.get_weights()])
 
 
 def stamp_of(model):

@@ -7,15 +7,18 @@ no state older than the last one that was reported may come back.
 """
 
 import contextlib
+import errno
 import functools
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from support.faults import CRASHES, LOST, MODES, Crash, FaultDisk, reboot
 
 from keras_ratchet._storage import durable, files, local
+from keras_ratchet._storage.aside import set_aside
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet._storage.records import checkpoints, pin
 from keras_ratchet._storage.verify import verify
@@ -84,7 +87,7 @@ def commit(root, name, version):
 
 
 def is_ours(name):
-    return re.fullmatch(r"best\.keras|ckpt-[0-9]+\.keras", name) is not None
+    return re.fullmatch(r"best(\.before-[0-9]+)?\.keras|ckpt-[0-9]+\.keras", name) is not None
 
 
 class Scenario:
@@ -139,6 +142,43 @@ class SaveOver(Scenario):
         reported(1)
         save(root, "best.keras", 3)
         reported(2)
+
+
+class SetAside(Scenario):
+    """A new run takes the place of an earlier one's file, which is kept; then it saves again."""
+
+    states = (
+        {"best.keras": 1},
+        {"best.keras": 1, "best.before-01.keras": 1},
+        {"best.keras": 2, "best.before-01.keras": 1},
+        {"best.keras": 3, "best.before-01.keras": 1},
+    )
+
+    def prepare(self, root):
+        save(root, "best.keras", 1)
+
+    def act(self, root, reported):
+        for version in (2, 3):
+            self.save_as_new_run(os.path.join(root, "best.keras"), version)
+            reported(version)
+
+    def save_as_new_run(self, path, version):
+        def fill(draft):
+            draft.write(lambda file: scribble(file, version))
+            set_aside(draft.target, "new run")
+
+        files.save_file(path, fill, replace(facts(version), run="new run"))
+
+
+class SetAsideWithoutLinks(SetAside):
+    """The same on a file system where a file has one name only."""
+
+    def act(self, root, reported):
+        durable.disk.link = self.refuse
+        super().act(root, reported)
+
+    def refuse(self, source, target):
+        raise OSError(errno.EPERM, "no hard links here")
 
 
 class SaveInNewDirectory(Scenario):
@@ -341,6 +381,8 @@ class SnapshotRotation(SnapshotScenario):
 SCENARIOS = (
     FirstSave(),
     SaveOver(),
+    SetAside(),
+    SetAsideWithoutLinks(),
     SaveInNewDirectory(),
     SaveInUnsyncedDirectory(),
     Delete(),

@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keras_ratchet._engine.file_save import Saved
+from keras_ratchet._engine.lineage import earlier
 from keras_ratchet._engine.scored import averages_are_meant, holding_averages
 from keras_ratchet._engine.series import Series
+from keras_ratchet._storage.aside import next_name
 from keras_ratchet._warn import warn
 from keras_ratchet.policy import naming
 from keras_ratchet.policy.best import is_best
 from keras_ratchet.policy.monitor import missing_message
 from keras_ratchet.policy.retention import Ranking
-from keras_ratchet.types import Moment, Verdict
+from keras_ratchet.types import Moment, SnapshotInfo, Verdict
 
 _log = logging.getLogger("keras_ratchet")
 
@@ -47,25 +49,73 @@ class Checkpointer:
     skip_if_busy: bool = False
     lost: Moment | None = None
     seconds: float = 0.0
+    _goes_on: bool = False
+    _resumed: bool = False
+    _news: str = ""
     best: float | None = None
     _best_metrics: Mapping[str, float] = field(default_factory=dict)
     _best_path: str | None = None
     _warned: set[str] = field(default_factory=set)
 
-    def settle(self, ranking: Ranking, fresh: bool = False) -> None:
-        """Take the order of the metrics, and (unless `fresh`) what the files say is best."""
-        self.series.ranking = ranking
-        found = self.series.best() if self.best_only and not fresh else None
-        if found is None or not ranking.beats(found.metrics, self._best()):
+    def begin(self, model: Any, run: str, fresh: bool | None, initial_epoch: int) -> None:
+        """Find out whether this is a new run, or goes on from one that has saved here before.
+
+        Args:
+            model: The model, when training begins.
+            run: A name for it if it is a new run.
+            fresh: Whether it is one, None to go by `lineage.earlier`.
+            initial_epoch: Index of the first epoch.
+        """
+        self._news, self._resumed = "", False
+        if self.series.run and not fresh:  # the same callback once more: as in Keras
+            self._goes_on = True
             return
-        self._remember(found.metrics, found.path)
-        _log.warning(
-            "%s from an earlier run has %s=%.6g: only better models replace it (fresh=True "
-            "starts anew)",
-            found.path,
-            ranking.metrics[0][0],
-            self.best,
+        saved = [] if fresh else self.series.snapshots()
+        found = earlier(model, saved, initial_epoch, asked=fresh is False)
+        self._goes_on = found is not None
+        self.series.run = run if found is None else found.run
+        self._news = self._told(found, fresh)
+
+    def _told(self, found: SnapshotInfo | None, fresh: bool | None) -> str:
+        """Return the sentence that tells what an earlier run means for this one."""
+        if found is not None:
+            name = found.ranking[0][0] if found.ranking else ""
+            value = f" ({name}={found.metrics[name]:.6g})" if name in found.metrics else ""
+            return (
+                f"going on from the run that saved {found.path}{value}: its best value counts "
+                f"(fresh=True starts anew)"
+            )
+        path = self.series.template
+        if fresh or not self.best_only or naming.fields(path) or not os.path.isfile(path):
+            return ""
+        return (
+            f"{path} is of an earlier run: the first best of this run takes its place, and it is "
+            f"kept as {next_name(os.path.realpath(path))} (fresh=False goes on from it)"
         )
+
+    def first_epoch(self, model: Any, epoch: int, fresh: bool | None) -> None:
+        """Take note of the epoch that is first; another callback may have moved it."""
+        if epoch and fresh is None and not self._goes_on and not self._resumed:
+            own, self.series.run = self.series.run, ""
+            self.begin(model, own, None, epoch)
+            self.settle(self.series.ranking)
+        if self._news:
+            _log.warning("%s", self._news)
+            self._news = ""
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned; what files say of their best counts no more."""
+        self.load_state_dict(state)
+        self.series.run = state.get("run") or self.series.run
+        self._resumed, self._news = True, ""
+
+    def settle(self, ranking: Ranking) -> None:
+        """Take the order of the metrics, and what the files of this run say is best."""
+        self.series.ranking = ranking
+        wanted = self.best_only and self._goes_on and not self._resumed
+        found = self.series.best() if wanted else None
+        if found is not None and ranking.beats(found.metrics, self._best()):
+            self._remember(found.metrics, found.path)
 
     def forget(self, threshold: float | None) -> None:
         """Start anew: no best but a value to beat."""
@@ -73,7 +123,12 @@ class Checkpointer:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is best so far."""
-        return {"best": self.best, "metrics": dict(self._best_metrics), "path": self._best_path}
+        return {
+            "best": self.best,
+            "metrics": dict(self._best_metrics),
+            "path": self._best_path,
+            "run": self.series.run,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take what `state_dict` returned."""
@@ -147,7 +202,16 @@ class Checkpointer:
             self._done(saved, moment)
 
         try:
-            self.series.save(model, path, facts, best_only=best_only, done=done, crashed=lost)
+            keeps = self.best_only or self.series.retention is not None
+            self.series.save(
+                model,
+                path,
+                facts,
+                best_only=best_only,
+                keeps_others=keeps,
+                done=done,
+                crashed=lost,
+            )
         except BaseException:
             if not told and not self.series.writer.busy:  # it has not come to a save
                 lost()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from keras_ratchet._engine.saver import FrozenFile, save_error, write_file
+from keras_ratchet._storage.aside import set_aside
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet.errors import SaveError
 
@@ -65,6 +66,7 @@ class FileSave:
         path: The file.
         facts: The manifest but for its files.
         best_only: Whether it is saved as the best; weights that are not finite never are.
+        keeps_others: Whether a file of another run is kept under another name.
         size_bytes: About how large the file will be.
         note: Adds a line to the journal.
         retain: Drops what no rule keeps; returns what went wrong.
@@ -79,6 +81,7 @@ class FileSave:
         facts: Manifest,
         *,
         best_only: bool,
+        keeps_others: bool,
         size_bytes: int,
         note: Callable[..., None],
         retain: Callable[[], SaveError | None],
@@ -89,6 +92,7 @@ class FileSave:
         self._path = path
         self._facts = facts
         self._best_only = best_only
+        self._keeps_others = keeps_others
         self._size_bytes = size_bytes
         self._note = note
         self._retain = retain
@@ -114,7 +118,7 @@ class FileSave:
         if self._bad_weight is not None:
             return Saved(self._path, self._bad_weight)
         try:
-            manifest = write_file(frozen, self._path, self._facts, self._size_bytes)
+            manifest = write_file(frozen, self._path, self._facts, self._size_bytes, self._make_way)
         except OSError as error:
             self._note("save_error", name=os.path.basename(self._path), problem=str(error))
             return Saved(self._path, error=caused(save_error(error, self._path), error))
@@ -126,6 +130,14 @@ class FileSave:
         if self._best_only or os.path.exists(self._path):
             return frozen.not_finite()
         return None
+
+    def _make_way(self, path: str) -> None:
+        """Keep what another run has saved, just before this save takes its place."""
+        kept = set_aside(path, self._facts.run) if self._keeps_others else None
+        if kept is not None:
+            reason = f"{os.path.basename(path)} of an earlier run, kept under this name"
+            self._note("aside", name=os.path.basename(kept), reason=reason)
+            _log.info("kept the file of an earlier run as %s", kept)
 
     def _tell(self, manifest: Manifest, written_s: float) -> None:
         facts = self._facts

@@ -15,7 +15,7 @@ from keras_ratchet._storage.records import checkpoints, record
 from keras_ratchet._storage.verify import verify
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import CorruptError, LoadError
-from keras_ratchet.policy.retention import age, ranking_of
+from keras_ratchet.policy.retention import age, of_newest_runs, ranking_of
 from keras_ratchet.types import SnapshotInfo
 
 _log = logging.getLogger("keras_ratchet")
@@ -32,7 +32,8 @@ def load_model(
 
     The file's digest is compared with its manifest before Keras sees it. In a directory, a
     checkpoint that does not verify is passed over with a warning that names its problem, and the
-    next best (or next newest) one is loaded. Keras's `safe_mode` stays on. Trainings of this model
+    next best (or next newest) one is loaded; the best is looked for among what the newest run has
+    saved, not among files of earlier ones. Keras's `safe_mode` stays on. Trainings of this model
     never drop the file that it was loaded from.
 
     Args:
@@ -103,7 +104,8 @@ def _order(infos: list[SnapshotInfo], which: str) -> list[SnapshotInfo]:
     """Return candidates, the wanted one first."""
     if which == "latest":
         return sorted(infos, key=age, reverse=True)
-    return ranking_of(infos).sort(infos)
+    newest = of_newest_runs(infos)
+    return ranking_of(newest).sort(newest)
 
 
 def _first_good(path: str, which: str, candidates: list[SnapshotInfo], problems: list[str]) -> str:

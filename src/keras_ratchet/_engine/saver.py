@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -145,7 +145,13 @@ class _OwnFile:
         draft.sync()
 
 
-def write_file(frozen: FrozenFile, path: str, facts: Manifest, needed_bytes: int) -> Manifest:
+def write_file(
+    frozen: FrozenFile,
+    path: str,
+    facts: Manifest,
+    needed_bytes: int,
+    make_way: Callable[[str], None] = lambda path: None,
+) -> Manifest:
     """Write a file.
 
     Whatever happens meanwhile, `path` is the whole older file or the whole new one.
@@ -155,6 +161,7 @@ def write_file(frozen: FrozenFile, path: str, facts: Manifest, needed_bytes: int
         path: The file; directories above it are made.
         facts: The manifest but for its files.
         needed_bytes: About how large the file will be.
+        make_way: Called with the place of the file (links followed) when the draft is whole.
 
     Returns:
         The manifest.
@@ -165,7 +172,12 @@ def write_file(frozen: FrozenFile, path: str, facts: Manifest, needed_bytes: int
     directory = os.path.abspath(os.path.dirname(path))
     durable.make_directories(directory)
     space.require(directory, needed_bytes)
-    return files.save_file(path, frozen.fill, facts)
+
+    def fill(draft: durable.FileDraft) -> None:
+        frozen.fill(draft)
+        make_way(draft.target)
+
+    return files.save_file(path, fill, facts)
 
 
 def save_model(model: Any, path: str, facts: Manifest, whole: bool = False) -> Manifest:

@@ -14,6 +14,7 @@ from keras_ratchet._engine.file_save import FileSave, Saved, caused, is_beside
 from keras_ratchet._engine.saver import ModelSaver, check_target, save_error
 from keras_ratchet._engine.writer import Writer, begin_anew
 from keras_ratchet._storage import files, journal, space
+from keras_ratchet._storage.aside import original_name
 from keras_ratchet._storage.catalog import Catalog
 from keras_ratchet._storage.deletion import delete_unless_changed
 from keras_ratchet._storage.lock import FileLock
@@ -39,6 +40,10 @@ class Series:
         whole: Whether the files hold the whole model whatever their suffix says.
         background: Whether files are written beside training; None for those that take longer
             than a blink.
+
+    Attributes:
+        run: The run that the files are saved for. What others saved under this template neither
+            competes with them nor is deleted.
     """
 
     template: str
@@ -46,6 +51,7 @@ class Series:
     ranking: Ranking
     whole: bool = False
     background: bool | None = None
+    run: str = field(default="", init=False)
     writer: Writer = field(default_factory=Writer, init=False)
     saver: ModelSaver = field(init=False)
     _save: FileSave | None = field(default=None, init=False)
@@ -113,7 +119,7 @@ class Series:
 
         A file whose bytes are not those that were saved does not count.
         """
-        found = [s for s in self.snapshots() if s.ranking[:1] == self.ranking.metrics[:1]]
+        found = [s for s in self.own() if s.ranking[:1] == self.ranking.metrics[:1]]
         for snapshot in self.ranking.sort(found):
             if verify(snapshot.path):
                 return snapshot
@@ -124,6 +130,10 @@ class Series:
         """Return the records of this series' files, oldest first."""
         return [s for s in self._catalog.files(self.directory) if s.series == self.name]
 
+    def own(self) -> list[SnapshotInfo]:
+        """Return the records of those that this run has saved, before a resume too."""
+        return [s for s in self.snapshots() if s.run == self.run]
+
     def save(
         self,
         model: Any,
@@ -131,6 +141,7 @@ class Series:
         facts: Manifest,
         *,
         best_only: bool,
+        keeps_others: bool,
         done: Callable[[Saved], None],
         crashed: Callable[[], None],
     ) -> None:
@@ -143,6 +154,7 @@ class Series:
             path: The file.
             facts: The manifest but for its files.
             best_only: Whether it is saved as the best.
+            keeps_others: Whether a file of another run is kept under another name.
             done: Gets what became of it; in line at once, else when it is collected.
             crashed: Called before an exception that is not the disk's is raised.
         """
@@ -163,6 +175,7 @@ class Series:
             path,
             facts,
             best_only=best_only,
+            keeps_others=keeps_others,
             size_bytes=size_bytes,
             note=self.note,
             retain=self.retain,
@@ -198,6 +211,7 @@ class Series:
             ranking=self.ranking.metrics,
             reason=reason,
             series=self.name,
+            run=self.run,
             saved_at=self._newest_s,
             versions=versions(),
             fingerprint=fingerprint(model),
@@ -223,9 +237,7 @@ class Series:
         """Drop the files that no rule keeps; return what went wrong."""
         if self.retention is None:
             return None
-        decisions = plan(
-            self.snapshots(), self.retention, self.ranking, time.time(), self._resumed_from
-        )
+        decisions = plan(self.own(), self.retention, self.ranking, time.time(), self._resumed_from)
         for decision in decisions:
             if decision.keep:
                 continue
@@ -246,4 +258,4 @@ class Series:
 
     def _is_ours(self, name: str) -> bool:
         """Say whether a file name may come from this template."""
-        return naming.may_be(self.name, name)
+        return naming.may_be(self.name, name) or naming.may_be(self.name, original_name(name))

@@ -32,7 +32,7 @@ from keras_ratchet.policy.averaging import (
     unmeasured,
 )
 from keras_ratchet.policy.monitor import Mode, Monitor
-from keras_ratchet.policy.retention import Ranking, ranking_of
+from keras_ratchet.policy.retention import Ranking, of_newest_runs, ranking_of
 from keras_ratchet.types import AverageRecord, SnapshotInfo
 
 _log = logging.getLogger("keras_ratchet")
@@ -283,7 +283,7 @@ def _found(checkpoints: Paths) -> list[SnapshotInfo]:
             raise ConfigError(
                 f"checkpoints is a directory or a list of files. Got the file {where!r}."
             )
-        infos = [info for info in listed(where) if not info.directory]
+        infos = of_newest_runs([info for info in listed(where) if not info.directory])
     else:
         infos = [record(os.fspath(path)) for path in checkpoints]
     infos = [info for info in infos if info.name.endswith(_SUFFIXES)]

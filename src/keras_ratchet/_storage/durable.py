@@ -94,6 +94,10 @@ class Disk:
         """Rename a directory or file to a name that is free."""
         os.rename(source, target)
 
+    def link(self, source: str, target: str) -> None:
+        """Give a file a second name."""
+        os.link(source, target)
+
     def unlink(self, path: str) -> None:
         """Remove a file."""
         os.unlink(path)

@@ -60,6 +60,7 @@ class Manifest:
         ranking: Names of the metrics that rank it and their modes, the first one first.
         reason: Why it was saved.
         series: What it belongs to: the file name template it was saved under.
+        run: Which run saved it; a resumed run stays the same one.
         saved_at: Seconds since 1970, UTC.
         versions: Of keras, backend, python and keras_ratchet.
         fingerprint: Digest of the model's weight names, shapes and dtypes.
@@ -71,6 +72,7 @@ class Manifest:
     ranking: tuple[tuple[str, str], ...] = ()
     reason: str = ""
     series: str = ""
+    run: str = ""
     saved_at: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
     fingerprint: str = ""
@@ -92,6 +94,7 @@ class Manifest:
             "ranking": [{"metric": name, "mode": mode} for name, mode in self.ranking],
             "reason": self.reason,
             "series": self.series,
+            **({"run": self.run} if self.run else {}),
             "saved_at": self.saved_at,
             "versions": dict(self.versions),
             "fingerprint": self.fingerprint,
@@ -155,6 +158,7 @@ def _parse(data: Any) -> Manifest:
         ranking=tuple((str(r["metric"]), str(r["mode"])) for r in data.get("ranking", ())),
         reason=str(data.get("reason", "")),
         series=str(data.get("series", "")),
+        run=str(data.get("run", "")),
         saved_at=_time(data.get("saved_at", 0.0)),
         versions={str(k): str(v) for k, v in data.get("versions", {}).items()},
         fingerprint=str(data.get("fingerprint", "")),

@@ -104,6 +104,7 @@ def info_of(path: str, manifest: Manifest) -> SnapshotInfo:
         ranking=manifest.ranking,
         reason=manifest.reason,
         series=manifest.series,
+        run=manifest.run,
         saved_at=manifest.saved_at,
         bytes=sum(record.bytes for record in manifest.files.values()),
         versions=dict(manifest.versions),

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 from keras_ratchet import _compat
 from keras_ratchet._engine.checkpointer import Checkpointer
+from keras_ratchet._engine.lineage import run_of
+from keras_ratchet._keras.first_epoch import initial_epoch
 from keras_ratchet.callbacks._base import abandon
 from keras_ratchet.callbacks._pace import Pace
 from keras_ratchet.callbacks.monitor_callback import MonitorCallback
@@ -26,11 +28,13 @@ class SavingCallback(MonitorCallback):
     _tie_breakers: tuple[tuple[str, str], ...]
     _needs_order: bool
     _settled: bool
+    _begun: bool
+    initial_value_threshold: float | None
     _unsaved: Moment | None
     _current_epoch: int
     _last_batch_seen: int | None
     save_at_end: bool
-    fresh: bool
+    fresh: bool | None
     ties: Ties
     verbose: int
 
@@ -51,6 +55,20 @@ class SavingCallback(MonitorCallback):
         """
         self._safely(self._saves.flush)
 
+    def _begin_run(self) -> None:
+        """Find out whether this is a new run or goes on from an earlier one."""
+        if self.fresh:
+            self._saves.forget(self.initial_value_threshold)
+        first = initial_epoch(self._model)
+        self._saves.begin(self._model, run_of(self._list), self.fresh, first)
+        self._begun = False
+
+    def _first_epoch(self, epoch: int) -> None:
+        """Take note of the first epoch of this run, once."""
+        if not self._begun:
+            self._begun = True
+            self._saves.first_epoch(self._model, epoch, self.fresh)
+
     def _wind_down(self, error: BaseException) -> None:
         self._finish(f"training was ended by {type(error).__name__}")
 
@@ -67,6 +85,7 @@ class SavingCallback(MonitorCallback):
             self._saves.series.end()
 
     def _consider(self, moment: Moment, reason: str, last: bool = False) -> None:
+        self._first_epoch(self._current_epoch)
         if not self._settled:
             self._settle()
         began = self._pace.begin()
@@ -96,7 +115,7 @@ class SavingCallback(MonitorCallback):
             return
         pairs = [(self.monitor, self._rule.mode)]
         pairs += [(name, self._direction(name, mode)) for name, mode in self._tie_breakers]
-        self._saves.settle(Ranking(tuple(pairs), self.ties), self.fresh)
+        self._saves.settle(Ranking(tuple(pairs), self.ties))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a restart must not forget."""
@@ -106,7 +125,7 @@ class SavingCallback(MonitorCallback):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state that `state_dict` returned; training has begun."""
-        self._saves.load_state_dict(state)
+        self._saves.resume(state)
         self._saves.series.saver.watch.load_state_dict(state["constants"], self._model)
         self._pace.pending, self._last_batch_seen = state["pending"], state.get("batch")
 

@@ -39,8 +39,8 @@ class ModelCheckpoint(SavingCallback):
         monitor: Key of the metric that decides what is best; or several, of which the later
             ones decide ties: `("val_accuracy", "val_loss")`.
         verbose: 1 prints a line for each decision.
-        save_best_only: Whether to save only when the metric is better than ever before, in this
-            run or in those whose files are in place.
+        save_best_only: Whether to save only when the metric is better than ever before in this
+            run; see `fresh` for what a run is.
         save_weights_only: Whether to save weights only; `filepath` then ends in `.weights.h5`.
         mode: "min", "max" or "auto"; or one for each metric of `monitor`.
         save_freq: "epoch", or a number of batches. The metrics of a batch are running means.
@@ -54,7 +54,12 @@ class ModelCheckpoint(SavingCallback):
         save_at_end: Whether to save once more when training ends, if its last state has not been
             saved; also after Ctrl-C, and after any exception inside `keras_ratchet.guard`.
         ties: Which of two equally good moments is the better one, the "earlier" or the "later".
-        fresh: Whether to start anew at each `fit`: a worse model may replace a better file.
+        fresh: Whether this is a new run, of which the best value of before does not count. By
+            default it goes on if it was resumed, if its first epoch is not epoch 0, or if the model
+            holds the weights of a file that was saved here; else it is a new run. A new run's first
+            best takes the path, and the file that was there is kept, once, under a name of its own
+            (`best.before-01.keras`). Files of an earlier run do not compete with those of a new
+            one, nor are they deleted by it.
         on_save_error: "raise" a failed save as SaveError (after the best weights were restored),
             or "warn" once for each kind of failure and try again at the next save.
         every_s: Save (if the moment is worth it) at the end of a batch, too, when this many
@@ -97,7 +102,7 @@ class ModelCheckpoint(SavingCallback):
         retention: Retention | None = None,
         save_at_end: bool = False,
         ties: Ties = "earlier",
-        fresh: bool = False,
+        fresh: bool | None = None,
         on_save_error: OnSaveError = "raise",
         every_s: float | None = None,
         overhead: float | None = None,
@@ -131,7 +136,7 @@ class ModelCheckpoint(SavingCallback):
         self.fresh = fresh
         self._tie_breakers = tuple(zip(names[1:], modes[1:], strict=True))
         self._needs_order = save_best_only or keep_best is not None or retention is not None
-        self._settled = False
+        self._settled = self._begun = False
         self._current_epoch = 0
         self._last_batch_seen: int | None = None
         self._unsaved: Moment | None = None
@@ -155,8 +160,7 @@ class ModelCheckpoint(SavingCallback):
         self._saves.series.begin(self._model)
         self._pace, self._last_batch_seen = Pace(*self._triggers), None
         self._unsaved, self._settled = None, False
-        if self.fresh:
-            self._saves.forget(self.initial_value_threshold)
+        self._begin_run()
         names = [self.monitor, *(name for name, _ in self._tie_breakers)]
         if self.mode != "auto" or _compat.metrics_are_known(self._model, names):
             self._settle()
@@ -167,6 +171,7 @@ class ModelCheckpoint(SavingCallback):
         super().on_epoch_begin(epoch, logs)
         self._safely(self._saves.collect)
         self._current_epoch, self._last_batch_seen = epoch, None
+        self._first_epoch(epoch)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Save, if epochs are what it goes by."""

@@ -15,7 +15,7 @@ from keras_ratchet._storage.verify import Verification
 from keras_ratchet._storage.verify import verify as verify_one
 from keras_ratchet.errors import CorruptError, LoadError
 from keras_ratchet.policy.monitor import Mode
-from keras_ratchet.policy.retention import Ranking, age, ranking_of
+from keras_ratchet.policy.retention import Ranking, age, of_newest_runs, ranking_of
 from keras_ratchet.types import SnapshotInfo
 
 _SUFFIXES = (".keras", ".h5")
@@ -66,18 +66,21 @@ def is_snapshot(path: str) -> bool:
 
 
 def best_first(snapshots: Sequence[SnapshotInfo], ranking: Ranking) -> list[SnapshotInfo]:
-    """Return the checkpoints that may be called best: those with the metric, and no NaN."""
-    return [s for s in ranking.sort(snapshots) if ranking.beats(s.metrics, None)]
+    """Return the checkpoints that may be called best: with the metric, no NaN, no earlier run's."""
+    return [s for s in ranking.sort(of_newest_runs(snapshots)) if ranking.beats(s.metrics, None)]
 
 
 def marks(snapshots: Sequence[SnapshotInfo]) -> dict[str, list[str]]:
-    """Return, by name, the marks of a directory's checkpoints: best, last, pinned."""
+    """Return, by name, the marks of a directory's checkpoints: best, last, earlier run, pinned."""
     found: dict[str, list[str]] = {snapshot.name: [] for snapshot in snapshots}
     for snapshot in best_first(snapshots, ranking_of(snapshots))[:1]:
         found[snapshot.name].append("best")
     if snapshots:
         found[max(snapshots, key=age).name].append("last")
+    newest = {snapshot.name for snapshot in of_newest_runs(snapshots)}
     for snapshot in snapshots:
+        if snapshot.name not in newest:
+            found[snapshot.name].append("earlier run")
         if snapshot.pinned:
             found[snapshot.name].append("pinned")
     return found

@@ -54,9 +54,10 @@ def adopt(
 ) -> None:
     """Give plain Keras files a manifest.
 
-    From then on damage to them is noticed, and `save_best_only`, `ratchet best` and `ratchet
-    prune` know how good they are. The first --metric ranks them: a loss is better when small;
-    for others say --mode. The files themselves are not touched.
+    From then on damage to them is noticed, and `ratchet best`, `ratchet prune` and a run that
+    goes on from them with `save_best_only` know how good they are. The first --metric ranks
+    them: a loss is better when small; for others say --mode. The files themselves are not
+    touched.
     """
     from keras_ratchet._formats.readers import keras_version
 

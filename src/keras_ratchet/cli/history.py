@@ -22,6 +22,7 @@ _COLOURS = {
     "skip": "bright_black",
     "save_error": "red",
     "drop": "blue",
+    "aside": "blue",
     "resume": "cyan",
     "preempted": "yellow",
     "rollback": "magenta",

@@ -24,8 +24,9 @@ _NO_MANIFEST = "no manifest"
 def ls(ctx: click.Context, directory: str, verify: bool, as_json: bool) -> None:
     """List the checkpoints of a directory.
 
-    Oldest first. "best" marks what `ratchet best` prints, "last" the newest one, "pinned" what
-    is protected from deletion. The metric that decides what is best has the first column of
+    Oldest first. "best" marks what `ratchet best` prints, "last" the newest one, "earlier run"
+    what was saved by a run before the newest one of the same path, "pinned" what is protected
+    from deletion. The metric that decides what is best has the first column of
     metrics; `ratchet show` has them all. Sizes are those of the files; nothing is read without
     --verify.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import click
 
@@ -79,7 +79,15 @@ def _planned(directory: str, series: str, rule: Retention) -> list[_Step]:
 
 def _plan(directory: str, series: str, rule: Retention) -> list[Decision]:
     snapshots = [s for s in _select.checkpoints_in(directory) if s.series == series]
-    return plan(snapshots, rule, ranking_of(snapshots), time.time())
+    ranking = ranking_of(snapshots)
+    best = {s.name for s in _select.best_first(snapshots, ranking)[:1]}
+    decisions = plan(snapshots, rule, ranking, time.time())
+    return [
+        replace(d, keep=True, reason="the best of the newest run")
+        if d.snapshot.name in best and not d.keep
+        else d
+        for d in decisions
+    ]
 
 
 def _carry_out(directory: str, series: str, rule: Retention) -> list[_Step]:

@@ -66,6 +66,7 @@ def _facts(snapshot: SnapshotInfo, marks: list[str]) -> list[tuple[str, str]]:
         *[(f"metric {name}", repr(value)) for name, value in snapshot.metrics.items()],
         ("ranked by", ", then ".join(ranked) or "-"),
         ("series", snapshot.series or "-"),
+        ("run", snapshot.run or "-"),
         ("size", readable(snapshot.bytes)),
         ("written by", ", ".join(f"{k} {v}" for k, v in snapshot.versions.items()) or "-"),
         ("fingerprint", snapshot.fingerprint or "-"),

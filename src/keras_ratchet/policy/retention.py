@@ -74,6 +74,17 @@ def ranking_of(snapshots: Iterable[SnapshotInfo]) -> Ranking:
     return Ranking(tuple((name, "min" if mode == "min" else "max") for name, mode in pairs))
 
 
+def of_newest_runs(snapshots: Iterable[SnapshotInfo]) -> list[SnapshotInfo]:
+    """Return the checkpoints that the newest run of their series saved, in the order given.
+
+    Those of which nothing is known stay. What an earlier run saved under the same file name
+    template may be of another model, or be measured on other data: it is not best any more.
+    """
+    snapshots = list(snapshots)
+    newest = {s.series: s.run for s in sorted(snapshots, key=age) if s.manifest}
+    return [s for s in snapshots if not s.manifest or s.run == newest[s.series]]
+
+
 def age(snapshot: SnapshotInfo) -> tuple[float, float, float]:
     """Return what orders checkpoints in time: when they were saved, then how far they are."""
     position = snapshot.position
