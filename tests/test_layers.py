@@ -13,7 +13,7 @@ LOWER = {
     "errors": set(),
     "types": {"errors"},
     "_compat": {"errors", "types"},
-    "_compat_saving": {"errors", "types"},
+    "_compat_saving": {"errors", "types", "_keras"},
     "_keras": {"errors", "types"},
     "policy": {"errors", "types"},
     "_storage": {"errors", "types"},

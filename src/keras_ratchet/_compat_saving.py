@@ -27,6 +27,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_ratchet._keras.legacy_h5 import compile_config_kept, repair_compile_config
+
 
 def has_own_saving(model: Any, method: str) -> bool:
     """Say whether the model's class overrides `save` or `save_weights`."""
@@ -212,6 +214,7 @@ def configuration(model: Any) -> dict[str, bytes]:
     """Return the JSON members of a `.keras` archive, by name."""
     from keras.src.saving import saving_lib
 
+    repair_compile_config(model)
     config, metadata = saving_lib._serialize_model_as_json(model)
     return {"metadata.json": metadata.encode(), "config.json": config.encode()}
 
@@ -254,7 +257,7 @@ def legacy_attributes(model: Any) -> list[tuple[str, Any]]:
     """Return the attributes of a `.h5` file: versions, and the configuration as JSON."""
     from keras.src.legacy.saving import json_utils, saving_options, saving_utils
 
-    with saving_options.keras_option_scope(use_legacy_config=True):
+    with saving_options.keras_option_scope(use_legacy_config=True), compile_config_kept(model):
         metadata = saving_utils.model_metadata(model, True)
         return [
             (key, json.dumps(value, default=json_utils.get_json_type).encode("utf8"))

@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import pytest
@@ -263,6 +264,12 @@ def test_the_last_state_is_saved_after_an_exception_under_guard(tmp_path):
 # A save that fails.
 
 
+class _Usage(NamedTuple):
+    total: int
+    used: int
+    free: int
+
+
 class FailingDisk(durable.Disk):
     """Refuses to write drafts of checkpoints while `code` is set."""
 
@@ -368,6 +375,23 @@ def test_no_room_is_an_error_before_the_first_byte(tmp_path, monkeypatch, failin
         train(tmp_path, "best.weights.h5", val_loss=[0.4])
     assert error.value.errno == errno.ENOSPC
     assert (tmp_path / "best.weights.h5").read_bytes() == before
+
+
+@pytest.mark.parametrize("usage", [(0, 0, 0), (1 << 40, 1 << 40, 0)], ids=["of 0", "of 1 TB"])
+def test_a_mount_that_says_0_bytes_are_free_is_no_obstacle(usage, tmp_path, monkeypatch):
+    monkeypatch.setattr(space.shutil, "disk_usage", lambda path: _Usage(*usage))
+    backup = keras_ratchet.BackupAndRestore(tmp_path / "backup")
+    train(tmp_path, val_loss=[0.5], before=[backup])
+    assert epochs_in(tmp_path) == [1]
+
+
+def test_when_a_write_fails_on_such_a_mount_the_error_tells_what_it_says(
+    tmp_path, monkeypatch, failing
+):
+    monkeypatch.setattr(space.shutil, "disk_usage", lambda path: _Usage(0, 0, 0))
+    failing.code = errno.ENOSPC
+    with pytest.raises(SaveError, match=r"says that 0 B of 0 B are free\)\. Free some space"):
+        train(tmp_path, val_loss=[0.5])
 
 
 def test_a_file_system_that_does_not_tell_its_room_is_no_obstacle(tmp_path, monkeypatch):

@@ -11,6 +11,8 @@ import keras
 
 from keras_ratchet._engine.facts import note_source
 from keras_ratchet._formats.safety import check_file
+from keras_ratchet._keras.legacy_h5 import compile_from_file
+from keras_ratchet._storage.paths import local_path
 from keras_ratchet._storage.records import checkpoints, record
 from keras_ratchet._storage.verify import verify
 from keras_ratchet._warn import warn
@@ -27,20 +29,26 @@ def load_model(
     *,
     custom_objects: Mapping[str, Any] | None = None,
     compile: bool = True,
+    safe_mode: bool = True,
 ) -> Any:
     """Load a whole model from a file, or from a directory of checkpoints.
 
     The file's digest is compared with its manifest before Keras sees it. In a directory, a
     checkpoint that does not verify is passed over with a warning that names its problem, and the
     next best (or next newest) one is loaded; the best is looked for among what the newest run has
-    saved, not among files of earlier ones. Keras's `safe_mode` stays on. Trainings of this model
+    saved, not among files of earlier ones. Trainings of this model
     never drop the file that it was loaded from.
 
     Args:
         path: A `.keras` or `.h5` file, or a directory.
         which: In a directory: "best", "latest", or a file's name.
         custom_objects: As in `keras.models.load_model`.
-        compile: As in `keras.models.load_model`.
+        compile: As in `keras.models.load_model`. A `.h5` file is compiled as it was, with the state
+            of its optimizer and with losses and metrics that were given by name ("mse"), where
+            Keras loses the one and refuses the others.
+        safe_mode: As in `keras.models.load_model`: False lets code in the file run, which models
+            with a `Lambda` or a `TorchModuleWrapper` need. Digests tell damage, not malice: say so
+            only of files from people whom you trust.
 
     Returns:
         The model.
@@ -49,9 +57,24 @@ def load_model(
         LoadError: If there is none that can be loaded safely; the message names each problem.
         CorruptError: If the one file asked for is not what was saved.
     """
-    chosen = _choose(os.fspath(path), which, whole=True)
-    model = keras.models.load_model(chosen, custom_objects=custom_objects, compile=compile)
+    chosen = _choose(local_path(path, "path"), which, whole=True)
+    model = _loaded(chosen, custom_objects, compile, safe_mode)
     note_source(model, chosen)
+    return model
+
+
+def _loaded(
+    path: str, custom_objects: Mapping[str, Any] | None, compile: bool, safe_mode: bool
+) -> Any:
+    """Load a file as Keras does, and a `.h5` as it was compiled, which Keras does not manage."""
+    arguments = {"custom_objects": custom_objects, "safe_mode": safe_mode}
+    if not compile or not path.endswith(".h5"):
+        return keras.models.load_model(path, compile=compile, **arguments)
+    model = keras.models.load_model(path, compile=False, **arguments)
+    try:
+        compile_from_file(model, path, custom_objects)
+    except (ValueError, TypeError, KeyError):  # an old file, of which Keras knows more
+        return keras.models.load_model(path, compile=True, **arguments)
     return model
 
 
@@ -67,7 +90,7 @@ def load_weights(model: Any, path: str | os.PathLike[str], which: str = "best") 
         LoadError: If there is none that can be loaded safely; the message names each problem.
         CorruptError: If the one file asked for is not what was saved.
     """
-    chosen = _choose(os.fspath(path), which, whole=False)
+    chosen = _choose(local_path(path, "path"), which, whole=False)
     model.load_weights(chosen)
     note_source(model, chosen)
 

@@ -190,7 +190,8 @@ def save_error(error: OSError, path: str) -> SaveError:
     """Return the error that tells a user what a failed save means."""
     what = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        what = f"{what}. Free some space, or keep fewer checkpoints"
+        said = space.told(os.path.dirname(os.path.abspath(path)))
+        what = f"{what}{said and f' ({said})'}. Free some space, or keep fewer checkpoints"
     return SaveError(
         error.errno, f"could not save {path!r}: {what}. Files saved earlier are untouched."
     )

@@ -18,6 +18,7 @@ from keras_ratchet._engine.best_weights import VariableCopies, weights_of
 from keras_ratchet._engine.loader import accept
 from keras_ratchet._engine.statistics import StatisticsData
 from keras_ratchet._engine.validation import Validation, validation_of
+from keras_ratchet._storage.paths import local_path
 from keras_ratchet._storage.records import checkpoints as listed
 from keras_ratchet._storage.records import record
 from keras_ratchet._warn import warn
@@ -278,14 +279,14 @@ def _found(checkpoints: Paths) -> list[SnapshotInfo]:
         LoadError: If there are none, or they are of different models.
     """
     if isinstance(checkpoints, str | os.PathLike):
-        where = os.fspath(checkpoints)
+        where = local_path(checkpoints, "checkpoints")
         if os.path.isfile(where):
             raise ConfigError(
                 f"checkpoints is a directory or a list of files. Got the file {where!r}."
             )
         infos = of_newest_runs([info for info in listed(where) if not info.directory])
     else:
-        infos = [record(os.fspath(path)) for path in checkpoints]
+        infos = [record(path) for path in checkpoints]
     infos = [info for info in infos if info.name.endswith(_SUFFIXES)]
     if not infos:
         raise LoadError(f"there are no checkpoints to average in {checkpoints!r}.")

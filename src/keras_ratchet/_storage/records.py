@@ -10,13 +10,14 @@ from keras_ratchet._storage import durable
 from keras_ratchet._storage.files import SIDE, named_manifests, pin_path, remove_pin
 from keras_ratchet._storage.local import snapshot_manifest, snapshots
 from keras_ratchet._storage.manifest import Manifest, matches, read_manifest
+from keras_ratchet._storage.paths import local_path
 from keras_ratchet.errors import LoadError
 from keras_ratchet.types import SnapshotInfo
 
 _SUFFIXES = (".keras", ".h5")
 
 
-def checkpoints(directory: str) -> list[SnapshotInfo]:
+def checkpoints(directory: str | os.PathLike[str]) -> list[SnapshotInfo]:
     """Return what is saved in a directory, oldest first. Nothing is verified.
 
     Args:
@@ -26,20 +27,20 @@ def checkpoints(directory: str) -> list[SnapshotInfo]:
     Raises:
         LoadError: If there is no such directory.
     """
-    directory = os.path.abspath(directory)
+    directory = os.path.abspath(local_path(directory, "directory"))
     if not os.path.isdir(directory):
         raise LoadError(f"there is no directory {directory!r}.")
     found = [*_files(directory), *_snapshots(directory)]
     return sorted(found, key=lambda info: (info.saved_at, info.position.epoch, info.name))
 
 
-def record(path: str) -> SnapshotInfo:
+def record(path: str | os.PathLike[str]) -> SnapshotInfo:
     """Return the record of one checkpoint, a file or a snapshot directory.
 
     Raises:
         LoadError: If there is none at this path.
     """
-    path = os.path.abspath(path)
+    path = os.path.abspath(local_path(path, "path"))
     name = os.path.basename(path)
     for info in checkpoints(os.path.dirname(path)):
         if info.name == name:

@@ -8,11 +8,24 @@ import shutil
 
 
 def free_bytes(directory: str) -> int | None:
-    """Return the space that is left for us on a directory's file system, None if unknown."""
+    """Return the space that is left for us on a directory's file system, None if unknown.
+
+    Mounts of object stores, FUSE and quotas say 0 though there is room, so 0 is unknown, too: the
+    write is tried then, and on a disk that is full indeed it fails without harm.
+    """
     try:
-        return shutil.disk_usage(directory).free
+        return shutil.disk_usage(directory).free or None
     except OSError:
         return None
+
+
+def told(directory: str) -> str:
+    """Return what a file system says of its room, for the message of a write that has failed."""
+    try:
+        usage = shutil.disk_usage(directory)
+    except OSError:
+        return ""
+    return f"the file system says that {readable(usage.free)} of {readable(usage.total)} are free"
 
 
 def require(directory: str, needed_bytes: int) -> None:

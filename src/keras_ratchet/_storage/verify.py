@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from keras_ratchet._storage.files import manifests_of, named_manifests
 from keras_ratchet._storage.local import MANIFEST, snapshot_manifest
 from keras_ratchet._storage.manifest import FileRecord, Manifest, record_of
+from keras_ratchet._storage.paths import local_path
 from keras_ratchet.errors import LoadError
 
 _TRIES = 5
@@ -37,7 +38,7 @@ class Verification:
         return self.status == "ok"
 
 
-def verify(path: str) -> Verification:
+def verify(path: str | os.PathLike[str]) -> Verification:
     """Compare a checkpoint with its manifest, byte for byte.
 
     Args:
@@ -49,6 +50,7 @@ def verify(path: str) -> Verification:
     Raises:
         LoadError: If there is nothing at this path.
     """
+    path = local_path(path, "path")
     if os.path.isdir(path):
         return _verify_snapshot(path)
     if not os.path.isfile(path):

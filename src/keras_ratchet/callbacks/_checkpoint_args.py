@@ -20,11 +20,6 @@ OnSaveError = Literal["raise", "warn"]
 def check_filepath(filepath: str, weights_only: bool) -> None:
     """Raise a ConfigError unless files can be saved under this name."""
     naming.validate(filepath)
-    if "://" in filepath:
-        raise ConfigError(
-            f"filepath has to be on a mounted file system; remote stores are not supported yet. "
-            f"Got: {filepath!r}."
-        )
     if weights_only and not filepath.endswith(".weights.h5"):
         raise ConfigError(
             f"With save_weights_only=True filepath must end in '.weights.h5'. Got: {filepath!r}."

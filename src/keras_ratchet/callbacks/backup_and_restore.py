@@ -9,6 +9,7 @@ from typing import Any, NoReturn, get_args
 
 from keras_ratchet import _compat
 from keras_ratchet._engine.backups import ARRAYS, DATA, Backups
+from keras_ratchet._storage.paths import local_path
 from keras_ratchet.callbacks._base import RatchetCallback
 from keras_ratchet.callbacks._loop import Loop
 from keras_ratchet.callbacks._preemption import DeadlineArgument, Preemption
@@ -112,7 +113,7 @@ class BackupAndRestore(_KerasPaths, RatchetCallback):
         super().__init__()
         if not backup_dir:
             raise ConfigError(f"Empty `backup_dir` argument passed. Got: {backup_dir!r}.")
-        self.backup_dir = os.fspath(backup_dir)
+        self.backup_dir = local_path(backup_dir, "backup_dir")
         self.save_freq = save_freq
         self.double_checkpoint = double_checkpoint
         self.delete_checkpoint = delete_checkpoint

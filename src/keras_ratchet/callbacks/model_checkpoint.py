@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from keras_ratchet import _compat
+from keras_ratchet._storage.paths import local_path
 from keras_ratchet.callbacks._checkpoint_args import (
     OnSaveError,
     batch_trigger,
@@ -111,7 +112,7 @@ class ModelCheckpoint(SavingCallback):
         if_busy: IfBusy = "wait",
     ) -> None:
         names, modes = check_monitors(monitor, mode)
-        self.filepath = os.fspath(filepath)
+        self.filepath = local_path(filepath, "filepath")
         kept = combined(keep_best, keep_last, keep_every, keep_for_s)
         self._saves = checkpointer_of(
             self.filepath,

@@ -18,14 +18,29 @@ import click
 
 from keras_ratchet._storage import durable
 from keras_ratchet._storage.journal import plain
+from keras_ratchet._storage.paths import local_path
 from keras_ratchet.cli import clean
+from keras_ratchet.errors import ConfigError
 from keras_ratchet.types import SnapshotInfo
+
+
+class LocalPath(click.Path):
+    """A path on a mounted file system; a URL is refused, saying what to do."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path, checked."""
+        try:
+            local_path(value, "the path")
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+        return super().convert(value, param, ctx)
+
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print strict JSON instead.")
 force_option = click.option("--force", "-f", is_flag=True, help="Overwrite FILE if it exists.")
-directory_argument = click.argument("directory", type=click.Path(exists=True, file_okay=False))
+directory_argument = click.argument("directory", type=LocalPath(exists=True, file_okay=False))
 paths_argument = click.argument(
-    "paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(exists=True)
+    "paths", metavar="PATH...", nargs=-1, required=True, type=LocalPath(exists=True)
 )
 
 _UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))

@@ -36,7 +36,7 @@ class _Metric(click.ParamType[tuple[str, float]]):
     metavar="FILE...",
     nargs=-1,
     required=True,
-    type=click.Path(exists=True, dir_okay=False),
+    type=_output.LocalPath(exists=True, dir_okay=False),
 )
 @click.option("--metric", "values", type=_Metric(), multiple=True, help="As in val_loss=0.123.")
 @click.option("--mode", type=click.Choice(["min", "max"]), help="Which direction is better.")

@@ -37,8 +37,8 @@ class Change:
 
 
 @click.command()
-@click.argument("a", type=click.Path(exists=True))
-@click.argument("b", type=click.Path(exists=True))
+@click.argument("a", type=_output.LocalPath(exists=True))
+@click.argument("b", type=_output.LocalPath(exists=True))
 @click.option("--most", type=click.IntRange(min=1), default=20, help="Show that many weights.")
 @click.option("--optimizer", is_flag=True, help="Compare the optimizer's variables too.")
 @_output.json_option

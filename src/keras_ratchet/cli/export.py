@@ -53,9 +53,9 @@ _FORMATS: dict[str, tuple[tuple[str, ...], Callable[[Arrays, io.RawIOBase], None
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(exists=True))
+@click.argument("checkpoint", type=_output.LocalPath(exists=True))
 @click.option("--to", "form", type=click.Choice(list(_FORMATS)), help="Default: by FILE's suffix.")
-@click.option("-o", "--output", metavar="FILE", required=True, type=click.Path())
+@click.option("-o", "--output", metavar="FILE", required=True, type=_output.LocalPath())
 @click.option("--optimizer", is_flag=True, help="Export the optimizer's variables too.")
 @_output.force_option
 @_output.json_option

@@ -16,7 +16,7 @@ from keras_ratchet.types import SnapshotInfo
 
 
 @click.command()
-@click.argument("path", type=click.Path(exists=True))
+@click.argument("path", type=_output.LocalPath(exists=True))
 @_output.json_option
 def show(path: str, as_json: bool) -> None:
     """Show all that is known about one checkpoint.

@@ -33,7 +33,7 @@ _SUFFIXES = (".weights.h5", ".keras", ".h5")
 
 @click.command()
 @_output.directory_argument
-@click.option("-o", "--output", metavar="FILE", type=click.Path())
+@click.option("-o", "--output", metavar="FILE", type=_output.LocalPath())
 @click.option("--k", type=click.IntRange(min=2), default=5, help="The mean of that many. [5]")
 @click.option("--metric", help="Rank by this metric instead of the one they were saved by.")
 @click.option("--mode", type=click.Choice(["min", "max"]), help="Which direction is better.")

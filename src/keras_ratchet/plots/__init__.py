@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from keras_ratchet._storage import journal
+from keras_ratchet._storage.paths import local_path
 from keras_ratchet.errors import ConfigError, LoadError
 from keras_ratchet.plots._runs import Run, Save, last_run
 
@@ -68,7 +69,7 @@ def _events(
     source: str | os.PathLike[str] | Iterable[Mapping[str, Any]],
 ) -> list[Mapping[str, Any]]:
     if isinstance(source, str | os.PathLike):
-        return list(journal.read(os.fspath(source)))
+        return list(journal.read(local_path(source, "source")))
     return list(source)
 
 

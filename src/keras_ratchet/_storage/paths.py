@@ -1,0 +1,38 @@
+"""Which paths the package can use: those of mounted file systems."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from keras_ratchet.errors import ConfigError
+
+# `pathlib` makes "gs:/bucket" of "gs://bucket"; one letter is a drive of Windows
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/")
+
+
+def local_path(path: str | os.PathLike[str], what: str) -> str:
+    """Return a path as a string; all paths that a user gives to the package pass through here.
+
+    Args:
+        path: The path.
+        what: What it is, for the message: the argument's name.
+
+    Raises:
+        ConfigError: If it is a URL, of which plain file calls would make a local directory.
+
+    Example:
+        >>> local_path("runs/a", "backup_dir")
+        'runs/a'
+    """
+    text = os.fsdecode(path)
+    match = _URL.match(text)
+    if match is None:
+        return text
+    if match["scheme"].lower() == "file":
+        raise ConfigError(f"{what} is a path, not a URL: leave out 'file://'. Got: {text!r}.")
+    raise ConfigError(
+        f"{what} has to be on a mounted file system; remote stores are not supported yet. Use a "
+        f"local directory and copy it to the store, or mount the store (gcsfuse, mount-s3). Got: "
+        f"{text!r}."
+    )
