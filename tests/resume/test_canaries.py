@@ -124,3 +124,17 @@ def test_arrays_that_tensorflow_shuffles_without_a_seed_are_exact_or_warned_abou
         assert AT_MOST_3_15, "a false alarm: Keras 3.16 seeds these orders by a count"
         return
     assert resumed.differences(whole) == []
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "torch" and AT_MOST_3_15,
+    reason="torch refuses steps_per_execution > 1 before Keras 3.16",
+)
+def test_a_resumed_fit_makes_as_many_updates_when_several_steps_are_one(tmp_path):
+    script = Script(
+        str(tmp_path / "b"), numbered_arrays, make=lambda: witnessing(steps_per_execution=2)
+    )
+    made, rows = rows_of(script.uninterrupted())
+    again, found = rows_of(script.chain(Kill(14), Kill(28), save_freq=2))
+    assert made == again == STEPS
+    assert found.tolist() == rows.tolist()

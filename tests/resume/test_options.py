@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from support.resuming import EPOCHS, PER_EPOCH, Kill, Script, arrays, model
 from support.sources import numpy_arrays
+from support.versions import AT_MOST_3_15
 
 STEPS = PER_EPOCH * EPOCHS
 
@@ -126,7 +127,7 @@ OPTIONS = {
 ON = {
     "jit_compile": (("jax", "tensorflow"), {"make": lambda: model(jit_compile=True)}),
     "steps_per_execution=4": (
-        ("jax", "tensorflow"),
+        ("jax", "tensorflow") if AT_MOST_3_15 else ("torch", "jax", "tensorflow"),
         {"make": lambda: model(steps_per_execution=4)},
     ),
     "unseeded keras.random": (

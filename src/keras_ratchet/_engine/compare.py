@@ -9,9 +9,10 @@ import keras
 from keras_ratchet._engine.data_cursor import DataCursor
 from keras_ratchet._engine.facts import versions
 from keras_ratchet._engine.train_state import TrainState, variable_differences
+from keras_ratchet._keras import data_adapters
 
 _FATAL = ("optimizer", "layers")
-_FATAL_IN_MID_EPOCH = ("batch_size", "batches_per_epoch", "data")
+_FATAL_IN_MID_EPOCH = ("batch_size", "batches_per_epoch", "data", "steps_per_execution")
 
 
 def facts_of(model: Any, cursor: DataCursor) -> dict[str, Any]:
@@ -21,6 +22,7 @@ def facts_of(model: Any, cursor: DataCursor) -> dict[str, Any]:
     return {
         "layers": [type(layer).__name__ for layer in _layers(model)],
         "optimizer": type(inner or optimizer).__name__,
+        "steps_per_execution": data_adapters.steps_at_once(model),
         "versions": versions(),
         **cursor.facts(),
     }

@@ -47,6 +47,13 @@ class DataCursor:
             or getattr(adapter, "num_batches", None),
         }
 
+    def completed(self, batch: int) -> int:
+        """Return how many batches are done at the end of the step that `fit` counts as `batch`.
+
+        Where several are done at once, the last step of an epoch may hold fewer than it counts.
+        """
+        return min(batch + 1, getattr(self._iterator, "num_batches", None) or batch + 1)
+
     def capture(self) -> dict[str, Any]:
         """Return the source's state; call it between two epochs."""
         return {

@@ -6,6 +6,8 @@
 | `EpochIterator._num_batches`, `._distributed_dataset` | length; iterators made | 3.12.0, 3.15.1 |
 | `fit`'s locals `val_x`, `val_y`, `val_sample_weight` and sizes | its validation | 3.15.1 |
 | `data_adapter._epoch` | seeds orders, and DistributedSampler's | none before 3.16; 3.16 dev |
+| `data_adapter_utils.super_batch_iterator` | what jax draws | none before 3.16; 3.16 dev |
+| arguments of `model.train_function` | what a step draws | 3.12.0 to 3.15.1, 3.16 dev |
 
 `tests/test_compat.py` fails when one of them is gone. Keras is imported on call, never before.
 """
@@ -127,20 +129,32 @@ def draws_unseeded(iterator: Any) -> bool:
     return global_state.get_global_attribute(GLOBAL_RANDOM_SEED) is None
 
 
-def draw(model: Any, arguments: tuple[Any, ...]) -> int:
-    """Draw the batches of one step without training on them; return how many there were.
+def steps_at_once(model: Any) -> int:
+    """Return how many batches one step of `fit` stands for, in its count of batches."""
+    return int(getattr(model, "steps_per_execution", None) or 1)
 
-    `fit` calls `train_function(data)` on torch, `(iterator)` on tensorflow and
-    `(state, iterator)` on jax.
+
+def draw(model: Any, arguments: tuple[Any, ...]) -> int:
+    """Draw the batches of one step without training on them; return for how many it counts.
+
+    `fit` calls `train_function(data)` on torch, with a list of batches, `(iterator)` on
+    tensorflow and `(state, iterator)` on jax, where one `next` gives all batches of a step from
+    Keras 3.16 on. The last step of an epoch may hold fewer batches, and counts as the others.
     """
     import keras
 
-    if keras.backend.backend() == "torch":
-        return 1
-    steps = int(model.steps_per_execution)
-    for done in range(steps):
-        try:
-            next(arguments[-1])
-        except StopIteration:  # the last step of an epoch may hold fewer batches
-            return done or steps
+    steps = steps_at_once(model)
+    backend = keras.backend.backend()
+    if backend != "torch":
+        next(arguments[-1])
+        for _ in range(0 if backend == "jax" and _gives_super_batches() else steps - 1):
+            if next(arguments[-1], None) is None:
+                break
     return steps
+
+
+def _gives_super_batches() -> bool:
+    """Say whether the iterator of jax gives all batches of a step at once."""
+    from keras.src.trainers.data_adapters import data_adapter_utils
+
+    return hasattr(data_adapter_utils, "super_batch_iterator")

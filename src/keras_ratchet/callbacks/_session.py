@@ -127,7 +127,8 @@ class Session:
 
     def batch_has_ended(self, batch: int, logs: Mapping[str, float]) -> None:
         """Save, if a trigger says so; `batch` is the index of the last one that ended."""
-        ended, self._done, self._logs = batch + 1 - self._done, batch + 1, logs
+        done = self._cursor.completed(batch)
+        ended, self._done, self._logs = done - self._done, done, logs
         if asked := self.saves.asked(self.saves.pace.step(self.saves.writing)):
             self._make_room(asked)
         elif self.saves.is_due(ended) and may_be_saved(self._model, self._others):

@@ -9,6 +9,7 @@ import keras
 from keras_ratchet import _compat
 from keras_ratchet._engine.resumer import Resumer, skipping
 from keras_ratchet.callbacks._moments import metrics_of
+from keras_ratchet.errors import ResumeError
 
 if TYPE_CHECKING:
     from keras_ratchet.callbacks.backup_and_restore import BackupAndRestore
@@ -93,6 +94,24 @@ class Gate(keras.callbacks.Callback):
         self._resumer.go_on_in_epoch()
         for callback in self._others:
             callback.on_test_begin(logs)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Refuse: the epoch is over, and the place of the snapshot was not reached.
+
+        Raises:
+            ResumeError: The data has become shorter, or the validation is gone.
+        """
+        state = self._resumer.state
+        assert state is not None
+        self._undo()
+        place = f"{state.position.batch} batches"
+        if self._resumer.in_validation:
+            place += " and the begin of the validation"
+        raise ResumeError(
+            f"Epoch {epoch + 1} has ended before the place of the snapshot was reached: {place}. "
+            f"Nothing was trained on. Give `fit` the data and the validation that it had, or "
+            f"delete {self._resumer.backups.directory!r}."
+        )
 
 
 class Closer(keras.callbacks.Callback):
