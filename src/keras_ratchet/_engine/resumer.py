@@ -18,13 +18,15 @@ from keras_ratchet._engine.backups import Backups
 from keras_ratchet._engine.callback_states import CallbackStates
 from keras_ratchet._engine.compare import differences, facts_of, other_backend
 from keras_ratchet._engine.data_cursor import DataCursor
+from keras_ratchet._engine.stages import Stage
 from keras_ratchet._engine.train_state import (
     TrainState,
     capture_variables,
     hold_variables,
     restore_variables,
+    variable_differences,
 )
-from keras_ratchet._keras import data_adapters
+from keras_ratchet._keras import data_adapters, fit
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import ResumeError
 from keras_ratchet.types import Position
@@ -66,6 +68,7 @@ class Resumer:
     cursor: DataCursor
     optimizer: Any = None
     state: TrainState | None = None
+    stage: Stage = field(init=False)
     _began: float = field(default_factory=time.monotonic)
     _elapsed_before_s: float = 0.0
     _epoch_rng: dict[str, Any] = field(default_factory=dict)
@@ -82,14 +85,23 @@ class Resumer:
         A training that had run all its epochs goes on if there are more of them now; one that
         was stopped early does not.
 
+        Where this run was finished before the interruption, nothing is left to go on from, and
+        `stage.is_done` says so; the model then holds what the snapshot has.
+
         Raises:
             CorruptError: If there are snapshots and none of them verifies.
             ResumeError: If it belongs to another training; nothing has been changed.
         """
-        found = self.backups.newest(lambda state: _is_over(state, epochs))
+        stage = self.stage = Stage(model, self.backups.directory, (fit.first_epoch(), epochs))
+        found = self.backups.newest(lambda s: not stage.is_number_of(s) or _is_over(s, epochs))
         if found is None:
             return None
         state, path = found
+        standing = stage.standing(state)
+        if standing == "done" and not variable_differences(model, state.variables):
+            restore_variables(model, state.variables)
+        if standing != "mine":
+            return None
         fatal, mild = differences(model, state, facts_of(model, self.cursor))
         if fatal:
             raise ResumeError(
@@ -171,7 +183,7 @@ class Resumer:
             cursor=self._cursor_at(position.batch),
             loop=self._loop(),
             logs=dict(logs),
-            facts=facts_of(model, self.cursor),
+            facts=facts_of(model, self.cursor) | {"stage": self.stage.facts()},
             elapsed_s=self.elapsed_s,
         )
 
