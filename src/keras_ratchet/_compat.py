@@ -20,9 +20,12 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
+
+_log = logging.getLogger("keras_ratchet")
 
 
 def print_message(message: str) -> None:
@@ -205,26 +208,43 @@ def batch_normalizations(model: Any) -> list[Any]:
     return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
 
 
-def build(model: Any, iterator: Any) -> None:
-    """Create all variables of the model, its metrics and its optimizer before the first step.
+def build(model: Any, iterator: Any, variables: bool = True) -> None:
+    """Create what Keras's own `train_step` creates in the first step, before it.
 
-    torch and jax have done so by now; tensorflow defers it to the first step. Batches that were
-    drawn for it, and would be trained on a second time, are thrown away.
+    torch and jax have done so by now; tensorflow defers it to the first step. Where it cannot be
+    done without data (a `call` that only runs eagerly) it is left to that step, which would fail
+    in the same way if there is more to it. Batches that were drawn for it, and would be trained
+    on a second time, are thrown away.
+
+    Args:
+        model: The model.
+        iterator: The `EpochIterator` of `fit`, or None.
+        variables: Whether there is anything to create.
     """
-    import keras
-
     _drop_drawn(iterator)
-
+    if not variables:
+        return
     optimizer = getattr(model, "optimizer", None)
     dataset = getattr(iterator, "_distributed_dataset", None)
     if dataset is not None and not (model.built and metrics_are_known(model)):
-        spec = keras.tree.map_structure(
-            lambda t: keras.KerasTensor(tuple(t.shape), keras.backend.standardize_dtype(t.dtype)),
-            dataset.element_spec,
-        )
-        model._symbolic_build(data_batch=spec)
-    if optimizer is not None and model.built and not optimizer.built:
+        try:
+            _build_symbolically(model, dataset)
+        except Exception as error:
+            _log.debug("%s is built by its first step: %r", model.name, error)
+            return
+    layers: Any = getattr(model, "_flatten_layers", list)()
+    if optimizer is not None and not optimizer.built and all(layer.built for layer in layers):
         optimizer.build(model.trainable_variables)
+
+
+def _build_symbolically(model: Any, dataset: Any) -> None:
+    import keras
+
+    spec = keras.tree.map_structure(
+        lambda t: keras.KerasTensor(tuple(t.shape), keras.backend.standardize_dtype(t.dtype)),
+        dataset.element_spec,
+    )
+    model._symbolic_build(data_batch=spec)
 
 
 def _drop_drawn(iterator: Any) -> None:

@@ -137,6 +137,7 @@ class Script:
         backup: Arguments of BackupAndRestore.
         fit: Other arguments of `fit`.
         names_data: Whether BackupAndRestore is given the data set too.
+        also: Function of the model that returns variables of further optimizers.
     """
 
     directory: str
@@ -146,6 +147,7 @@ class Script:
     backup: dict = field(default_factory=dict)
     fit: dict = field(default_factory=dict)
     names_data: bool = False
+    also: object = lambda net: []
 
     def run(self, kill=None, backup=True, **backup_args):
         """Run once from scratch; return the outcome, or None if it was killed."""
@@ -175,7 +177,7 @@ class Script:
             history.history,
             history.epoch,
             values(net.variables),
-            values(net.optimizer.variables),
+            values([*net.optimizer.variables, *self.also(net)]),
             callbacks,
         )
 

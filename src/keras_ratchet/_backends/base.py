@@ -47,6 +47,16 @@ class Backend(Protocol):
     def no_gradients(self) -> AbstractContextManager[Any]:
         """Let a model be called, in a block, without a record for gradients."""
 
+    def doubled(
+        self, arguments: tuple[Any, ...], steps: int
+    ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Return the arguments of a step of `fit` twice: both steps get the same batches.
+
+        Args:
+            arguments: What `fit` calls `train_function` with.
+            steps: How many batches a step takes.
+        """
+
     def rng_state(self) -> dict[str, Any]:
         """Return the state of the backend's global random number streams on the host."""
 

@@ -60,6 +60,11 @@ def no_gradients() -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext()
 
 
+def doubled(arguments: tuple[Any, ...], steps: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Fail: on jax a step makes no variables, so that nobody needs it twice."""
+    raise NotImplementedError("jax builds everything before the first step")
+
+
 def rng_state() -> dict[str, Any]:
     """Return nothing: Keras's own seeds are all the randomness there is on this backend."""
     return {}

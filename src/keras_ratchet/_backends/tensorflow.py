@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from keras_ratchet._backends.base import Resolve
@@ -38,6 +39,19 @@ def unalias(variables: Iterable[Any], averages: Iterable[tuple[Any, Any]]) -> No
 def no_gradients() -> contextlib.AbstractContextManager[Any]:
     """Return a block that changes nothing: gradients are recorded on request only."""
     return contextlib.nullcontext()
+
+
+def doubled(arguments: tuple[Any, ...], steps: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Draw the step's batches, and return two iterators over them.
+
+    They are of the same kind as the one given, so that the step is not traced anew for them.
+    """
+    (iterator,) = arguments
+    batches = [batch for _, batch in zip(range(int(steps)), iterator, strict=False)]
+    again = tf.data.Dataset.from_generator(
+        lambda: iter(batches), output_signature=iterator.element_spec
+    )
+    return (iter(again),), (iter(again),)
 
 
 def rng_state() -> dict[str, Any]:

@@ -66,6 +66,11 @@ def no_gradients() -> Any:
     return torch.no_grad()
 
 
+def doubled(arguments: tuple[Any, ...], steps: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Return the arguments twice: a step is given its batches."""
+    return arguments, arguments
+
+
 def rng_state() -> dict[str, Any]:
     """Return the state of torch's global generators: dropout and shuffling draw from them."""
     state: dict[str, Any] = {"torch": torch.get_rng_state().numpy()}

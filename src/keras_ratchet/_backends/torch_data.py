@@ -68,3 +68,9 @@ def _rebuilt(state: Any, change: Callable[[Any], Any]) -> Any:
     if type(state) in (list, tuple):
         return type(state)(change(value) for value in state)
     return state
+
+
+def is_optimizer(value: Any) -> bool:
+    """Return whether something is a torch optimizer, or what goes with one and has a state."""
+    kinds = (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
+    return isinstance(value, kinds)

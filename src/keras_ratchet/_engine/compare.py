@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 
 from keras_ratchet._engine.data_cursor import DataCursor
 from keras_ratchet._engine.facts import versions
-from keras_ratchet._engine.train_state import TrainState, variable_differences
-from keras_ratchet._keras import data_adapters
+from keras_ratchet._engine.places import COLLECTIONS
+from keras_ratchet._engine.train_state import TrainState, shape_differences
+from keras_ratchet._keras import anatomy, data_adapters
 
 _FATAL = ("optimizer", "layers")
 _FATAL_IN_MID_EPOCH = ("batch_size", "batches_per_epoch", "data", "steps_per_execution")
@@ -17,33 +20,80 @@ _FATAL_IN_MID_EPOCH = ("batch_size", "batches_per_epoch", "data", "steps_per_exe
 
 def facts_of(model: Any, cursor: DataCursor) -> dict[str, Any]:
     """Return what is compared, as plain data."""
-    optimizer = getattr(model, "optimizer", None)
-    inner = getattr(optimizer, "inner_optimizer", None)
     return {
-        "layers": [type(layer).__name__ for layer in _layers(model)],
-        "optimizer": type(inner or optimizer).__name__,
+        "layers": [type(layer).__name__ for layer in anatomy.layers_of(model)[1:]],
+        "optimizer": _kind(getattr(model, "optimizer", None)),
         "steps_per_execution": data_adapters.steps_at_once(model),
         "versions": versions(),
         **cursor.facts(),
     }
 
 
-def differences(model: Any, state: TrainState, now: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Return the differences that forbid going on, and those that are worth a warning."""
-    fatal = variable_differences(model, state.variables)
-    mild: list[str] = []
+@dataclass(slots=True)
+class Differences:
+    """How a training differs from the one that was saved.
+
+    Attributes:
+        fatal: What forbids going on.
+        mild: What is worth a warning.
+        pending: Names of variables that are not there yet, and which the first step may make.
+    """
+
+    fatal: list[str] = field(default_factory=list)
+    mild: list[str] = field(default_factory=list)
+    pending: list[str] = field(default_factory=list)
+
+
+def differences(
+    model: Any, named: Mapping[str, Any], state: TrainState, now: dict[str, Any]
+) -> Differences:
+    """Compare a training with the one that was saved.
+
+    Args:
+        model: The model.
+        named: Its variables by place.
+        state: What was saved.
+        now: The facts of this training.
+    """
+    found = Differences()
+    _compare_variables(model, named, state, found)
     for name, value in now.items():
         before = state.facts.get(name)
         if name == "versions" or before == value or (name == "data" and before == "loop"):
             continue
         sentence = f"{name}: {before!r} when saved, {value!r} now"
         stops = name in _FATAL or (state.position.batch and name in _FATAL_IN_MID_EPOCH)
-        (fatal if stops else mild).append(sentence)
+        (found.fatal if stops else found.mild).append(sentence)
     before = state.facts.get("versions", {})
     for package, version in now["versions"].items():
         if before.get(package, version) != version:
-            mild.append(f"{package}: {before[package]} when saved, {version} now")
-    return fatal, mild
+            found.mild.append(f"{package}: {before[package]} when saved, {version} now")
+    return found
+
+
+def _compare_variables(
+    model: Any, named: Mapping[str, Any], state: TrainState, found: Differences
+) -> None:
+    found.fatal += shape_differences(named, state.variables)
+    own_step = anatomy.has_own_train_step(model)
+    whole = anatomy.is_whole(model)
+    for collection in COLLECTIONS:
+        saved = {n for n in state.variables if n.startswith(f"{collection}/")}
+        present = {n for n in named if n.startswith(f"{collection}/")}
+        lacking, new = sorted(saved - present), sorted(present - saved)
+        sentence = f"{collection}: {len(saved)} variables were saved, and there are {len(present)}"
+        if collection == "metrics":
+            if own_step and state.position.batch:
+                found.pending += lacking
+            elif not own_step and (lacking or new):
+                # they begin with an epoch, so that nothing is lost between two
+                (found.fatal if state.position.batch else found.mild).append(sentence)
+            continue
+        may_come = not whole if collection == "model" else own_step or not whole
+        if lacking and may_come:
+            found.pending += lacking
+        elif lacking or (new and state.facts.get("complete", True)):
+            found.fatal.append(f"{sentence} (such as {(lacking or new)[0]})")
 
 
 def other_backend(state: TrainState) -> bool:
@@ -51,6 +101,5 @@ def other_backend(state: TrainState) -> bool:
     return bool(state.facts.get("versions", {}).get("backend") != keras.backend.backend())
 
 
-def _layers(model: Any) -> list[Any]:
-    flatten = getattr(model, "_flatten_layers", None)
-    return list(flatten(include_self=False)) if flatten else []
+def _kind(optimizer: Any) -> str:
+    return type(getattr(optimizer, "inner_optimizer", None) or optimizer).__name__

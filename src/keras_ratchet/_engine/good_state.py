@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from keras_ratchet import _compat
 from keras_ratchet._engine import rng
 from keras_ratchet._engine.best_weights import BestWeights, VariableCopies, weights_of
 from keras_ratchet._engine.finite import FiniteWatch
 from keras_ratchet._engine.scored import follow
-from keras_ratchet._keras import data_adapters
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.types import Position
 
@@ -154,13 +152,6 @@ class GoodStates:
         self.good.load_state_dict(state["good"], model)
         self._candidate.load_state_dict(state["candidate"], model)
         self._watch.load_state_dict(state["constants"], model, self.optimizer_of(model))
-
-
-def build(model: Any) -> None:
-    """Create all variables before the first step, in `on_train_begin`; tensorflow would later."""
-    optimizer = getattr(model, "optimizer", None)
-    if not (getattr(model, "built", True) and getattr(optimizer, "built", True)):
-        _compat.build(model, data_adapters.epoch_iterator())
 
 
 def _metrics_of(model: Any) -> list[Any]:

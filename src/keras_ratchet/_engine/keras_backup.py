@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from typing import Any
 
+from keras_ratchet._engine.places import Places
 from keras_ratchet._engine.train_state import capture_variables, restore_variables
 from keras_ratchet._formats.safety import check_file
 from keras_ratchet._warn import warn
@@ -83,16 +84,17 @@ def _epoch(path: str) -> int:
 
 
 def _load(model: Any, path: str) -> None:
-    before = capture_variables(model)
+    named = Places().variables(model)
+    before = capture_variables(named)
     try:
         with tempfile.TemporaryDirectory() as scratch:  # Keras goes by the name, .bkp is no good
             copy = shutil.copyfile(path, os.path.join(scratch, _WEIGHTS))
             model.load_weights(copy)
     except OSError:
-        restore_variables(model, before)
+        restore_variables(named, before)
         raise
     except Exception as error:
-        restore_variables(model, before)
+        restore_variables(named, before)
         raise ResumeError(
             f"The backup {path!r}, written by Keras, does not fit this model: {error} Nothing was "
             f"changed. Give this training a directory of its own, or delete that file."

@@ -13,20 +13,20 @@ import keras
 from numpy.typing import NDArray
 
 from keras_ratchet import _backends, _compat
-from keras_ratchet._engine import rng
+from keras_ratchet._engine import building, optimizers, rng
 from keras_ratchet._engine.backups import Backups
 from keras_ratchet._engine.callback_states import CallbackStates
 from keras_ratchet._engine.compare import differences, facts_of, other_backend
 from keras_ratchet._engine.data_cursor import DataCursor
-from keras_ratchet._engine.stages import Stage
+from keras_ratchet._engine.places import Places
 from keras_ratchet._engine.train_state import (
     TrainState,
     capture_variables,
     hold_variables,
     restore_variables,
-    variable_differences,
 )
-from keras_ratchet._keras import data_adapters, fit
+from keras_ratchet._engine.trainable import FlagsWatch
+from keras_ratchet._keras import data_adapters
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import ResumeError
 from keras_ratchet.types import Position
@@ -61,6 +61,12 @@ class Resumer:
         callbacks: The states of the callbacks.
         cursor: The data.
         optimizer: The torch optimizer of a hand-written loop, if it has one.
+
+    Attributes:
+        state: What training goes on from, if it does.
+        pending: Names of variables of that state which only the first step can make.
+        places: The names of the model's variables.
+        flags: What is trainable.
     """
 
     backups: Backups
@@ -68,7 +74,9 @@ class Resumer:
     cursor: DataCursor
     optimizer: Any = None
     state: TrainState | None = None
-    stage: Stage = field(init=False)
+    pending: list[str] = field(default_factory=list)
+    places: Places = field(default_factory=Places)
+    flags: FlagsWatch = field(default_factory=FlagsWatch)
     _began: float = field(default_factory=time.monotonic)
     _elapsed_before_s: float = 0.0
     _epoch_rng: dict[str, Any] = field(default_factory=dict)
@@ -85,32 +93,26 @@ class Resumer:
         A training that had run all its epochs goes on if there are more of them now; one that
         was stopped early does not.
 
-        Where this run was finished before the interruption, nothing is left to go on from, and
-        `stage.is_done` says so; the model then holds what the snapshot has.
-
         Raises:
             CorruptError: If there are snapshots and none of them verifies.
             ResumeError: If it belongs to another training; nothing has been changed.
         """
-        stage = self.stage = Stage(model, self.backups.directory, (fit.first_epoch(), epochs))
-        found = self.backups.newest(lambda s: not stage.is_number_of(s) or _is_over(s, epochs))
+        self.flags.begin(model, self.places)
+        found = self.backups.newest(lambda state: _is_over(state, epochs))
         if found is None:
             return None
         state, path = found
-        standing = stage.standing(state)
-        if standing == "done" and not variable_differences(model, state.variables):
-            restore_variables(model, state.variables)
-        if standing != "mine":
-            return None
-        fatal, mild = differences(model, state, facts_of(model, self.cursor))
-        if fatal:
+        building.build_optimizers(model, self.places, state.built_for)
+        here = differences(model, self.places.variables(model), state, facts_of(model, self.cursor))
+        if here.fatal:
             raise ResumeError(
-                f"The training saved in {path!r} is not this one: {'; '.join(fatal)}. Nothing was "
-                f"changed. Give this training a directory of its own, or delete that one."
+                f"The training saved in {path!r} is not this one: {'; '.join(here.fatal)}. Nothing "
+                f"was changed. Give this training a directory of its own, or delete that one."
             )
+        mild = [*here.mild, *self.flags.differences(state.trainable)]
         if mild:
             warn(f"Going on from {path!r} although this differs: {'; '.join(mild)}.")
-        self.state = state
+        self.state, self.pending = state, here.pending
         self._elapsed_before_s = state.elapsed_s
         self.backups.note("resume", name=os.path.basename(path), epoch=state.position.epoch)
         _log.warning(
@@ -122,14 +124,82 @@ class Resumer:
         return state
 
     def put_back(self, model: Any) -> None:
-        """Restore variables and callbacks."""
-        if self.state is not None:
-            restore_variables(model, self.state.variables)
-            self.callbacks.load(self.state.callbacks)
-            if self.optimizer is not None and "optimizer" in self.state.loop:
-                self.optimizer.load_state_dict(
-                    _backends.torch_tensors(self.state.loop["optimizer"])
-                )
+        """Restore variables, optimizers, what is trainable, and callbacks."""
+        if self.state is None:
+            return
+        building.build_optimizers(model, self.places, self.state.built_for)
+        restore_variables(self.places.variables(model), self.state.variables)
+        self.flags.put_back(model, self.places, self.state.trainable)
+        optimizers.put_torch_states(model, self.state.torch_optimizers)
+        self.callbacks.load(self.state.callbacks)
+        if self.optimizer is not None and "optimizer" in self.state.loop:
+            self.optimizer.load_state_dict(_backends.torch_tensors(self.state.loop["optimizer"]))
+
+    def require(self, in_fit: bool, skips: bool, is_over: bool) -> None:
+        """Refuse to go on where the loop cannot.
+
+        Args:
+            in_fit: Whether it is that of `fit`.
+            skips: Whether it can skip batches.
+            is_over: Whether it will take no step.
+
+        Raises:
+            ResumeError: If batches have to be skipped, or variables are missing that no step will
+                have made before they are needed.
+        """
+        assert self.state is not None
+        if self.state.position.batch and not skips:
+            raise ResumeError(
+                "The snapshot is from the middle of an epoch, and only `fit` can skip batches. "
+                "In a loop of your own use keras_ratchet.Run, or save_freq='epoch'."
+            )
+        if self.pending and (self.in_validation or is_over or not in_fit):
+            raise ResumeError(
+                f"{len(self.pending)} variables were saved that this model does not have yet, such "
+                f"as {self.pending[0]!r}, and no step makes them in time. {building.CURE}."
+            )
+
+    def before_step(self, model: Any, first: bool) -> None:
+        """Note what the next step is traced with; let the first one make what is pending.
+
+        It begins from the values of now: callbacks may have set some since the state was put back
+        (the learning rate, for one).
+
+        Args:
+            model: The model.
+            first: Whether it is the first step after a resume, and `fit` takes it.
+        """
+        self.flags.epoch_begins(model, self.places)
+        if not first:
+            return
+        assert self.state is not None
+        if self.state.position.epoch or self.state.position.batch:
+            self.flags.trace_as_before(model, self.places, self.state.trainable)
+        named = self.places.variables(model)
+        mid_epoch = self.state.position.batch > 0
+        needed = (n for n in self.state.variables if mid_epoch or not n.startswith("metrics/"))
+        self.pending = [name for name in needed if name not in named]
+        if self.pending:
+            values = capture_variables(named)
+            torch = optimizers.torch_states(model)
+            building.step_twice(model, lambda: self._complete(model, values, torch))
+
+    def _complete(self, model: Any, values: dict[str, Any], torch: dict[str, Any]) -> None:
+        assert self.state is not None
+        saved = self.state.variables
+        named = self.places.variables(model)
+        if lost := [name for name in self.pending if name not in named]:
+            raise ResumeError(
+                f"The first step has not made {lost[0]!r} ({len(lost)} variables in all), which "
+                f"was saved. {building.CURE}."
+            )
+        at_begin = self.state.position.batch == 0
+        old = {n: v for n, v in saved.items() if not (at_begin and n.startswith("metrics/"))}
+        if at_begin:
+            model.reset_metrics()
+        restore_variables(named, {**old, **values})
+        optimizers.put_torch_states(model, {**self.state.torch_optimizers, **torch})
+        self.pending = []
 
     def begin_first_epoch(self) -> None:
         """Bring data and random streams to the begin of the epoch that is to go on."""
@@ -158,7 +228,8 @@ class Resumer:
 
     def before_validation(self, model: Any) -> BeforeValidation:
         """Return copies of what a validation changes."""
-        return BeforeValidation(capture_variables(model, ("metrics",)), rng.capture())
+        metrics = self.places.variables(model, ("metrics",))
+        return BeforeValidation(capture_variables(metrics), rng.capture())
 
     def capture(
         self, model: Any, position: Position, logs: Mapping[str, float], lasting: bool = False
@@ -176,14 +247,17 @@ class Resumer:
         return TrainState(
             position=position,
             variables={},
-            held=hold_variables(model, self.backups.holder, lasting),
+            held=hold_variables(self.places.variables(model), self.backups.holder, lasting),
             rng=now,
             epoch_rng=now if whole else self._epoch_rng,
             callbacks=self.callbacks.capture(),
             cursor=self._cursor_at(position.batch),
             loop=self._loop(),
             logs=dict(logs),
-            facts=facts_of(model, self.cursor) | {"stage": self.stage.facts()},
+            facts=facts_of(model, self.cursor) | {"complete": building.is_complete(model)},
+            torch_optimizers=optimizers.torch_states(model),
+            built_for=building.built_for(model, self.places),
+            trainable=self.flags.state(model, self.places),
             elapsed_s=self.elapsed_s,
         )
 

@@ -3,8 +3,11 @@
 | part | what | where it is put back |
 |---|---|---|
 | `model/*` | trainable and other variables of the model, SeedGenerators among them | train begin |
-| `optimizer/*` | slots, iterations, learning rate, averages, loss scale | train begin |
+| `optimizer/*` | slots, iterations, rates, averages, loss scale of all optimizers | train begin |
+| `torch_optimizers` | those of torch in the model's attributes | train begin |
+| `built_for` | for which variables each optimizer was built, in its order | train begin |
 | `metrics/*` | running sums of the metrics | first epoch's begin, after Keras's reset |
+| `trainable` | which layers and variables are trainable, at four moments | see `trainable.py` |
 | `rng` | streams now: Python, NumPy, the backend, Keras's global seeds | see `epoch_rng` |
 | `epoch_rng` | the same at the begin of the epoch | first epoch's begin; `rng` at its batch |
 | `callbacks` | states of all callbacks, History included | train begin and first epoch's begin |
@@ -12,13 +15,13 @@
 | `cursor` | state of data sources that have one | first epoch's begin |
 | `logs` | the last batch's logs | returned by the skipped steps |
 
-Variables are kept by collection and order, with a check of shapes: names differ between two
-builds of one model. Nothing is pickled.
+Variables are named by place (see `places.py`): their own names differ between two builds of one
+model, and their order changes with what is trainable. Nothing is pickled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -31,8 +34,10 @@ from keras_ratchet._engine.plain import decode, encode
 from keras_ratchet.errors import LoadError, ResumeError
 from keras_ratchet.types import Position
 
-COLLECTIONS = ("model", "optimizer", "metrics")
-_PARTS = ("rng", "epoch_rng", "callbacks", "cursor", "loop", "logs", "facts")
+_PARTS = (
+    *("rng", "epoch_rng", "callbacks", "cursor", "loop", "logs", "facts"),
+    *("torch_optimizers", "built_for", "trainable"),
+)
 
 
 @dataclass(slots=True)
@@ -51,6 +56,9 @@ class TrainState:
     loop: dict[str, Any] = field(default_factory=dict)
     logs: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    torch_optimizers: dict[str, Any] = field(default_factory=dict)
+    built_for: dict[str, list[str]] = field(default_factory=dict)
+    trainable: dict[str, Any] = field(default_factory=dict)
     elapsed_s: float = 0.0
     finished: str = ""
     held: Callable[[], Mapping[str, NDArray[Any]]] | None = None
@@ -94,79 +102,48 @@ class TrainState:
             raise LoadError(f"the training state cannot be read: {error!r}") from error
 
 
-def collections_of(model: Any) -> dict[str, list[Any]]:
-    """Return the variables that training changes, by collection, each in a fixed order."""
-    optimizer = getattr(model, "optimizer", None)
-    return {
-        "model": [*model.trainable_variables, *model.non_trainable_variables],
-        "optimizer": list(getattr(optimizer, "variables", ())),
-        "metrics": list(getattr(model, "metrics_variables", ())),
-    }
-
-
 def hold_variables(
-    model: Any, holder: Holder, lasting: bool
+    named: Mapping[str, Any], holder: Holder, lasting: bool
 ) -> Callable[[], Mapping[str, NDArray[Any]]]:
-    """Take the values of all variables; return what gives them, named by collection and order.
+    """Take the values of variables; return what gives them by name.
 
     Args:
-        model: The model.
+        named: The variables, by name.
         holder: How they are taken.
         lasting: Whether training goes on before they are asked for.
     """
-    named = [
-        (f"{collection}/{i:05d}", variable)
-        for collection, variables in collections_of(model).items()
-        for i, variable in enumerate(variables)
-    ]
-    values = holder.hold([variable for _, variable in named], lasting)
-    return lambda: dict(zip([name for name, _ in named], values.arrays(), strict=True))
+    names = list(named)
+    values = holder.hold(list(named.values()), lasting)
+    return lambda: dict(zip(names, values.arrays(), strict=True))
 
 
-def capture_variables(
-    model: Any, collections: Iterable[str] = COLLECTIONS
-) -> dict[str, NDArray[Any]]:
-    """Return owned copies of variables, named by collection and order."""
+def capture_variables(named: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Return owned copies of the values of variables, by name."""
     backend = _backends.current()
-    return {
-        f"{collection}/{i:05d}": np.array(backend.view(variable))
-        for collection, variables in collections_of(model).items()
-        if collection in collections
-        for i, variable in enumerate(variables)
-    }
+    return {name: np.array(backend.view(variable)) for name, variable in named.items()}
 
 
-def restore_variables(model: Any, saved: Mapping[str, NDArray[Any]]) -> None:
-    """Put all variables back.
+def restore_variables(named: Mapping[str, Any], saved: Mapping[str, NDArray[Any]]) -> None:
+    """Put back the values of all variables that were saved.
 
     Raises:
-        ResumeError: If number or shapes differ; then no variable has been touched.
+        ResumeError: If a shape differs; then no variable has been touched.
     """
-    problems = variable_differences(model, saved)
-    if problems:
+    if problems := shape_differences(named, saved):
         raise ResumeError("; ".join(problems))
     backend = _backends.current()
-    for collection, variables in collections_of(model).items():
-        for i, variable in enumerate(variables):
-            value = saved[f"{collection}/{i:05d}"]
+    for name, variable in named.items():
+        if name in saved:
+            value = saved[name]
             dtype = backend.view(variable).dtype
             backend.assign(variable, value if value.dtype == dtype else value.astype(dtype))
 
 
-def variable_differences(model: Any, saved: Mapping[str, NDArray[Any]]) -> list[str]:
-    """Return a sentence for each collection whose variables do not fit those that were saved."""
-    problems = []
-    for collection, variables in collections_of(model).items():
-        names = sorted(name for name in saved if name.startswith(f"{collection}/"))
-        if len(names) != len(variables):
-            problems.append(
-                f"{collection}: {len(names)} variables were saved, and there are {len(variables)}"
-            )
-            continue
-        for name, variable in zip(names, variables, strict=True):
-            if tuple(saved[name].shape) != tuple(variable.shape):
-                problems.append(
-                    f"{collection}: {getattr(variable, 'path', name)} has shape "
-                    f"{tuple(variable.shape)}, and {saved[name].shape} was saved"
-                )
-    return problems
+def shape_differences(named: Mapping[str, Any], saved: Mapping[str, NDArray[Any]]) -> list[str]:
+    """Return a sentence for each variable that has another shape than the one that was saved."""
+    return [
+        f"{name} ({getattr(variable, 'path', variable.name)}) has shape {tuple(variable.shape)}, "
+        f"and {saved[name].shape} was saved"
+        for name, variable in named.items()
+        if name in saved and tuple(saved[name].shape) != tuple(variable.shape)
+    ]

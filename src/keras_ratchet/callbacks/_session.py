@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from keras_ratchet import _compat
-from keras_ratchet._engine import keras_backup
+from keras_ratchet import _backends, _compat
+from keras_ratchet._engine import building, keras_backup
 from keras_ratchet._engine.callback_states import CallbackStates
 from keras_ratchet._engine.data_cursor import DataCursor
 from keras_ratchet._engine.resumer import BeforeValidation, Resumer
 from keras_ratchet._engine.train_state import TrainState
 from keras_ratchet._keras import data_adapters
+from keras_ratchet._warn import warn
 from keras_ratchet.callbacks import _exactness
 from keras_ratchet.callbacks._gone_bad import has_gone_bad, may_be_saved
 from keras_ratchet.callbacks._saves import Saves
 from keras_ratchet.callbacks._tail import Closer, Gate
-from keras_ratchet.errors import ResumeError
 from keras_ratchet.policy.preempt import Deadline
 from keras_ratchet.types import Position
 
@@ -39,10 +39,9 @@ class Session:
         self._list = callback_list
         inner = getattr(callback_list, "callbacks", ())
         self._others = [c for c in inner if c is not head and c is not head.tail]
+        building.build(model)
         iterator = data_adapters.epoch_iterator()
-        self._in_fit = iterator is not None
-        self.to_skip = 0
-        _compat.build(model, iterator)
+        self._in_fit, self.to_skip = iterator is not None, 0
         self._cursor = DataCursor(iterator, head.data)
         states = CallbackStates(self._others)
         self.resumer = Resumer(head.backups, states, self._cursor, head.loop_optimizer)
@@ -57,45 +56,45 @@ class Session:
         _exactness.warn_of_losses(self.resumer.callbacks, self._cursor)
         state = self.resumer.find(self._model, self.saves.epochs)
         self._first = state is not None and not state.finished
-        if self.resumer.stage.is_done:
-            self._skip_all_epochs()
-            return self.saves.epochs or 0
         if state is None:
             self._epoch = keras_backup.adopt(self._model, self._head.backups.directory)
             _compat.set_initial_epoch(self._model, self._epoch or None)
             self.saves.save(self._here(), {}, "training begins")
             return self._epoch
-        if state.position.batch and not (self._in_fit or self._head.loop_skips):
-            raise ResumeError(
-                "The snapshot is from the middle of an epoch, and only `fit` can skip batches. "
-                "In a loop of your own use keras_ratchet.Run, or save_freq='epoch'."
-            )
+        self.resumer.require(self._in_fit, self._in_fit or self._head.loop_skips, self.is_over)
         self.resumer.put_back(self._model)
         self._epoch = state.position.epoch
         self.saves.pace.pending = int(state.facts.get("pending", 0))
         _compat.set_initial_epoch(self._model, self._epoch)
         if self.is_over:
-            self.saves.stopping = bool(state.facts.get("stopping"))
-            self._skip_all_epochs()
-            self.resumer.begin_first_epoch()  # no epoch will do it
+            self._skip_all_epochs(state)
         return state.position.epoch
 
-    def _skip_all_epochs(self) -> None:
+    def _skip_all_epochs(self, state: TrainState) -> None:
         """Let `fit` run no epoch, and the callbacks do their last work as they would have."""
         _compat.set_initial_epoch(self._model, self.saves.epochs)
+        self.saves.stopping = bool(state.facts.get("stopping"))
         self._model.stop_training = self.saves.stopping
+        self.resumer.begin_first_epoch()  # no epoch will do it
 
     def warn_of_generators(self, source: Any) -> None:
         """Warn, once, of a DataLoader with generators of its own that nobody told us about."""
-        if self._head.data is None and not self._warned:
-            self._warned = _exactness.warn_of_generators(source)
+        torch = _backends.torch_loading()
+        if self._head.data is not None or not hasattr(source, "batch_sampler") or torch is None:
+            return
+        if torch.generators(source) and not self._warned:
+            self._warned = True
+            warn(
+                "Resume will not be exact. This DataLoader draws from a generator of its own. Say "
+                "so: Run(..., data=loader)."
+            )
 
     @property
     def is_over(self) -> bool:
         """Whether all epochs of this training were done before it was begun again."""
         state = self.resumer.state
         if state is None:
-            return self.resumer.stage.is_done
+            return False
         if state.finished or state.facts.get("stopping"):
             return True
         epochs = self.saves.epochs
@@ -113,11 +112,12 @@ class Session:
     def epoch_has_begun(self) -> None:
         """After all other callbacks: in mid-epoch, put everything back and skip."""
         if self._skips():
-            state = self._state()
             self.resumer.put_back(self._model)
-            self._done = self.to_skip = state.position.batch
-            if self._in_fit:
-                Gate(self._model, self._list, self.resumer)
+        self.resumer.before_step(self._model, self._first and self._in_fit)
+        if self._skips():
+            self._done = self.to_skip = self._state().position.batch
+        if self._skips() and self._in_fit:
+            Gate(self._model, self._list, self.resumer)
         self._first = False
 
     def batch_has_ended(self, batch: int, logs: Mapping[str, float]) -> None:
@@ -155,10 +155,7 @@ class Session:
     def end(self, logs: Mapping[str, float]) -> None:
         """Delete our files, or leave the mark of a finished training."""
         self.saves.flush()
-        state, stage = self.resumer.state, self.resumer.stage
-        if stage.is_done:
-            stage.end(self._others)
-            return
+        state = self.resumer.state
         if state is not None and state.finished:
             self.resumer.put_back(self._model)
             self.resumer.go_on_in_epoch()
@@ -168,7 +165,6 @@ class Session:
         elif not self._head.delete_checkpoint:
             mark = "stopped" if self._is_stopping() else "all epochs"
             self.saves.save(Position(self._epoch), logs, "training has ended", mark)
-        stage.end(self._others)
         if self._head.delete_checkpoint:
             self._head.backups.clear()
 

@@ -11,7 +11,8 @@ from typing import Any
 import keras
 
 from keras_ratchet import _compat
-from keras_ratchet._engine.good_state import GoodStates, build
+from keras_ratchet._engine.building import build
+from keras_ratchet._engine.good_state import GoodStates
 from keras_ratchet._engine.rescuer import Rescuer
 from keras_ratchet._engine.scored import restored
 from keras_ratchet.callbacks import _journal

@@ -10,8 +10,8 @@ from typing import Any
 
 from keras_ratchet import _compat
 from keras_ratchet._engine.best_weights import BestWeights
+from keras_ratchet._engine.building import build
 from keras_ratchet._engine.finite import FiniteWatch
-from keras_ratchet._engine.good_state import build
 from keras_ratchet._engine.scored import follow, restored
 from keras_ratchet.callbacks import _journal
 from keras_ratchet.callbacks._base import RatchetCallback
