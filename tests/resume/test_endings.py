@@ -219,6 +219,7 @@ def test_a_criterion_that_is_put_together_differently_begins_without_memory(tmp_
     assert stop(outcome.callbacks) == ("epochs", 1)
 
 
+@pytest.mark.filterwarnings("ignore:EarlyStopping. no .val_loss. yet")
 def test_the_numbers_of_a_criterion_are_the_scripts_to_decide(tmp_path):
     script = Script(str(tmp_path / "b"), numpy_arrays, callbacks=lambda: [stopper(AfterSteps(99))])
     script.run(Kill(15), save_freq=3)

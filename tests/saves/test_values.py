@@ -17,7 +17,7 @@ from support.models import data
 
 import keras_ratchet
 from keras_ratchet import _backends, _compat
-from keras_ratchet._engine.train_state import collections_of
+from keras_ratchet._engine.places import COLLECTIONS, Places
 from keras_ratchet._formats.state import read_arrays
 
 EPOCHS, ON = 3, 3  # epochs in all; batches of the second one before the first is written
@@ -79,7 +79,7 @@ def copies(variables):
 
 def state_of(model):
     """Return copies of what a snapshot holds, and of the part that Keras puts into its files."""
-    found = collections_of(model)
+    found = {c: list(Places().variables(model, (c,)).values()) for c in COLLECTIONS}
     in_files = [v for v in found["model"] if "seed_generator" not in v.path]
     return {name: copies(v) for name, v in {**found, "in files": in_files}.items()}
 

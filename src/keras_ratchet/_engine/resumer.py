@@ -19,14 +19,16 @@ from keras_ratchet._engine.callback_states import CallbackStates
 from keras_ratchet._engine.compare import differences, facts_of, other_backend
 from keras_ratchet._engine.data_cursor import DataCursor
 from keras_ratchet._engine.places import Places
+from keras_ratchet._engine.stages import Stage
 from keras_ratchet._engine.train_state import (
     TrainState,
     capture_variables,
     hold_variables,
     restore_variables,
+    shape_differences,
 )
 from keras_ratchet._engine.trainable import FlagsWatch
-from keras_ratchet._keras import data_adapters
+from keras_ratchet._keras import data_adapters, fit
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import ResumeError
 from keras_ratchet.types import Position
@@ -77,6 +79,7 @@ class Resumer:
     pending: list[str] = field(default_factory=list)
     places: Places = field(default_factory=Places)
     flags: FlagsWatch = field(default_factory=FlagsWatch)
+    stage: Stage = field(init=False)
     _began: float = field(default_factory=time.monotonic)
     _elapsed_before_s: float = 0.0
     _epoch_rng: dict[str, Any] = field(default_factory=dict)
@@ -93,15 +96,24 @@ class Resumer:
         A training that had run all its epochs goes on if there are more of them now; one that
         was stopped early does not.
 
+        Where this run was finished before the interruption, nothing is left to go on from, and
+        `stage.is_done` says so; the model then holds what the snapshot has.
+
         Raises:
             CorruptError: If there are snapshots and none of them verifies.
             ResumeError: If it belongs to another training; nothing has been changed.
         """
         self.flags.begin(model, self.places)
-        found = self.backups.newest(lambda state: _is_over(state, epochs))
+        stage = self.stage = Stage(model, self.backups.directory, (fit.first_epoch(), epochs))
+        found = self.backups.newest(lambda s: not stage.is_number_of(s) or _is_over(s, epochs))
         if found is None:
             return None
         state, path = found
+        standing = stage.standing(state)
+        if standing == "done":
+            self._put_back_if_it_fits(model, state)
+        if standing != "mine":
+            return None
         building.build_optimizers(model, self.places, state.built_for)
         here = differences(model, self.places.variables(model), state, facts_of(model, self.cursor))
         if here.fatal:
@@ -122,6 +134,15 @@ class Resumer:
             state.position.batch,
         )
         return state
+
+    def _put_back_if_it_fits(self, model: Any, state: TrainState) -> None:
+        """Let the model hold what a run had ended with that is not to be run again."""
+        building.build_optimizers(model, self.places, state.built_for)
+        named = self.places.variables(model)
+        lacking = [n for n in state.variables if n.startswith("model/") and n not in named]
+        if not lacking and not shape_differences(named, state.variables):
+            restore_variables(named, state.variables)
+            optimizers.put_torch_states(model, state.torch_optimizers)
 
     def put_back(self, model: Any) -> None:
         """Restore variables, optimizers, what is trainable, and callbacks."""
@@ -254,12 +275,16 @@ class Resumer:
             cursor=self._cursor_at(position.batch),
             loop=self._loop(),
             logs=dict(logs),
-            facts=facts_of(model, self.cursor) | {"complete": building.is_complete(model)},
+            facts=self._facts(model),
             torch_optimizers=optimizers.torch_states(model),
             built_for=building.built_for(model, self.places),
             trainable=self.flags.state(model, self.places),
             elapsed_s=self.elapsed_s,
         )
+
+    def _facts(self, model: Any) -> dict[str, Any]:
+        more = {"complete": building.is_complete(model), "stage": self.stage.facts()}
+        return facts_of(model, self.cursor) | more
 
     def _loop(self) -> dict[str, Any]:
         if self.optimizer is None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from keras_ratchet import _backends
 from keras_ratchet._engine.callback_states import CallbackStates
 from keras_ratchet._engine.data_cursor import DataCursor
 from keras_ratchet._warn import warn
@@ -16,3 +19,15 @@ def warn_of_losses(states: CallbackStates, cursor: DataCursor) -> None:
         )
     for complaint in cursor.complaints():
         warn(f"Resume will not be exact. {complaint}")
+
+
+def warn_of_generators(source: Any) -> bool:
+    """Warn of a DataLoader with generators of its own that nobody told us about; say if so."""
+    torch = _backends.torch_loading()
+    if torch is None or not hasattr(source, "batch_sampler") or not torch.generators(source):
+        return False
+    warn(
+        "Resume will not be exact. This DataLoader draws from a generator of its own. Say so: "
+        "Run(..., data=loader)."
+    )
+    return True

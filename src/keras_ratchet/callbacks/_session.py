@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from keras_ratchet import _backends, _compat
+from keras_ratchet import _compat
 from keras_ratchet._engine import building, keras_backup
 from keras_ratchet._engine.callback_states import CallbackStates
 from keras_ratchet._engine.data_cursor import DataCursor
 from keras_ratchet._engine.resumer import BeforeValidation, Resumer
 from keras_ratchet._engine.train_state import TrainState
 from keras_ratchet._keras import data_adapters
-from keras_ratchet._warn import warn
 from keras_ratchet.callbacks import _exactness
 from keras_ratchet.callbacks._gone_bad import has_gone_bad, may_be_saved
 from keras_ratchet.callbacks._saves import Saves
@@ -56,6 +55,9 @@ class Session:
         _exactness.warn_of_losses(self.resumer.callbacks, self._cursor)
         state = self.resumer.find(self._model, self.saves.epochs)
         self._first = state is not None and not state.finished
+        if self.resumer.stage.is_done:
+            self._skip_all_epochs()
+            return self.saves.epochs or 0
         if state is None:
             self._epoch = keras_backup.adopt(self._model, self._head.backups.directory)
             _compat.set_initial_epoch(self._model, self._epoch or None)
@@ -67,34 +69,27 @@ class Session:
         self.saves.pace.pending = int(state.facts.get("pending", 0))
         _compat.set_initial_epoch(self._model, self._epoch)
         if self.is_over:
-            self._skip_all_epochs(state)
+            self.saves.stopping = bool(state.facts.get("stopping"))
+            self._skip_all_epochs()
+            self.resumer.begin_first_epoch()  # no epoch will do it
         return state.position.epoch
 
-    def _skip_all_epochs(self, state: TrainState) -> None:
+    def _skip_all_epochs(self) -> None:
         """Let `fit` run no epoch, and the callbacks do their last work as they would have."""
         _compat.set_initial_epoch(self._model, self.saves.epochs)
-        self.saves.stopping = bool(state.facts.get("stopping"))
         self._model.stop_training = self.saves.stopping
-        self.resumer.begin_first_epoch()  # no epoch will do it
 
     def warn_of_generators(self, source: Any) -> None:
         """Warn, once, of a DataLoader with generators of its own that nobody told us about."""
-        torch = _backends.torch_loading()
-        if self._head.data is not None or not hasattr(source, "batch_sampler") or torch is None:
-            return
-        if torch.generators(source) and not self._warned:
-            self._warned = True
-            warn(
-                "Resume will not be exact. This DataLoader draws from a generator of its own. Say "
-                "so: Run(..., data=loader)."
-            )
+        if self._head.data is None and not self._warned:
+            self._warned = _exactness.warn_of_generators(source)
 
     @property
     def is_over(self) -> bool:
         """Whether all epochs of this training were done before it was begun again."""
         state = self.resumer.state
         if state is None:
-            return False
+            return self.resumer.stage.is_done
         if state.finished or state.facts.get("stopping"):
             return True
         epochs = self.saves.epochs
@@ -155,7 +150,10 @@ class Session:
     def end(self, logs: Mapping[str, float]) -> None:
         """Delete our files, or leave the mark of a finished training."""
         self.saves.flush()
-        state = self.resumer.state
+        state, stage = self.resumer.state, self.resumer.stage
+        if stage.is_done:
+            stage.end(self._others)
+            return
         if state is not None and state.finished:
             self.resumer.put_back(self._model)
             self.resumer.go_on_in_epoch()
@@ -165,6 +163,7 @@ class Session:
         elif not self._head.delete_checkpoint:
             mark = "stopped" if self._is_stopping() else "all epochs"
             self.saves.save(Position(self._epoch), logs, "training has ended", mark)
+        stage.end(self._others)
         if self._head.delete_checkpoint:
             self._head.backups.clear()
 
