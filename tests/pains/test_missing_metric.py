@@ -6,6 +6,7 @@ from support.models import Curve, data, dense, fit, stamp_of
 from support.pains import KERAS_IS_AS_DESCRIBED, run, tiny, warns_once
 
 import keras_ratchet
+from keras_ratchet import policy
 from keras_ratchet.errors import MissingMetricError, UnknownDirectionError
 
 
@@ -70,9 +71,9 @@ def test_pain_3_a_misspelt_monitor_does_not_train_for_nothing():
     if KERAS_IS_AS_DESCRIBED:
         model = run(keras.callbacks.EarlyStopping("val_los", mode="min"), val_loss=[1, 2, 3])
         assert len(model.history.epoch) == 3  # a warning each epoch, and no stopping
-    model = tiny()
+    model, args = tiny(), {"validation_data": data(8, seed=1), "epochs": 3}
     with pytest.raises(MissingMetricError, match="Did you mean 'val_loss'"):
-        run(keras_ratchet.EarlyStopping("val_los", mode="min"), model=model, val_loss=[1, 2, 3])
+        fit(model, [keras_ratchet.EarlyStopping("val_los", mode="min")], **args)
     assert model.history.epoch == []
 
 
@@ -98,8 +99,90 @@ def test_a_metric_that_is_none_counts_as_absent():
         def on_epoch_end(self, epoch, logs=None):
             logs["score"] = None
 
-    with pytest.raises(MissingMetricError):
+    with warns_once("Available: loss. Waiting for Nothing"), pytest.raises(MissingMetricError):
         fit(tiny(), [Nothing(), stopper])
+
+
+class Every(keras.callbacks.Callback):
+    """Computes a metric every so many epochs, as a callback for mAP or BLEU does."""
+
+    def __init__(self, n, values, name="val_map"):
+        super().__init__()
+        self.n, self.values, self.name = n, list(values), name
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self.n == 0 and self.values:
+            logs[self.name] = self.values.pop(0)
+
+
+def late(kind):
+    """Return a callback that needs `val_map`."""
+    if kind == "stop":
+        return keras_ratchet.EarlyStopping("val_map", mode="max", patience=1)
+    if kind == "plateau":
+        return keras_ratchet.ReduceLROnPlateau("val_map", mode="max", patience=1)
+    rule = policy.Reaches("val_map", 0.3, mode="max") | policy.Patience(9, "loss")
+    return keras_ratchet.EarlyStopping(criterion=rule)
+
+
+LATE = pytest.mark.parametrize("kind", ["stop", "plateau", "criterion"])
+VALIDATED = {"validation_data": data(8, seed=1)}
+
+
+@LATE
+def test_a_metric_that_a_callback_computes_every_few_epochs_is_waited_for(kind):
+    ours = late(kind)
+    with warns_once("no 'val_map' yet.*Available: .*val_loss.*Waiting for Every to add it"):
+        model = tiny()
+        fit(model, [Every(2, [0.2, 0.4, 0.1, 0.1]), ours], 6, **VALIDATED)
+    if kind == "plateau":
+        assert [cut.epoch for cut in ours.reductions] == [5]
+    else:
+        assert ours.stopped_epoch == (5 if kind == "stop" else 3)
+
+
+@LATE
+def test_one_that_never_comes_is_an_error_at_the_end_when_all_have_done_their_work(kind, tmp_path):
+    model = tiny()
+    last = keras_ratchet.ModelCheckpoint(tmp_path / "{epoch}.keras", save_freq=99, save_at_end=True)
+    with (
+        warns_once("Waiting for Every"),
+        pytest.raises(MissingMetricError, match=r"Did you mean 'val_mae'.*Every did not add it"),
+    ):
+        fit(model, [Every(1, [0.5] * 9, "val_mae"), late(kind), last], 2, **VALIDATED)
+    assert len(model.history.epoch) == 2
+    assert (tmp_path / "2.keras").exists()
+
+
+@LATE
+def test_a_callback_that_comes_too_late_in_the_list_is_not_waited_for(kind):
+    nobody = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: None)
+    with pytest.raises(MissingMetricError, match="put that callback first"):
+        fit(tiny(), [nobody, late(kind), Every(1, [0.5])], 3, **VALIDATED)
+
+
+def test_a_function_that_was_given_to_keras_may_add_a_metric():
+    def add(epoch, logs):
+        if epoch == 1:
+            logs["val_map"] = 0.5
+
+    given = keras.callbacks.LambdaCallback(on_epoch_end=add)
+    ours = late("stop")
+    with warns_once("Waiting for LambdaCallback"):
+        fit(tiny(), [given, ours], 3, **VALIDATED)
+    assert ours.best == 0.5
+
+
+def test_a_loop_of_ones_own_may_add_a_metric_later():
+    ours = late("stop")
+    hooks = keras.callbacks.CallbackList([ours], model=tiny())
+    hooks.on_train_begin()
+    with warns_once("Waiting for your loop"):
+        for epoch, logs in enumerate([{"val_loss": 1.0}, {"val_loss": 1.0, "val_map": 0.5}]):
+            hooks.on_epoch_begin(epoch)
+            hooks.on_epoch_end(epoch, logs)
+    hooks.on_train_end()
+    assert ours.best == 0.5
 
 
 def test_pain_4_save_best_only_works_with_a_number_of_batches(tmp_path):

@@ -16,7 +16,7 @@ from keras_ratchet._engine.file_save import Saved, caused, is_beside
 from keras_ratchet._engine.holding import Holder
 from keras_ratchet._engine.saver import save_error
 from keras_ratchet._engine.train_state import TrainState
-from keras_ratchet._engine.writer import Writer, begin_anew, open_jobs
+from keras_ratchet._engine.writer import Writer, begin_anew, open_jobs, without_run
 from keras_ratchet._formats.state import read_arrays, write_arrays
 from keras_ratchet._storage import durable, files, journal, local, space
 from keras_ratchet._storage.lock import FileLock
@@ -49,6 +49,10 @@ class Backups:
     writer: Writer = field(default_factory=Writer, init=False)
     holder: Holder = field(default_factory=Holder, init=False)
     _lock: FileLock | None = field(default=None, init=False)
+
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        """Leave out, in copies and pickles, what belongs to a run: the lock, the thread, memory."""
+        return None, without_run(self, writer=Writer(), holder=Holder())
 
     def begin(self, model: Any) -> None:
         """Make the directory, take its lock, and clean up after a crash.

@@ -12,7 +12,7 @@ from typing import Any
 from keras_ratchet._engine.facts import fingerprint, save_time, source_of, state_bytes, versions
 from keras_ratchet._engine.file_save import FileSave, Saved, caused, is_beside
 from keras_ratchet._engine.saver import ModelSaver, check_target, save_error
-from keras_ratchet._engine.writer import Writer, begin_anew
+from keras_ratchet._engine.writer import Writer, begin_anew, without_run
 from keras_ratchet._storage import files, journal, space
 from keras_ratchet._storage.aside import original_name
 from keras_ratchet._storage.catalog import Catalog
@@ -63,6 +63,10 @@ class Series:
 
     def __post_init__(self) -> None:
         self.saver = ModelSaver(self.whole)
+
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        """Leave out, in copies and pickles, what belongs to a run: the lock, the thread, memory."""
+        return None, without_run(self, writer=Writer(), saver=ModelSaver(self.whole))
 
     @property
     def name(self) -> str:

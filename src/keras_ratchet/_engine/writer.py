@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 _log = logging.getLogger("keras_ratchet")
@@ -236,6 +237,17 @@ def begin_anew(model: Any) -> None:
     """
     drain()
     _lane.forget(lambda job: job.training == id(model))
+
+
+def without_run(owner: Any, **fresh: Any) -> dict[str, Any]:
+    """Return the slots of a dataclass that saves, as they are when nothing is under way.
+
+    Args:
+        owner: The dataclass; its slots `_lock` and `_save` are of a run.
+        **fresh: Other slots that are of a run, and what they begin with.
+    """
+    slots = {one.name: getattr(owner, one.name) for one in fields(owner)}
+    return slots | {name: None for name in ("_lock", "_save") if name in slots} | fresh
 
 
 def _nothing() -> None:

@@ -8,6 +8,7 @@ import keras
 
 from keras_ratchet import _backends, _compat
 from keras_ratchet.callbacks._interrupt import CtrlC, watch
+from keras_ratchet.errors import ConfigError
 
 
 class RatchetCallback(keras.callbacks.Callback):
@@ -24,9 +25,23 @@ class RatchetCallback(keras.callbacks.Callback):
         self._ctrl_c = CtrlC()
 
     def set_model(self, model: Any) -> None:
-        """Note the model, and the callback list that this callback is in."""
+        """Note the model, and the callback list that this callback is in.
+
+        Raises:
+            ConfigError: If it is a model of Keras 2.
+        """
+        refuse_keras_2(model, type(self).__name__)
         super().set_model(model)
+        self._model = self.model  # what Keras takes out of a DistributedDataParallel
         self._list = _compat.calling_list()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out, in copies and pickles, what belongs to a run."""
+        return {**vars(self), **self._without_run()}
+
+    def _without_run(self) -> dict[str, Any]:
+        """Return the attributes that belong to a run, as they are without one."""
+        return {"_list": None, "_running": False, "_ctrl_c": CtrlC()}
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Begin a run."""
@@ -108,3 +123,13 @@ def abandon(callbacks: list[Any], error: BaseException) -> None:
             hook(error)
         except Exception as failure:
             error.add_note(f"{type(callback).__name__} could not finish its work: {failure!r}")
+
+
+def refuse_keras_2(model: Any, name: str) -> None:
+    """Raise a ConfigError if a model is one of Keras 2, which has other hooks."""
+    roots = {kind.__module__.partition(".")[0] for kind in type(model).__mro__}
+    if "tf_keras" in roots:
+        raise ConfigError(
+            f"This model is a tf_keras (Keras 2) model, and keras_ratchet.{name} needs Keras 3: "
+            f"make the model with `keras`, or use tf_keras.callbacks."
+        )

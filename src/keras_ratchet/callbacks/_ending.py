@@ -11,7 +11,7 @@ import keras
 from keras_ratchet import _compat
 from keras_ratchet._warn import warn
 from keras_ratchet.callbacks._measures import Measures
-from keras_ratchet.callbacks._metrics import MetricWatch
+from keras_ratchet.callbacks._metrics import MetricWatch, Writers, no_writers
 from keras_ratchet.callbacks._moments import metrics_of
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy.criterion import Criterion, from_json, to_json
@@ -75,16 +75,23 @@ class Ending:
         """Fill in the directions that were left open."""
         self._settled = settle(self._criterion, direction)
 
-    def check(self, epoch: int, logs: Mapping[str, Any], judged: float | None) -> Verdict:
+    def check(
+        self,
+        epoch: int,
+        logs: Mapping[str, Any],
+        judged: float | None,
+        writers: Writers = no_writers,
+    ) -> Verdict:
         """Say whether to stop after an epoch (index from 0).
 
         Args:
             epoch: The epoch.
             logs: Its logs.
             judged: The value of the metric that decides what is best, or None.
+            writers: Returns the names of those that may still write a metric.
         """
         for watch in self._watches:
-            watch.read(logs)
+            watch.read(logs, writers)
         metrics = metrics_of(logs)
         if judged is not None:
             metrics[self.judge.metric] = judged

@@ -53,6 +53,10 @@ class Preemption:
         self._workers: Workers | None = None
         self.asked: Deadline | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out, in copies and pickles, what belongs to a run."""
+        return {**vars(self), "_before": {}, "_planned": None, "_loop": None, "asked": None}
+
     @property
     def active(self) -> bool:
         """Whether there is anything to watch for."""

@@ -90,7 +90,7 @@ class StoppingCallback(PatientCallback):
             verdict = self._check_patience(epoch, value)
         if self._ending is None or epoch < self.start_from_epoch:
             return verdict
-        return self._ending.check(epoch, logs, value)
+        return self._ending.check(epoch, logs, value, self._writers)
 
     def _stop(self, epoch: int, verdict: Verdict) -> None:
         self.stopped_epoch = epoch

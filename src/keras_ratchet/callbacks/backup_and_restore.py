@@ -133,11 +133,12 @@ class BackupAndRestore(_KerasPaths, RatchetCallback):
         self.loop_skips = False
         self._current_epoch = 0
         self._last_batch_seen = 0
+        self._elapsed_s = 0.0
 
     @property
     def elapsed_s(self) -> float:
         """Seconds of training, those before an interruption included."""
-        return self.session.resumer.elapsed_s
+        return self.session.resumer.elapsed_s if hasattr(self, "session") else self._elapsed_s
 
     @property
     def in_mid_epoch(self) -> bool:
@@ -153,7 +154,7 @@ class BackupAndRestore(_KerasPaths, RatchetCallback):
     def set_model(self, model: Any) -> None:
         """Take the first and the last place in the callback list."""
         super().set_model(model)
-        self.tail.set_model(model)
+        self.tail.set_model(self._model)
         if self._list is None:
             return
         others = [c for c in self._list.callbacks if c is not self and not isinstance(c, Tail)]
@@ -214,7 +215,18 @@ class BackupAndRestore(_KerasPaths, RatchetCallback):
         if self.exit_code is not None:
             raise SystemExit(self.exit_code)
 
+    def _without_run(self) -> dict[str, Any]:
+        return {**super()._without_run(), "_elapsed_s": self.elapsed_s}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out, in copies and pickles, what belongs to a run."""
+        state = super().__getstate__()
+        state.pop("session", None)
+        return state
+
     def _release(self) -> None:
+        self._elapsed_s = self.elapsed_s
+        self.__dict__.pop("session", None)  # it holds the model and the data
         _compat.set_initial_epoch(self._model, None)
         self.preemption.disarm()
         self.backups.end()

@@ -78,7 +78,8 @@ class EarlyStopping(StoppingCallback):
     Raises:
         ConfigError: If an argument cannot work.
         MissingMetricError: At the end of the first epoch, if the metric is not in the logs and
-            will not be; for a `val_` metric after the first validation without it.
+            will not be; for a `val_` metric after the first validation without it; at the end of
+            training where a callback of yours might have added it, and never did.
         NonFiniteError: If the metric is NaN and `nan="raise"`.
     """
 
@@ -125,6 +126,9 @@ class EarlyStopping(StoppingCallback):
         self.average_data = average_data
         self._begin_keeping()
 
+    def _without_run(self) -> dict[str, Any]:
+        return {**super()._without_run(), "_keeper": keeper_of(self)}
+
     def _begin_keeping(self) -> None:
         self.best_weights: Any = None
         self.average_record: AverageRecord | None = None
@@ -166,7 +170,7 @@ class EarlyStopping(StoppingCallback):
         Args:
             logs: The logs of `on_epoch_end`.
         """
-        return self._metric.read(logs or {})
+        return self._metric.read(logs or {}, self._writers)
 
     def _judge(self, epoch: int, logs: Mapping[str, Any], value: float | None) -> Verdict:
         """Keep the weights of this epoch if they are the best, and say whether to stop."""
@@ -189,11 +193,11 @@ class EarlyStopping(StoppingCallback):
             self._finish()
         except BaseException as error:  # in a validation of an average
             self._leave(error)
-        if self.restore_best_weights and self.best_value is None and self._metric.seen:
+        looked = self._metric.seen or self.stop_reason is not None
+        if self.restore_best_weights and self.best_value is None and looked:
             warn(self._nothing_to_restore())
         super().on_train_end(logs)
-        if not getattr(self._model, "stop_training", False):
-            self._check_metrics_at_end()
+        self._never_came(self._check_metrics_at_end)
 
     def _wind_down(self, error: BaseException) -> None:
         kept = self._keeper.filled
@@ -230,7 +234,9 @@ class EarlyStopping(StoppingCallback):
         self.average_record = AverageRecord.from_dict(state.get("average"))
 
     def _nothing_to_restore(self) -> str:
-        if self._checks:
+        if not self._metric.seen:
+            cause = f"{self.monitor} never came"
+        elif self._checks:
             cause = f"{self.monitor} was NaN in every epoch"
         else:
             cause = f"no epoch reached start_from_epoch={self.start_from_epoch}"

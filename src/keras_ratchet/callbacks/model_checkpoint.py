@@ -143,10 +143,25 @@ class ModelCheckpoint(SavingCallback):
         self._unsaved: Moment | None = None
         self._triggers = batch_trigger(save_freq), interval_of(every_s, overhead, mtbf_s)
         self._pace = Pace(*self._triggers)
+        self._disarm()
+
+    def _disarm(self) -> None:
+        """Have no batch hook where there is nothing to do in it."""
         own = type(self).on_train_batch_end is not ModelCheckpoint.on_train_batch_end
         if not self._pace.per_batch and not own:
             idle = super().on_train_batch_end  # which lets the list stay asynchronous
             self.on_train_batch_end = idle  # type: ignore[method-assign]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out, in copies and pickles, what belongs to a run."""
+        state = super().__getstate__()
+        state.pop("on_train_batch_end", None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what `__getstate__` returned."""
+        self.__dict__.update(state)
+        self._disarm()
 
     def set_model(self, model: Any) -> None:
         """Note the model, and have batch hooks called on the training thread."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
 from keras_ratchet import _compat
+from keras_ratchet._keras import data_adapters
 from keras_ratchet._warn import warn
 from keras_ratchet.callbacks._base import RatchetCallback
-from keras_ratchet.errors import ConfigError, UnknownDirectionError
+from keras_ratchet.callbacks._metrics import writers_before
+from keras_ratchet.errors import ConfigError, MissingMetricError, UnknownDirectionError
 from keras_ratchet.policy.monitor import DeltaMode, Mode, Monitor, NanRule
 
 
@@ -86,6 +89,18 @@ class MonitorCallback(RatchetCallback):
     def _known_direction(self, name: str) -> Any:
         """Return what the model knows of a metric: "min", "max" or None."""
         return _compat.metric_direction(self._model, name)
+
+    def _never_came(self, check: Callable[[], None]) -> None:
+        """Raise, after all have done their last work, if a whole training had no metric."""
+        try:
+            if not getattr(self._model, "stop_training", False):
+                check()
+        except MissingMetricError as error:
+            self._leave(error)
+
+    def _writers(self) -> list[str]:
+        """Return who may still add the metric to the logs of this epoch, before they are read."""
+        return writers_before(self, self._list, data_adapters.epoch_iterator() is not None)
 
     def _open_names(self) -> list[str]:
         """Return the metrics whose direction the model has to tell."""

@@ -101,6 +101,10 @@ class ReduceLROnPlateau(MonitorCallback):
         self._kept = BestWeights(self.restore_optimizer)
         self._watch = FiniteWatch()
 
+    def _without_run(self) -> dict[str, Any]:
+        kept = {"_kept": BestWeights(self.restore_optimizer), "_watch": FiniteWatch()}
+        return {**super()._without_run(), **kept}
+
     def _plateau(self) -> Plateau:
         return Plateau(self._rule, self.patience, self.cooldown)
 
@@ -139,7 +143,7 @@ class ReduceLROnPlateau(MonitorCallback):
         logs = {} if logs is None else logs
         for name, rate in self._rates().read().items():
             logs[f"learning_rate_{name}" if name else "learning_rate"] = rate
-        value = self._metric.read(logs)
+        value = self._metric.read(logs, self._writers)
         if value is None:
             return
         sources = scored_sources(self.model, self._swap(), self.monitor)
@@ -189,8 +193,7 @@ class ReduceLROnPlateau(MonitorCallback):
         self._kept = BestWeights(self.restore_optimizer)
         self._watch.clear()
         super().on_train_end(logs)
-        if not getattr(self._model, "stop_training", False):
-            self._metric.check_at_end()
+        self._never_came(self._metric.check_at_end)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a restart must not forget."""

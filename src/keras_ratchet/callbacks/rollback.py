@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import keras
@@ -108,6 +108,10 @@ class Rollback(RatchetCallback):
 
     def _no_states(self) -> GoodStates:
         return GoodStates(self.optimizer, self.restore_rng)
+
+    def _without_run(self) -> dict[str, Any]:
+        rescuer = replace(self._rescuer, states=self._no_states())
+        return {**super()._without_run(), "_rescuer": rescuer}
 
     @property
     def rollbacks(self) -> list[RolledBack]:

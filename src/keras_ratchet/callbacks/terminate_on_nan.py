@@ -74,6 +74,9 @@ class TerminateOnNaN(RatchetCallback):
         self._epoch, self._kept_epoch = 0, 0
         self._due = True
 
+    def _without_run(self) -> dict[str, Any]:
+        return {**super()._without_run(), "_kept": BestWeights(), "_watch": FiniteWatch()}
+
     def set_model(self, model: Any) -> None:
         """Note the model, and have batch hooks called on the training thread."""
         super().set_model(model)
