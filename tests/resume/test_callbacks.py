@@ -270,7 +270,7 @@ def test_the_order_of_the_list_does_not_matter(order, tmp_path):
     assert cut.differences(whole) == [] and memory == again
 
 
-def test_two_of_one_class_are_told_apart_by_their_order():
+def test_two_that_are_alike_in_all_are_told_apart_by_their_order():
     def pair():
         return [Plain(), Plain()]
 
@@ -281,6 +281,68 @@ def test_two_of_one_class_are_told_apart_by_their_order():
     c, d = pair()
     assert CallbackStates([c, d]).load(saved) == []
     assert (c.best, d.best) == (1.0, 2.0)
+
+
+class Best(keras.callbacks.Callback):
+    """Goes by a metric, into a file."""
+
+    def __init__(self, monitor="loss", path="a.keras"):
+        super().__init__()
+        self.monitor, self.path, self.best = monitor, path, 0.0
+
+
+def gone_on(before, after):
+    """Return the values of callbacks that go on from others, which had 1, 2, ..."""
+    states = CallbackStates(before)
+    for number, callback in enumerate(before, 1):
+        callback.best = float(number)
+    CallbackStates(after).load(states.capture(), states.identities)
+    return [callback.best for callback in after]
+
+
+def test_two_of_one_class_in_another_order_keep_what_is_theirs():
+    a, b = {"monitor": "val_a"}, {"monitor": "val_b"}
+    assert gone_on([Best(**a), Best(**b)], [Best(**b), Best(**a)]) == [2.0, 1.0]
+    c, d = {"path": "c.keras"}, {"path": "d.keras"}
+    assert gone_on([Best(**c), Best(**d)], [Best(**d), Best(**c)]) == [2.0, 1.0]
+
+
+def test_one_of_two_that_is_removed_leaves_the_other_as_it_was():
+    a, b = {"monitor": "val_a"}, {"monitor": "val_b"}
+    assert gone_on([Best(**a), Best(**b)], [Best(**b)]) == [2.0]
+    assert gone_on([Best(**a)], [Best(**b), Best(**a)]) == [0.0, 1.0]
+
+
+def test_a_directory_with_the_time_in_it_changes_nothing():
+    before = [Best(path="run-1/best.keras"), Best(path="run-1/last.keras")]
+    assert gone_on(before, [Best(path="run-2/last.keras"), Best(path="run-2/best.keras")]) == [2, 1]
+    assert gone_on([Best(path="run-1/a.keras")], [Best(path="run-2/b.keras")]) == [1.0]
+
+
+def test_callbacks_that_cannot_be_told_apart_go_on_by_their_order_with_a_warning():
+    before = [Best(path="a"), Best(path="b")]
+    with pytest.warns(UserWarning, match=r"Best\('loss'\)\. They go on by their order"):
+        assert gone_on(before, [Best(path="c"), Best(path="d")]) == [1.0, 2.0]
+
+
+def test_a_callback_that_goes_by_another_metric_begins_without_memory_and_says_so():
+    with pytest.warns(UserWarning, match=r"begin without memory: Best\('val_b'\)"):
+        assert gone_on([Best("val_a")], [Best("val_b")]) == [0.0]
+
+
+def test_two_early_stoppings_in_another_order_do_not_swap_their_bests(tmp_path):
+    def run(names, kill=None):
+        stops = {
+            "loss": keras_ratchet.EarlyStopping("loss", mode="min", patience=9),
+            "accuracy": keras_ratchet.EarlyStopping("accuracy", mode="max", patience=9),
+        }
+        script = Script(str(tmp_path), numpy_arrays, callbacks=lambda: [stops[n] for n in names])
+        return script.run(kill), stops
+
+    run(["loss", "accuracy"], Kill(epoch=1))
+    outcome, stops = run(["accuracy", "loss"])
+    for name, best in (("loss", min), ("accuracy", max)):
+        assert stops[name].best_value == best(outcome.history[name])
 
 
 def test_the_state_of_a_callback_that_is_gone_is_reported():

@@ -21,6 +21,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from keras_ratchet._engine.identities import Identity, identity, matched
 from keras_ratchet._engine.plain import RANDOM, encode, owned, random_state, set_random_state
 from keras_ratchet.types import Stateful
 
@@ -54,7 +55,9 @@ _HARMLESS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, ty
 
 
 class CallbackStates:
-    """The states of a list of callbacks, each under a key that does not depend on their order.
+    """The states of a list of callbacks, each under its class and a number.
+
+    `identities` tells callbacks of one class apart where their order or number has changed.
 
     Of a stranger's plain attributes those are kept that have changed since training began: what
     its constructor set is the script's to decide.
@@ -70,19 +73,33 @@ class CallbackStates:
             for key, c in self._callbacks.items()
             if _is_stranger(c)
         }
+        self.identities = {key: identity(c) for key, c in self._callbacks.items()}
+        self._matched: dict[str, str] | None = None
 
     def capture(self) -> dict[str, dict[str, Any]]:
         """Return what each callback has to remember, as plain data."""
         return {key: self._state_of(key, c) for key, c in self._callbacks.items()}
 
-    def load(self, states: Mapping[str, Mapping[str, Any]]) -> list[str]:
-        """Put states back; return the keys of states whose callback is no longer there."""
-        for key, callback in self._callbacks.items():
-            if key in states:
-                for name, begun in self._begun.get(key, {}).items():
-                    begun.put_back(callback, name)
-                _load(callback, states[key])
-        return sorted(set(states) - set(self._callbacks))
+    def load(
+        self,
+        states: Mapping[str, Mapping[str, Any]],
+        identities: Mapping[str, Identity] | None = None,
+    ) -> list[str]:
+        """Put states back; return the keys of states whose callback is no longer there.
+
+        Args:
+            states: What `capture` returned.
+            identities: The `identities` then; without them callbacks go by their order.
+        """
+        if self._matched is None:
+            known = self.identities if identities is None else identities
+            self._matched = matched(self.identities, {key: known.get(key, {}) for key in states})
+        for key, saved in self._matched.items():
+            callback = self._callbacks[key]
+            for name, begun in self._begun.get(key, {}).items():
+                begun.put_back(callback, name)
+            _load(callback, states[saved])
+        return sorted(set(states) - set(self._matched.values()))
 
     def not_kept(self) -> list[str]:
         """Return `Class.attribute` for everything that a restart will forget."""

@@ -152,7 +152,7 @@ class Resumer:
         restore_variables(self.places.variables(model), self.state.variables)
         self.flags.put_back(model, self.places, self.state.trainable)
         optimizers.put_torch_states(model, self.state.torch_optimizers)
-        self.callbacks.load(self.state.callbacks)
+        self.callbacks.load(self.state.callbacks, self.state.facts.get("identities"))
         if self.optimizer is not None and "optimizer" in self.state.loop:
             self.optimizer.load_state_dict(_backends.torch_tensors(self.state.loop["optimizer"]))
 
@@ -283,8 +283,11 @@ class Resumer:
         )
 
     def _facts(self, model: Any) -> dict[str, Any]:
-        more = {"complete": building.is_complete(model), "stage": self.stage.facts()}
-        return facts_of(model, self.cursor) | more
+        return facts_of(model, self.cursor) | {
+            "complete": building.is_complete(model),
+            "stage": self.stage.facts(),
+            "identities": self.callbacks.identities,
+        }
 
     def _loop(self) -> dict[str, Any]:
         if self.optimizer is None:
