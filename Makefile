@@ -13,7 +13,7 @@ export JAX_PLATFORMS ?= cpu
 
 # $(ARGS) goes to pytest: make test ARGS="-k monitor"
 .PHONY: demo test test-tensorflow test-jax test-resume test-background test-exact test-all test-wheel \
-  test-crash hunt lint bench bench-stopping clean
+  test-crash next-keras next-keras-resume floors hunt lint bench bench-stopping clean
 
 demo: $(STAMP)
 	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/digits.py
@@ -83,6 +83,41 @@ SEED ?= 0
 hunt: $(STAMP)
 	PYTHONPATH=tests KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python -m hunt --minutes $(MINUTES) --seed $(SEED) $(ARGS)
 
+# Exactness on the Keras to come. keras-nightly is no `keras` for pip, so it is put over the other,
+# in a folder of its own that comes first.
+NEXT_TESTS := tests/test_compat.py tests/resume/test_canaries.py tests/resume/test_steps_at_once.py \
+  tests/resume/test_negative_controls.py tests/resume/test_callbacks.py tests/resume/test_options.py \
+  tests/resume/test_data_matrix.py tests/crash/test_resume_chains.py
+NEXT_KERAS ?= build/next-keras
+
+next-keras: $(STAMP) $(NEXT_KERAS)/.installed
+	PYTHONPATH=$(abspath $(NEXT_KERAS)) KERAS_BACKEND=$(KERAS_BACKEND) $(PYTEST) $(NEXT_TESTS) $(ARGS)
+
+next-keras-resume: $(STAMP) $(NEXT_KERAS)/.installed
+	PYTHONPATH=$(abspath $(NEXT_KERAS)) KERAS_BACKEND=$(KERAS_BACKEND) $(PYTEST) tests/resume tests/crash $(ARGS)
+
+$(NEXT_KERAS)/.installed: $(STAMP)
+	rm -rf $(NEXT_KERAS)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --pre --no-deps --target $(NEXT_KERAS) keras-nightly
+	touch $@
+
+# The oldest of everything that pyproject.toml claims: the command line and the drop-in tests.
+FLOORS ?= .venv-floors
+FLOORS_TESTS := tests/test_floors.py tests/test_public_api.py tests/test_compat.py tests/cli tests/pains \
+  tests/storage/test_golden.py tests/storage/test_loading.py
+
+floors: $(FLOORS)/.installed
+	KERAS_BACKEND=torch $(FLOORS)/bin/python -X faulthandler -m pytest $(FLOORS_TESTS) $(ARGS)
+
+# What has no floor has the version of constraints.txt.
+$(FLOORS)/.installed: pyproject.toml constraints-floors.txt $(CONSTRAINTS)
+	test -x $(FLOORS)/bin/python || $(PYTHON) -m venv $(FLOORS)
+	awk -F== 'NR == FNR {oldest[$$1]; print; next} !($$1 in oldest)' \
+	  constraints-floors.txt $(CONSTRAINTS) > $(FLOORS)/constraints.txt
+	$(FLOORS)/bin/python -m pip install -q --disable-pip-version-check $(PIP_ARGS) \
+	  -c $(FLOORS)/constraints.txt -e ".[torch,plot]" pytest hypothesis safetensors
+	touch $@
+
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -102,4 +137,4 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FLOORS) build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

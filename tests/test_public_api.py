@@ -4,6 +4,7 @@ import inspect
 
 import keras
 import pytest
+from support.versions import KERAS
 
 import keras_ratchet
 
@@ -75,6 +76,9 @@ DROP_INS = [
 ]
 
 
+LATER = {("TerminateOnNaN", "raise_error")} if KERAS < (3, 13) else set()  # Keras's own, since then
+
+
 @pytest.mark.parametrize("name", DROP_INS)
 def test_keras_arguments_keep_their_positions_and_defaults(name):
     theirs = dict(inspect.signature(getattr(keras.callbacks, name)).parameters)
@@ -82,7 +86,7 @@ def test_keras_arguments_keep_their_positions_and_defaults(name):
     ours = inspect.signature(getattr(keras_ratchet, name)).parameters
     pairs = zip(theirs.values(), ours.values(), strict=False)
     assert all((a.name, a.default) == (b.name, b.default) for a, b in pairs)
-    added = list(ours.values())[len(theirs) :]
+    added = [p for p in list(ours.values())[len(theirs) :] if (name, p.name) not in LATER]
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in added)
 
 

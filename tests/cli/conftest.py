@@ -1,5 +1,8 @@
 """The command line under test."""
 
+import inspect
+from types import SimpleNamespace
+
 import pytest
 from click.testing import CliRunner
 from support.checkpoints import series, strict_json
@@ -7,12 +10,26 @@ from support.checkpoints import series, strict_json
 from keras_ratchet.cli import main
 
 
+def invoke(args):
+    """Run a command; before 8.2 click put stderr into stdout unless it was told not to."""
+    if "mix_stderr" not in inspect.signature(CliRunner).parameters:
+        return CliRunner().invoke(main, args)
+    result = CliRunner(mix_stderr=False).invoke(main, args)
+    return SimpleNamespace(
+        exception=result.exception,
+        exit_code=result.exit_code,
+        stdout=result.stdout,
+        stderr=result.stderr,
+        output=result.stdout + result.stderr,
+    )
+
+
 class Cli:
     """Runs `ratchet` in this process."""
 
     def __call__(self, *args, code=0):
         """Run a command, check its exit code, and return the result of click's runner."""
-        result = CliRunner().invoke(main, [str(arg) for arg in args])
+        result = invoke([str(arg) for arg in args])
         assert result.exception is None or isinstance(result.exception, SystemExit), result.output
         assert result.exit_code == code, result.output
         return result

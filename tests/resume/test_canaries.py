@@ -138,3 +138,16 @@ def test_a_resumed_fit_makes_as_many_updates_when_several_steps_are_one(tmp_path
     again, found = rows_of(script.chain(Kill(14), Kill(28), save_freq=2))
     assert made == again == STEPS
     assert found.tolist() == rows.tolist()
+
+
+def test_a_keras_that_nothing_was_proved_on_is_warned_about_once(tmp_path, monkeypatch):
+    script = Script(str(tmp_path / "b"), numbered_arrays, make=witnessing, fit={"epochs": 1})
+    with warnings.catch_warnings(record=True) as silent:
+        warnings.simplefilter("always")
+        script.run()
+    assert not [w for w in silent if "not proved" in str(w.message)]
+    monkeypatch.setattr(keras, "__version__", "3.99.0")
+    script.directory = str(tmp_path / "next")
+    with pytest.warns(UserWarning, match="exactness is not proved on Keras 3.99.0") as caught:
+        script.run()
+    assert len([w for w in caught if "Resume may not be exact" in str(w.message)]) == 1

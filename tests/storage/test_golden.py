@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from support.versions import KERAS
 
 import keras_ratchet
 from keras_ratchet._formats.state import read_arrays
@@ -64,6 +65,9 @@ def test_they_are_listed_with_all_that_was_known():
     assert snapshot.position == Position(3, 4, None)
 
 
+@pytest.mark.skipif(
+    KERAS < (3, 13), reason="Keras before 3.13 refuses the Dense layers of any later file"
+)
 def test_they_load():
     assert_holds(keras_ratchet.load_model(GOLDEN), 2)
     assert_holds(keras_ratchet.load_model(GOLDEN, "epoch-1.keras"), 1)
@@ -72,6 +76,15 @@ def test_they_load():
     keras_ratchet.load_weights(model, GOLDEN / "epoch-1.weights.h5")
     assert_holds(model, 1)
     assert isinstance(model.optimizer, keras.optimizers.SGD)
+
+
+def test_their_weights_load_into_a_model_that_is_there():
+    layers = [keras.layers.Dense(n, name=name) for n, name in [(2, "hidden"), (1, "out")]]
+    model = keras.Sequential([keras.Input((2,), name="x"), *layers])
+    keras_ratchet.load_weights(model, GOLDEN)
+    assert_holds(model, 2)
+    keras_ratchet.load_weights(model, GOLDEN / "epoch-1.weights.h5")
+    assert_holds(model, 1)
 
 
 def test_the_state_of_the_snapshot_is_read():

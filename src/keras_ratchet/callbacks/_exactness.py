@@ -7,11 +7,14 @@ from typing import Any
 from keras_ratchet import _backends
 from keras_ratchet._engine.callback_states import CallbackStates
 from keras_ratchet._engine.data_cursor import DataCursor
+from keras_ratchet._keras import proved
 from keras_ratchet._warn import warn
 
 
 def warn_of_losses(states: CallbackStates, cursor: DataCursor) -> None:
     """Warn of everything that an interruption will lose, with the cure."""
+    if unproved := proved.unproved():
+        warn(f"Resume may not be exact: {unproved} Use one of these, or a newer keras-ratchet.")
     if forgotten := states.not_kept():
         warn(
             f"These attributes of callbacks are lost if training is interrupted: "

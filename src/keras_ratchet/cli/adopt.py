@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,8 +16,13 @@ from keras_ratchet.cli import _output, _select
 from keras_ratchet.policy.retention import Ranking
 from keras_ratchet.types import Position, SnapshotInfo
 
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[tuple[str, float]]
+else:
+    _ParamType = click.ParamType  # takes no parameter before click 8.4
 
-class _Metric(click.ParamType[tuple[str, float]]):
+
+class _Metric(_ParamType):
     name = "NAME=VALUE"
 
     def convert(
