@@ -12,6 +12,43 @@ from numpy.typing import NDArray
 Resolve = Callable[[], list[NDArray[Any]]]
 
 
+class Foreign:
+    """A value of the framework's own, read and set as if it were a Keras variable.
+
+    Args:
+        name: What it is called where it was found.
+        is_stream: Whether it is the state of a random generator.
+    """
+
+    def __init__(self, name: str, is_stream: bool = False) -> None:
+        self.name = self.path = name
+        self.is_stream = is_stream
+
+    @property
+    def value(self) -> Any:
+        """The value, as the framework has it."""
+        raise NotImplementedError
+
+    @property
+    def identity(self) -> Any:
+        """What tells it from others; the same for each object that stands for this value."""
+        raise NotImplementedError
+
+    @property
+    def trainable(self) -> bool:
+        """Whether a gradient is to change it."""
+        return False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the value."""
+        return tuple(self.value.shape)
+
+    def assign(self, value: NDArray[Any]) -> None:
+        """Set it to a copy of `value`."""
+        raise NotImplementedError
+
+
 class Backend(Protocol):
     """The functions of a backend module."""
 
@@ -35,6 +72,12 @@ class Backend(Protocol):
 
     def assign(self, variable: Any, value: NDArray[Any]) -> None:
         """Set a variable to a copy of `value`."""
+
+    def state_of(self, thing: Any) -> list[Foreign] | None:
+        """Return what a module, variable or generator of the framework holds; None of others."""
+
+    def replicas(self, variable: Any) -> list[Foreign]:
+        """Return each replica's value of a variable of which there are several, else nothing."""
 
     def unalias(self, variables: Iterable[Any], averages: Iterable[tuple[Any, Any]]) -> None:
         """Give each variable memory of its own where two share one buffer.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_ratchet._backends.base import Resolve
+from keras_ratchet._backends.base import Foreign, Resolve
 
 
 def view(variable: Any) -> NDArray[Any]:
@@ -36,6 +36,16 @@ def hold(variables: Sequence[Any], buffers: list[Any]) -> Resolve:
 def assign(variable: Any, value: NDArray[Any]) -> None:
     """Set the variable to a copy: jax may otherwise borrow NumPy's memory for its array."""
     variable.assign(jnp.array(value, copy=True))
+
+
+def state_of(thing: Any) -> list[Foreign] | None:
+    """Return None: jax's arrays are values, and nothing else of jax's has a state."""
+    return None
+
+
+def replicas(variable: Any) -> list[Foreign]:
+    """Return nothing: a variable has one value, however it is sharded."""
+    return []
 
 
 def unalias(variables: Iterable[Any], averages: Iterable[tuple[Any, Any]]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_ratchet._backends.base import Resolve
+from keras_ratchet._backends.base import Foreign, Resolve
 
 
 def view(variable: Any) -> NDArray[Any]:
@@ -30,6 +30,51 @@ def hold(variables: Sequence[Any], buffers: list[Any]) -> Resolve:
 def assign(variable: Any, value: NDArray[Any]) -> None:
     """Set the variable; TensorFlow copies."""
     variable.assign(value)
+
+
+class _Variable(Foreign):
+    """A `tf.Variable`: of the user's own, or one replica's of a Keras variable."""
+
+    def __init__(self, name: str, variable: Any, is_stream: bool = False) -> None:
+        super().__init__(name, is_stream)
+        self._variable = variable
+
+    @property
+    def value(self) -> Any:
+        """The variable itself, which is read as that of a Keras variable is."""
+        return self._variable
+
+    @property
+    def identity(self) -> Any:
+        """The variable."""
+        return id(self._variable)
+
+    @property
+    def trainable(self) -> bool:
+        """Whether a gradient is to change it."""
+        return bool(self._variable.trainable)
+
+    def assign(self, value: NDArray[Any]) -> None:
+        """Set it to a copy of `value`."""
+        self._variable.assign(value)
+
+
+def state_of(thing: Any) -> list[Foreign] | None:
+    """Return the variable that a `tf.Variable` or a `tf.random.Generator` is."""
+    if isinstance(thing, tf.random.Generator):
+        return [_Variable("state", thing.state, is_stream=True)]
+    if isinstance(thing, tf.Variable):
+        numbers = thing.dtype.is_floating or thing.dtype.is_integer or thing.dtype.is_bool
+        return [_Variable("", thing)] if numbers else []
+    return None
+
+
+def replicas(variable: Any) -> list[Foreign]:
+    """Return what each replica of a strategy holds; in between they may differ."""
+    values = getattr(variable.value, "values", None)
+    if not isinstance(values, tuple | list) or len(values) < 2:
+        return []
+    return [_Variable(f"replica {i}", value) for i, value in enumerate(values)]
 
 
 def unalias(variables: Iterable[Any], averages: Iterable[tuple[Any, Any]]) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import keras
 import ml_dtypes
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from keras_ratchet._backends.base import Resolve
+from keras_ratchet._backends.base import Foreign, Resolve
 
 # What NumPy has no dtype for: what it is seen as, and what it then is.
 _FOREIGN: dict[torch.dtype, tuple[torch.dtype, Any]] = {
@@ -18,6 +19,8 @@ _FOREIGN: dict[torch.dtype, tuple[torch.dtype, Any]] = {
     torch.float8_e4m3fn: (torch.int8, ml_dtypes.float8_e4m3fn),
     torch.float8_e5m2: (torch.int8, ml_dtypes.float8_e5m2),
 }
+_KERAS_PARAMETERS = "_torch_params"  # where a Keras layer lists its variables for torch
+_OF_MODULE = torch.nn.Module.named_parameters  # Keras's layers override it
 
 
 def view(variable: Any) -> NDArray[Any]:
@@ -55,6 +58,94 @@ def _buffer(value: torch.Tensor) -> torch.Tensor:
 def assign(variable: Any, value: NDArray[Any]) -> None:
     """Set the variable; torch copies into the parameter."""
     variable.assign(value)
+
+
+class _Tensor(Foreign):
+    """A parameter or buffer of a module, by its place: modules put new tensors into it."""
+
+    def __init__(self, name: str, module: torch.nn.Module, attribute: str) -> None:
+        super().__init__(name)
+        self._module, self._attribute = module, attribute
+
+    @property
+    def value(self) -> Any:
+        """The tensor."""
+        return getattr(self._module, self._attribute)
+
+    @property
+    def identity(self) -> Any:
+        """The place."""
+        return id(self._module), self._attribute
+
+    @property
+    def trainable(self) -> bool:
+        """Whether it is a parameter that is not frozen."""
+        return bool(self.value.requires_grad)
+
+    def assign(self, value: NDArray[Any]) -> None:
+        """Copy into the tensor; into a new one if the shape is another."""
+        tensor, found = _tensor(value), self.value
+        if tuple(found.shape) == tuple(tensor.shape):
+            with torch.no_grad():
+                found.copy_(tensor)
+        else:
+            setattr(self._module, self._attribute, tensor.to(found.device, found.dtype))
+
+
+class _Stream(Foreign):
+    """The state of a `torch.Generator`."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__("state", is_stream=True)
+        self._generator = generator
+
+    @property
+    def identity(self) -> Any:
+        """The generator."""
+        return id(self._generator)
+
+    @property
+    def value(self) -> Any:
+        """The state, as a tensor of bytes."""
+        return self._generator.get_state()
+
+    def assign(self, value: NDArray[Any]) -> None:
+        """Set the state."""
+        self._generator.set_state(torch.from_numpy(np.array(value)))
+
+
+def _tensor(value: NDArray[Any]) -> torch.Tensor:
+    """Return a tensor with a copy of the value."""
+    for dtype, (seen_as, foreign) in _FOREIGN.items():
+        if value.dtype == foreign:
+            bits = np.array(value).view(f"i{seen_as.itemsize}")
+            return torch.from_numpy(bits).view(dtype)
+    return torch.from_numpy(np.array(value))
+
+
+def state_of(thing: Any) -> list[Foreign] | None:
+    """Return the tensors of a module, of a Keras layer its own ones, or a generator's state."""
+    if isinstance(thing, torch.Generator):
+        return [_Stream(thing)]
+    if not isinstance(thing, torch.nn.Module):
+        return None
+    found: list[Foreign] = []
+    modules = [("", thing)]
+    while modules:
+        path, module = modules.pop(0)
+        own = [*_OF_MODULE(module, recurse=False), *module.named_buffers(recurse=False)]
+        found += [_Tensor(f"{path}{name}", module, name) for name, _ in own]
+        modules += [
+            (f"{path}{name}.", child)
+            for name, child in module.named_children()
+            if not isinstance(child, keras.layers.Layer) and name != _KERAS_PARAMETERS
+        ]
+    return found
+
+
+def replicas(variable: Any) -> list[Foreign]:
+    """Return nothing: a variable has one value."""
+    return []
 
 
 def unalias(variables: Iterable[Any], averages: Iterable[tuple[Any, Any]]) -> None:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from keras_ratchet import _backends
 from keras_ratchet._engine import rng
-from keras_ratchet._engine.best_weights import weights_of
+from keras_ratchet._engine.best_weights import computed_with, weights_of
+from keras_ratchet._engine.extra_state import finalize, streams_beyond
 from keras_ratchet._engine.finite import FiniteWatch
 from keras_ratchet._engine.statistics import StatisticsData, reestimate
 from keras_ratchet._engine.validation import Validation
@@ -82,7 +83,7 @@ class Averager:
         self._watch = watch or FiniteWatch()
         self._data = data
         self._cut = cut
-        self._variables = weights_of(model) or []
+        self._variables = computed_with(model)
         self.moving = moving(self._variables, [member.values for member in members])
         self._statistics: dict[tuple[int, ...], list[NDArray[Any]]] = {}
 
@@ -102,6 +103,7 @@ class Averager:
             backend.assign(variable, first)
         for i, value in zip(self.moving, self._statistics.get(indices, ()), strict=False):
             backend.assign(self._variables[i], value)
+        finalize(self._model)
 
     def score(self, indices: tuple[int, ...]) -> float:
         """Return the value of the mean of these members; NaN if it has weights that are not finite.
@@ -183,7 +185,8 @@ def undisturbed(model: Any) -> Iterator[None]:
     """Put back, at the end, what evaluating changes beside the weights: metrics, seeds, streams."""
     backend = _backends.current()
     weights = {id(variable) for variable in weights_of(model) or ()}
-    others = [*model.variables, *getattr(model, "metrics_variables", ())]
+    metrics = getattr(model, "metrics_variables", ())
+    others = [*model.variables, *metrics, *streams_beyond(model)]
     before = [(v, np.array(backend.view(v))) for v in others if id(v) not in weights]
     streams = rng.capture()
     try:

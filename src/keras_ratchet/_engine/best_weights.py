@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_ratchet import _backends
+from keras_ratchet._engine.extra_state import finalize, weights_beyond
 from keras_ratchet.errors import ConfigError
 
 
@@ -23,8 +24,8 @@ class VariableCopies:
     def keep(self, variables: Sequence[Any], sources: Mapping[int, Any]) -> None:
         """Copy the values; `sources` maps the id of a variable to the one to read instead."""
         backend = _backends.current()
-        if len(self._variables) != len(variables):
-            self._variables = list(variables)
+        self._variables = list(variables)
+        if [b.shape for b in self.buffers] != [tuple(v.shape) for v in variables]:
             self.buffers = [np.empty(v.shape, backend.view(v).dtype) for v in variables]
         for variable, buffer in zip(variables, self.buffers, strict=True):
             np.copyto(buffer, backend.view(sources.get(id(variable), variable)))
@@ -58,6 +59,7 @@ class BestWeights:
         self._slots = VariableCopies()
         self._opaque: Any = None
         self._optimizer_state: Any = None
+        self._count = 0
         self.filled = False
 
     def keep(self, model: Any, sources: Mapping[int, Any]) -> Any:
@@ -73,17 +75,23 @@ class BestWeights:
             these arrays in place.
         """
         weights = weights_of(model)
+        self._count = len(weights or ())
         if weights is None:
             self._opaque = copy.deepcopy(model.get_weights())
         else:
-            self._weights.keep(weights, sources)
+            self._weights.keep([*weights, *weights_beyond(model)], sources)
             self._keep_optimizer(model, sources)
         self.filled = True
-        return self._opaque if weights is None else self._weights.buffers
+        return self._opaque if weights is None else self.weights
+
+    @property
+    def weights(self) -> list[NDArray[Any]]:
+        """The kept weights of a Keras model, in the order of `model.weights`."""
+        return self.buffers[: self._count]
 
     @property
     def buffers(self) -> list[NDArray[Any]]:
-        """The kept weights of a Keras model, in the order of `model.weights`."""
+        """The same, and what the model computes with beside its weights."""
         return self._weights.buffers
 
     def exchange(self, spare: VariableCopies) -> VariableCopies:
@@ -98,6 +106,7 @@ class BestWeights:
             return
         self._weights.restore()
         self._slots.restore()
+        finalize(model)
         if self._optimizer_state is not None:
             # torch's takes the tensors as they are: training would write into what is kept
             self._optimizer.load_state_dict(copy.deepcopy(self._optimizer_state))
@@ -116,12 +125,13 @@ class BestWeights:
         """Take what `state_dict` returned; return the kept weights or None."""
         if not state:
             return None
-        self._weights.load(weights_of(model) or (), state["weights"])
+        self._count = len(weights_of(model) or ())
+        self._weights.load(computed_with(model), state["weights"])
         optimizer = model.optimizer if self._optimizer is True else self._optimizer
         self._slots.load(list(getattr(optimizer, "variables", ())), state["optimizer"])
         self._optimizer_state = _backends.torch_tensors(state["torch"])
         self.filled = True
-        return self._weights.buffers
+        return self.weights
 
     def _keep_optimizer(self, model: Any, sources: Mapping[int, Any]) -> None:
         if self._optimizer is False:
@@ -150,3 +160,8 @@ def weights_of(model: Any) -> list[Any] | None:
     """Return the model's weight variables, or None if it only has get_weights/set_weights."""
     weights = getattr(model, "weights", None)
     return list(weights) if isinstance(weights, list | tuple) else None
+
+
+def computed_with(model: Any) -> list[Any]:
+    """Return the weight variables of a model, and what it computes with beside them."""
+    return [*(weights_of(model) or ()), *weights_beyond(model)]

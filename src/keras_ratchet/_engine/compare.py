@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from keras_ratchet._engine.data_cursor import DataCursor
+from keras_ratchet._engine.extra_state import missing_extras
 from keras_ratchet._engine.facts import versions
 from keras_ratchet._engine.places import COLLECTIONS
 from keras_ratchet._engine.train_state import TrainState, shape_differences
@@ -55,7 +56,7 @@ def differences(
         state: What was saved.
         now: The facts of this training.
     """
-    found = Differences()
+    found = Differences(mild=missing_extras(model, state.variables))
     _compare_variables(model, named, state, found)
     for name, value in now.items():
         before = state.facts.get(name)

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_ratchet import _backends
-from keras_ratchet._backends.base import all_finite
-from keras_ratchet._engine.best_weights import weights_of
+from keras_ratchet._backends.base import Foreign, all_finite
+from keras_ratchet._engine.best_weights import computed_with
+from keras_ratchet._engine.extra_state import weights_beyond
 
 _log = logging.getLogger("keras_ratchet")
 _NOTHING: Mapping[int, Any] = {}
@@ -29,8 +30,8 @@ class FiniteWatch:
     """
 
     def __init__(self) -> None:
-        self._seen: dict[int, Any] = {}  # holds the variables, so that no id is used again
-        self._places: dict[int, NDArray[np.bool_]] = {}
+        self._seen: dict[Any, Any] = {}  # holds the variables, so that no id is used again
+        self._places: dict[Any, NDArray[np.bool_]] = {}
 
     def clear(self) -> None:
         """Forget the run."""
@@ -68,20 +69,26 @@ class FiniteWatch:
         """
         backend = _backends.current()
         for slot in getattr(optimizer, "variables", ()):  # no constant if it is made later
-            self._seen.setdefault(id(slot), slot)
+            self._seen.setdefault(_key(slot), slot)
         for variable in _watched(model, optimizer):
             if not self.accepts(variable, backend.view(sources.get(id(variable), variable))):
                 return path_of(variable)
         return None
 
+    def bad_beyond(self, model: Any) -> str | None:
+        """Return what `bad` does, of what the model computes with beside its weights."""
+        backend = _backends.current()
+        found = weights_beyond(model)
+        return next((path_of(v) for v in found if not self.accepts(v, backend.view(v))), None)
+
     def accepts(self, variable: Any, value: NDArray[Any]) -> bool:
         """Say whether a value of a variable is finite but for the constants in it."""
         if all_finite(value):
-            self._seen.setdefault(id(variable), variable)
+            self._seen.setdefault(_key(variable), variable)
             return True
-        if id(variable) not in self._seen and not getattr(variable, "trainable", True):
+        if _key(variable) not in self._seen and not getattr(variable, "trainable", True):
             self._first_look(variable, value)
-        places = self._places.get(id(variable))
+        places = self._places.get(_key(variable))
         return places is not None and bool((np.isfinite(value) | places).all())
 
     def looks(self, model: Any) -> dict[int, tuple[str, Look]]:
@@ -94,28 +101,33 @@ class FiniteWatch:
         def look(variable: Any) -> Look:
             return lambda value: self.accepts(variable, value)
 
-        return {id(v): (path_of(v), look(v)) for v in weights_of(model) or ()}
+        return {id(v): (path_of(v), look(v)) for v in computed_with(model)}
 
     def state_dict(self, model: Any, optimizer: Any = None) -> dict[str, Any]:
         """Return the constants, as plain data and arrays, by the places of their variables."""
         watched = _watched(model, optimizer)
-        places = [(i, self._places.get(id(v))) for i, v in enumerate(watched)]
+        places = [(i, self._places.get(_key(v))) for i, v in enumerate(watched)]
         return {str(i): np.packbits(held) for i, held in places if held is not None}
 
     def load_state_dict(self, state: Any, model: Any, optimizer: Any = None) -> None:
         """Take what `state_dict` returned, in the place of what was noted in `begin`."""
         self._places.clear()
         for i, variable in enumerate(_watched(model, optimizer)):
-            self._seen.setdefault(id(variable), variable)
+            self._seen.setdefault(_key(variable), variable)
             if (bits := state.get(str(i))) is not None:
                 shape = tuple(variable.shape)
                 found = np.unpackbits(bits, count=int(np.prod(shape))).astype(bool)
-                self._places[id(variable)] = found.reshape(shape)
+                self._places[_key(variable)] = found.reshape(shape)
 
     def _first_look(self, variable: Any, value: NDArray[Any]) -> None:
-        self._seen[id(variable)] = variable
+        self._seen[_key(variable)] = variable
         if not all_finite(value):
-            self._places[id(variable)] = ~np.isfinite(value)
+            self._places[_key(variable)] = ~np.isfinite(value)
+
+
+def _key(variable: Any) -> Any:
+    """Return what tells a variable from others: a Foreign is made anew for each look."""
+    return variable.identity if isinstance(variable, Foreign) else id(variable)
 
 
 def path_of(variable: Any) -> str:
@@ -124,5 +136,5 @@ def path_of(variable: Any) -> str:
 
 
 def _watched(model: Any, optimizer: Any) -> Iterator[Any]:
-    yield from weights_of(model) or ()
+    yield from computed_with(model)
     yield from getattr(optimizer, "variables", ())

@@ -7,6 +7,7 @@ from typing import Any
 
 from keras_ratchet._engine import rng
 from keras_ratchet._engine.best_weights import BestWeights, VariableCopies, weights_of
+from keras_ratchet._engine.extra_state import streams_beyond
 from keras_ratchet._engine.finite import FiniteWatch
 from keras_ratchet._engine.scored import follow
 from keras_ratchet.errors import ConfigError
@@ -159,6 +160,7 @@ def _metrics_of(model: Any) -> list[Any]:
 
 
 def _seeds_of(model: Any) -> list[Any]:
-    """Return the states of the model's own seed generators."""
+    """Return the states of the seed generators of the model, its metrics and losses."""
     weights = {id(v) for v in weights_of(model) or ()}
-    return [v for v in getattr(model, "variables", ()) if id(v) not in weights]
+    own = [v for v in getattr(model, "variables", ()) if id(v) not in weights]
+    return [*own, *streams_beyond(model)]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_ratchet import _backends
+from keras_ratchet._backends.base import Foreign
 
 Resolve = Callable[[], list[NDArray[Any]]]
 
@@ -52,11 +53,11 @@ class Holder:
                 that some backends copy to are used again by the next call: the values of this
                 one have to be used up by then.
         """
-        variables = [s for s in sources if isinstance(s, keras.Variable)]
+        variables = [s for s in sources if isinstance(s, keras.Variable | Foreign)]
         beside = {
             i: np.array(keras.ops.convert_to_numpy(source))
             for i, source in enumerate(sources)
-            if not isinstance(source, keras.Variable)
+            if not isinstance(source, keras.Variable | Foreign)
         }
         backend = _backends.current()
         if lasting:

@@ -18,6 +18,7 @@ from keras_ratchet._engine.backups import Backups
 from keras_ratchet._engine.callback_states import CallbackStates
 from keras_ratchet._engine.compare import differences, facts_of, other_backend
 from keras_ratchet._engine.data_cursor import DataCursor
+from keras_ratchet._engine.extra_state import EXTRA, named_extras, restore_extras
 from keras_ratchet._engine.places import Places
 from keras_ratchet._engine.stages import Stage
 from keras_ratchet._engine.train_state import (
@@ -150,6 +151,7 @@ class Resumer:
             return
         building.build_optimizers(model, self.places, self.state.built_for)
         restore_variables(self.places.variables(model), self.state.variables)
+        restore_extras(model, self.state.variables)
         self.flags.put_back(model, self.places, self.state.trainable)
         optimizers.put_torch_states(model, self.state.torch_optimizers)
         self.callbacks.load(self.state.callbacks, self.state.facts.get("identities"))
@@ -199,9 +201,10 @@ class Resumer:
         named = self.places.variables(model)
         mid_epoch = self.state.position.batch > 0
         needed = (n for n in self.state.variables if mid_epoch or not n.startswith("metrics/"))
-        self.pending = [name for name in needed if name not in named]
+        known = named | named_extras(model)
+        self.pending = [n for n in needed if n not in known and not n.startswith(EXTRA)]
         if self.pending:
-            values = capture_variables(named)
+            values = capture_variables(known)
             torch = optimizers.torch_states(model)
             building.step_twice(model, lambda: self._complete(model, values, torch))
 
@@ -219,6 +222,7 @@ class Resumer:
         if at_begin:
             model.reset_metrics()
         restore_variables(named, {**old, **values})
+        restore_extras(model, {**old, **values})
         optimizers.put_torch_states(model, {**self.state.torch_optimizers, **torch})
         self.pending = []
 
@@ -265,10 +269,11 @@ class Resumer:
         """
         now = rng.capture()
         whole = position.batch == 0
+        named = self.places.variables(model) | named_extras(model)
         return TrainState(
             position=position,
             variables={},
-            held=hold_variables(self.places.variables(model), self.backups.holder, lasting),
+            held=hold_variables(named, self.backups.holder, lasting),
             rng=now,
             epoch_rng=now if whole else self._epoch_rng,
             callbacks=self.callbacks.capture(),

@@ -94,7 +94,8 @@ class ModelSaver:
             return held[0]
 
         frozen = form.freeze(model, hold)
-        return _HeldFile(form, frozen, held[0], self.watch.looks(model))
+        looks, beyond = self.watch.looks(model), self.watch.bad_beyond(model)
+        return _HeldFile(form, frozen, held[0], looks, beyond)
 
     def free(self) -> None:
         """Give memory back."""
@@ -115,6 +116,7 @@ class _HeldFile:
     frozen: Any
     values: Values
     weights: dict[int, tuple[str, Look]]
+    bad_beyond: str | None  # of what is no variable there were no values to look at later
     in_line_only: bool = False
 
     def not_finite(self) -> str | None:
@@ -122,7 +124,7 @@ class _HeldFile:
             path, is_accepted = self.weights.get(id(source), ("", None))
             if is_accepted is not None and not is_accepted(array):
                 return path
-        return None
+        return self.bad_beyond
 
     def fill(self, draft: durable.FileDraft) -> None:
         draft.write(lambda file: self.form.write(self.frozen, file))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_ratchet._engine.averaging import Member, moving
-from keras_ratchet._engine.best_weights import BestWeights, VariableCopies, weights_of
+from keras_ratchet._engine.best_weights import BestWeights, VariableCopies, computed_with
 from keras_ratchet.policy.averaging import Candidate, order, place_for
 from keras_ratchet.policy.monitor import Monitor
 
@@ -75,7 +75,7 @@ class Snapshots:
             return
         if self.best.filled and not monitor.beats(value, self.value):
             copies = self._free(place)
-            copies.keep(weights_of(model) or (), sources)
+            copies.keep(computed_with(model), sources)
             self._others.append(_RunnerUp(epoch, value, copies))
             return
         if self.best.filled and self._k > 1:
@@ -107,7 +107,7 @@ class Snapshots:
 
     def moving(self, model: Any) -> list[Any]:
         """Return the model's weights that have moved between the snapshots without a gradient."""
-        variables = weights_of(model) or []
+        variables = computed_with(model)
         every = [self.best.buffers, *(other.buffers for other in self._others)]
         return [variables[i] for i in moving(variables, every)]
 
@@ -145,6 +145,6 @@ class Snapshots:
         self._others.clear()
         for other in state["others"][: self._k - 1]:  # they go from the best to the worst
             copies = VariableCopies()
-            copies.load(weights_of(model) or (), other["weights"])
+            copies.load(computed_with(model), other["weights"])
             self._others.append(_RunnerUp(other["epoch"], other["value"], copies))
         return kept

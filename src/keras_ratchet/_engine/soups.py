@@ -14,7 +14,8 @@ import numpy as np
 
 from keras_ratchet import _backends, _compat
 from keras_ratchet._engine.averaging import Averager, Member, average, undisturbed
-from keras_ratchet._engine.best_weights import VariableCopies, weights_of
+from keras_ratchet._engine.best_weights import VariableCopies, computed_with, weights_of
+from keras_ratchet._engine.extra_state import finalize
 from keras_ratchet._engine.loader import accept
 from keras_ratchet._engine.statistics import StatisticsData
 from keras_ratchet._engine.validation import Validation, validation_of
@@ -268,7 +269,7 @@ class _Kitchen:
 
     def _copies(self, spare: VariableCopies | None = None) -> VariableCopies:
         copies = spare or VariableCopies()
-        copies.keep(weights_of(self._model) or (), {})
+        copies.keep(computed_with(self._model), {})
         return copies
 
 
@@ -326,11 +327,12 @@ def _unless_it_fails(model: Any) -> Iterator[None]:
     slots = list(getattr(getattr(model, "optimizer", None), "variables", ()))
     before = [(variable, np.array(backend.view(variable))) for variable in slots]
     weights = VariableCopies()
-    weights.keep(weights_of(model) or (), {})
+    weights.keep(computed_with(model), {})
     try:
         yield
     except BaseException:
         weights.restore()
+        finalize(model)
         raise
     finally:
         for variable, value in before:

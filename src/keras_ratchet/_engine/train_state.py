@@ -8,6 +8,7 @@
 | `built_for` | for which variables each optimizer was built, in its order | train begin |
 | `metrics/*` | running sums of the metrics | first epoch's begin, after Keras's reset |
 | `trainable` | which layers and variables are trainable, at four moments | see `trainable.py` |
+| `extra/*` | state of the model that is no Keras variable of its own | train begin |
 | `rng` | streams now: Python, NumPy, the backend, Keras's global seeds | see `epoch_rng` |
 | `epoch_rng` | the same at the begin of the epoch | first epoch's begin; `rng` at its batch |
 | `callbacks` | states of all callbacks, History included | train begin and first epoch's begin |

@@ -78,11 +78,11 @@ class AveragingKeeper(Keeper):
             self._warn_of_training_metric(model)
             self._tested_best = self._tested
         elif not self._is_runner_up(model, epoch, value):
-            return self._kept.buffers
+            return self._kept.weights
         self._snapshots.keep(model, self._sources, epoch, value, self._owner._rule)
         if self._data is None and not self._refusal:
             self._look_for_statistics(model)
-        return self._kept.buffers
+        return self._kept.weights
 
     def _is_runner_up(self, model: Any, epoch: int, value: float) -> bool:
         """Say whether an epoch that is not the best is worth to be kept."""

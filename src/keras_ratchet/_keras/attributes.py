@@ -1,0 +1,97 @@
+"""Which attributes of models, layers and metrics are Keras's own, and which the user's.
+
+| name | for | checked on |
+|---|---|---|
+| `keras.src` as the place of Keras's classes | whose methods set an attribute | 3.12.0, 3.15.1 |
+
+Keras has no list of the attributes that it sets itself; its methods' bytecode is that list, right
+for every version.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import inspect
+import types
+from collections.abc import Hashable, Iterator
+from typing import Any
+
+_PREFIXES = ("_self_", "_keras_ratchet")  # TensorFlow's tracking of attributes; our own notes
+_LIBRARIES = ("keras", "torch", "tensorflow", "flax")
+
+
+def own_attributes(thing: Any) -> dict[str, Any]:
+    """Return the attributes of a Keras object, or any other, that Keras does not set itself."""
+    kind: Any = type(thing)
+    return _without(thing, set_by_libraries(kind) | _base() if _is_keras(kind) else frozenset())
+
+
+def attributes_beyond_base(thing: Any) -> dict[str, Any]:
+    """Return the attributes of a Keras object that every layer or model does not have."""
+    kind: Any = type(thing)
+    return _without(thing, _base() if _is_keras(kind) else frozenset())
+
+
+def _without(thing: Any, names: frozenset[str]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in vars(thing).items()
+        if name not in names and not name.startswith(_PREFIXES)
+    }
+
+
+@functools.cache
+def _is_keras(kind: Hashable) -> bool:
+    return any(_library(base) == "keras" for base in _mro(kind))
+
+
+def _mro(kind: Any) -> tuple[type, ...]:
+    return tuple(kind.__mro__)
+
+
+def _library(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
+
+
+@functools.cache
+def _base() -> frozenset[str]:
+    """Return the names of what every layer or model has."""
+    import keras
+    from keras.src.models.functional import Functional
+
+    kinds = (keras.Model, keras.Sequential, Functional, keras.metrics.Metric, keras.losses.Loss)
+    names = [set_by_libraries(kind) for kind in kinds]
+    return frozenset().union(*names, vars(keras.layers.Layer(name="attributes")))
+
+
+@functools.cache
+def set_by_libraries(kind: Hashable) -> frozenset[str]:
+    """Return the names of attributes that methods of Keras and its backends set."""
+    bases = [base for base in _mro(kind) if _library(base) in _LIBRARIES]
+    return frozenset(name for base in bases for name in _set_by(base))
+
+
+@functools.cache
+def _set_by(kind: type) -> frozenset[str]:
+    found = (code for member in vars(kind).values() for code in codes_of(member))
+    return frozenset(
+        instruction.argval
+        for code in found
+        for instruction in dis.get_instructions(code)
+        if instruction.opname == "STORE_ATTR"
+    )
+
+
+def codes_of(member: Any) -> Iterator[types.CodeType]:
+    """Yield the code of a method or property, and of the functions in it."""
+    if isinstance(member, property):
+        members = [member.fget, member.fset]
+    else:
+        members = [getattr(member, "__func__", member)]
+    pending = [getattr(inspect.unwrap(m), "__code__", None) for m in members if callable(m)]
+    while pending:
+        code = pending.pop()
+        if isinstance(code, types.CodeType):
+            yield code
+            pending += [inner for inner in code.co_consts if isinstance(inner, types.CodeType)]
