@@ -1,15 +1,18 @@
 """What each callback has to remember over a restart: Keras's own by explicit lists.
 
-A callback joins in one of three ways:
+A callback joins in one of four ways:
 
 * it has `state_dict()` and `load_state_dict()` (all of ours do);
 * it is one of Keras's, and listed here;
+* it is a subclass of one of these without a state_dict() of its own: what it adds is kept too;
 * its attributes are plain data (numbers, strings, arrays, containers of them): they are kept as
   they are. Attributes that cannot be kept are named in one warning when training begins.
 """
 
 from __future__ import annotations
 
+import dis
+import functools
 import json
 import os
 import types
@@ -50,6 +53,8 @@ KERAS_ATTRIBUTES: dict[type, tuple[str, ...]] = {
     _C.BackupAndRestore: (),
 }
 _OURS_OR_KERAS = ("params", "_model", "validation_data", "model")
+_OURS = "keras_ratchet."
+_ADDED = "attributes of the subclass"  # a key that no attribute can have
 _SMALL_BYTES = 1 << 20
 _HARMLESS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType)
 
@@ -69,9 +74,8 @@ class CallbackStates:
     def __init__(self, callbacks: list[Any]) -> None:
         self._callbacks = dict(_keyed(callbacks))
         self._begun = {
-            key: {n: _Begun(v) for n, v in vars(c).items() if _is_plain(n, v)}
+            key: {n: _Begun(v) for n, v in _strange(c).items() if _is_plain(n, v)}
             for key, c in self._callbacks.items()
-            if _is_stranger(c)
         }
         self.identities = {key: identity(c) for key, c in self._callbacks.items()}
         self._matched: dict[str, str] | None = None
@@ -106,26 +110,26 @@ class CallbackStates:
         return [
             f"{type(callback).__name__}.{name}"
             for callback in self._callbacks.values()
-            if _is_stranger(callback)
-            for name, value in vars(callback).items()
+            for name, value in _strange(callback).items()
             if not _is_plain(name, value) and not _harmless(name, value)
         ]
 
     def _state_of(self, key: str, callback: Any) -> dict[str, Any]:
+        begun = self._begun[key]
+        strange = {
+            n: owned(v)
+            for n, v in _strange(callback).items()
+            if _is_plain(n, v) and not (n in begun and begun[n].is_still(v))
+        }
         if isinstance(callback, Stateful):
             state = dict(callback.state_dict())
-            return state if _is_ours(callback) else owned(state)
-        if isinstance(callback, _C.CSVLogger):
-            return {"rows": _written(callback), "keys": getattr(callback, "keys", None)}
-        state = {n: owned(getattr(callback, n)) for n in _listed(callback) if hasattr(callback, n)}
-        if _is_stranger(callback):
-            begun = self._begun[key]
-            state |= {
-                n: owned(v)
-                for n, v in vars(callback).items()
-                if _is_plain(n, v) and not (n in begun and begun[n].is_still(v))
-            }
-        return state
+            state = state if _is_ours(callback) else owned(state)
+        elif isinstance(callback, _C.CSVLogger):
+            state = {"rows": _written(callback), "keys": getattr(callback, "keys", None)}
+        else:
+            listed = [n for n in _listed(callback) if hasattr(callback, n)]
+            return {n: owned(getattr(callback, n)) for n in listed} | strange
+        return {**state, _ADDED: strange} if strange else state
 
 
 class _Begun:
@@ -155,13 +159,16 @@ def _keyed(callbacks: list[Any]) -> Iterator[tuple[str, Any]]:
 
 def _load(callback: Any, state: Mapping[str, Any]) -> None:
     """Put a state back; it stays as it is when the callback changes what it was given."""
+    added = state.get(_ADDED, {})
+    state = {name: value for name, value in state.items() if name != _ADDED}
     if isinstance(callback, Stateful):
         callback.load_state_dict(state if _is_ours(callback) else owned(dict(state)))
     elif isinstance(callback, _C.CSVLogger):
         _rewrite(callback, state)
     else:
-        for name, value in state.items():
-            _put(callback, name, value)
+        added = state
+    for name, value in added.items():
+        _put(callback, name, value)
 
 
 def _put(callback: Any, name: str, value: Any) -> None:
@@ -177,14 +184,33 @@ def _put(callback: Any, name: str, value: Any) -> None:
 
 def _is_ours(callback: Any) -> bool:
     """Say whether a callback's state is known to be made of values that nobody changes later."""
-    return type(callback).__module__.startswith("keras_ratchet.")
+    return type(callback).__module__.startswith(_OURS)
 
 
-def _is_stranger(callback: Any) -> bool:
-    """Say whether a callback's attributes are not known to us."""
-    if isinstance(callback, Stateful | _C.CSVLogger):
-        return False
-    return type(callback) not in KERAS_ATTRIBUTES
+def _strange(callback: Any) -> dict[str, Any]:
+    """Return the attributes that nobody but the callback knows of.
+
+    Of a subclass of one that we know (ours, CSVLogger) these are what it adds, unless it says
+    itself what its state is.
+    """
+    kind = type(callback)
+    if kind in KERAS_ATTRIBUTES:
+        return {}
+    if not isinstance(callback, Stateful | _C.CSVLogger):
+        return dict(vars(callback))
+    known = [k for k in kind.__mro__ if k is _C.CSVLogger or k.__module__.startswith(_OURS)]
+    if kind in known or not known or "state_dict" in vars(kind):
+        return {}
+    theirs = set().union(*map(_stored_by, kind.__mro__[kind.__mro__.index(known[0]) :]))
+    return {name: value for name, value in vars(callback).items() if name not in theirs}
+
+
+@functools.cache
+def _stored_by(kind: type) -> frozenset[str]:
+    """Return the names of the attributes that a class's own methods set."""
+    methods = [m for m in vars(kind).values() if isinstance(m, types.FunctionType)]
+    steps = (step for method in methods for step in dis.get_instructions(method))
+    return frozenset(step.argval for step in steps if step.opname == "STORE_ATTR")
 
 
 def _listed(callback: Any) -> tuple[str, ...]:
