@@ -48,6 +48,8 @@ class Plan:
     backup: dict = field(default_factory=dict)
     script: str = "one fit"
     reference_has_backup: bool = True
+    backup_at: int | None = None  # its place in the list of callbacks
+    made: dict = field(default_factory=dict)
 
     # -- the model ---------------------------------------------------------------------------
 
@@ -133,8 +135,8 @@ class Plan:
 
     def data(self):
         """Return the arguments of `fit` that concern data."""
-        data = SOURCES[self.source](self.rows(), self.size)
-        return {**data, **VALIDATIONS[self.validation](self)}
+        self.made = SOURCES[self.source](self.rows(), self.size)
+        return {**self.made, **VALIDATIONS[self.validation](self)}
 
     def all_callbacks(self, directory):
         """Return all callbacks but BackupAndRestore."""
@@ -156,6 +158,9 @@ def _subclass(kind):
         def __init__(self, stack, heads):
             super().__init__()
             self.stack, self.heads = stack, heads
+
+        def get_config(self):
+            return {}
 
         def call(self, x, training=False):
             for layer in self.stack:
@@ -298,11 +303,17 @@ _layer(
 _layer("Embedding", lambda: parts.Chain([parts.Buckets(), L.Embedding(8, 2), L.Flatten()]))
 _layer("attention", parts.Attention)
 _layer("SeedGenerator", parts.Seeded)
-_layer("global seeds", parts.Unseeded)
+_layer("global seeds", parts.Unseeded, only=HOST)
 _layer("backend's noise", parts.BackendNoise, only=HOST)
 _layer("running mean", parts.Running)
 _layer("infinite constant", parts.Extremes, weight=0.7)
-_layer("torch BatchNorm", parts.torch_module, only=("torch",), weight=1.5)
+_add(
+    "layer: torch BatchNorm",  # first, where it knows its width
+    lambda plan: plan.layers.insert(0, parts.torch_module),
+    only=("torch",),
+    alone=False,
+    weight=1.5,
+)
 _layer("SpectralNormalization", lambda: L.SpectralNormalization(L.Dense(4)))
 _layer("GroupNorm and PReLU", lambda: parts.Chain([L.LayerNormalization(), L.PReLU()]), weight=0.4)
 
@@ -326,6 +337,19 @@ def _own_state(plan):
     plan.compile_args["run_eagerly"] = True
 
 
+_layer(
+    "bidirectional GRU",
+    lambda: parts.Chain([L.Reshape((-1, 1)), L.Bidirectional(L.GRU(2))]),
+    weight=0.4,
+)
+_layer("activity regularizer", lambda: L.ActivityRegularization(0.01, 0.01), weight=0.4)
+_layer(
+    "regularized, constrained",
+    lambda: L.Dense(4, kernel_regularizer="l2", kernel_constraint=keras.constraints.MaxNorm(0.5)),
+    weight=0.4,
+)
+_layer("AlphaDropout", lambda: L.AlphaDropout(0.3), weight=0.4)
+_layer("LoRA", lambda: L.Dense(4, lora_rank=2), weight=0.5)
 _add("stateful RNN", _stateful_rnn, only=("tensorflow", "jax"))
 _add("annealed attribute", _annealed, only=HOST)
 _add("save_own_variables", _own_state, only=HOST)
@@ -422,7 +446,7 @@ _several = ALL if keras.__version__ >= "3.16" else ("tensorflow", "jax")  # torc
 _add("execution: 2 steps", _update("compile_args", steps_per_execution=2), only=_several)
 _add("execution: 4 steps", _update("compile_args", steps_per_execution=4), only=_several)
 _add("run_eagerly", _update("compile_args", run_eagerly=True), weight=0.3)
-_add("jit_compile", _update("compile_args", jit_compile=True), only=("jax",), weight=2)
+_add("jit_compile", _update("compile_args", jit_compile=True), only=("jax",))
 
 
 def _stops(**how):
@@ -505,9 +529,22 @@ _callback(
     lambda plan, d: C.ReduceLROnPlateau(plan.monitor, 0.5, patience=1, min_delta=0.1),
     weight=0.5,
 )
+_callback("looks inside", lambda plan, d: parts.LooksInside(), weight=0.7)
+_callback("sets rates", lambda plan, d: parts.SetsRates(), weight=0.7)
+_callback("sets dropout", lambda plan, d: parts.SetsDropout(), only=HOST, weight=0.7)
+_callback("sets clipnorm", lambda plan, d: parts.SetsHyperparameters(), only=HOST, weight=0.5)
+_callback("holds things", lambda plan, d: parts.HoldsThings(), weight=0.7)
+_callback("spoils data", lambda plan, d: parts.SpoilsData(plan.made["y"]), weight=0.5)
+_callback("stops itself", lambda plan, d: parts.StopsItself(), weight=0.5)
+_callback("subclass of EarlyStopping", lambda plan, d: parts.OwnStopping(plan.monitor), weight=0.7)
+_callback(
+    "lambda",
+    lambda plan, d: C.LambdaCallback(on_epoch_end=lambda e, logs: logs.update(twice=2 * e)),
+    weight=0.4,
+)
 _callback("counts", lambda plan, d: parts.Counts())
 _callback("draws", lambda plan, d: parts.Draws())
-_callback("freezes", lambda plan, d: parts.Freezes(), weight=1.5)
+_callback("freezes", lambda plan, d: parts.Freezes(), only=HOST, weight=1.5)
 _callback("metric every 2 epochs", lambda plan, d: parts.Measures(), weight=0.5)
 
 _add("save: 1 batch", _update("backup", save_freq=1), weight=2)
@@ -519,11 +556,16 @@ _add("save: keep=1", _update("backup", keep=1), weight=0.3, alone=False)
 _add("save: deleted at the end", _update("backup", delete_checkpoint=True), weight=0.5, alone=False)
 for _script in ("one epoch a fit", "one epoch a fit, epochs=1", "two stages", "two directories"):
     _add(f"script: {_script}", _set(script=_script), weight=0.5)
+_add("signals", _update("backup", signals=("SIGUSR1",)))
+_add("backup first in the list", _set(backup_at=0), weight=2)
+_add("validation_steps=1", _update("fit", validation_steps=1), weight=0.4)
+_add("metric: by name", _update("compile_args", metrics=["accuracy"]), weight=0.4)
 _add("reference without backup", _set(reference_has_backup=False), weight=0.7)
 
 
 # -- cases -----------------------------------------------------------------------------------------
 
+MIDDLE = (("batch", 9, False),)  # in the second epoch
 KILLS = ("batch", "batch", "batch", "batch begin", "epoch end", "epoch begin", "test batch", "end")
 
 
@@ -537,7 +579,7 @@ class Case:
     """
 
     features: tuple
-    kills: tuple = (("batch", 9, False),)
+    kills: tuple = MIDDLE
 
     def plan(self):
         """Return the script."""
@@ -583,30 +625,43 @@ def cases(seed, backend):
 
 
 def is_possible(case):
-    """Return whether Keras itself allows this combination (it is tried out by training)."""
-    plan = case.plan()
+    """Return whether Keras itself allows this combination; what is left is tried out."""
+    plan, text = case.plan(), str(case)
     arrays = plan.source in ("arrays", "arrays in order")
-    if plan.family == "sequential" and (plan.own_step or plan.outputs > 1):
-        return False
-    if plan.own_step and (plan.scaled or plan.dtype == "mixed_float16"):
-        return False
-    if plan.second and (plan.family == "subclassed, built by fit" or "freezes" in str(case)):
-        return False
-    if plan.stateful and (plan.size != 4 or plan.family.startswith("subclassed")):
-        return False
-    if plan.validation == "split" and (not arrays or plan.outputs > 1):
-        return False
-    if "class_weight" in plan.fit and (plan.weighted or plan.outputs > 1 or not arrays):
-        return False
-    if "validation_freq" in plan.fit and not plan.validation:
-        return False
-    if "callback: TerminateOnNaN" in case.features and "Rollback" in str(case):
-        return False
-    if plan.schedule and any(part in str(case) for part in NEED_A_RATE):
-        return False
-    if plan.script != "one fit" and (plan.second or {"initial_epoch", "epochs"} & set(plan.fit)):
-        return False
-    return not ("steps_per_epoch" in plan.fit and not arrays)
+    return not any(rule(plan, text, arrays) for rule in IMPOSSIBLE)
 
 
-NEED_A_RATE = ("ReduceLROnPlateau", "Rollback", "LearningRateScheduler", "two ")
+NEED_A_RATE = ("ReduceLROnPlateau", "Rollback", "sets rates", "LearningRateScheduler", "two ")
+
+IMPOSSIBLE = (
+    lambda plan, text, arrays: plan.family == "sequential" and (plan.own_step or plan.outputs > 1),
+    lambda plan, text, arrays: plan.own_step and (plan.scaled or plan.dtype == "mixed_float16"),
+    lambda plan, text, arrays: (
+        plan.second
+        and (plan.family.endswith("by fit") or "freezes" in text or "SwapEMAWeights" in text)
+    ),
+    lambda plan, text, arrays: (
+        plan.stateful and (plan.size != 4 or plan.family.startswith("subclassed"))
+    ),
+    lambda plan, text, arrays: plan.validation == "split" and (not arrays or plan.outputs > 1),
+    lambda plan, text, arrays: (
+        "class_weight" in plan.fit and (plan.weighted or plan.outputs > 1 or not arrays)
+    ),
+    lambda plan, text, arrays: (
+        {"validation_freq", "validation_steps"} & set(plan.fit) and not plan.validation
+    ),
+    lambda plan, text, arrays: (
+        plan.family.endswith("by fit") and (plan.frozen or "freezes" in text)
+    ),
+    lambda plan, text, arrays: "callback: TerminateOnNaN" in text and "Rollback" in text,
+    lambda plan, text, arrays: plan.schedule and any(part in text for part in NEED_A_RATE),
+    lambda plan, text, arrays: (
+        plan.script != "one fit" and (plan.second or {"initial_epoch", "epochs"} & set(plan.fit))
+    ),
+    lambda plan, text, arrays: (
+        "metrics" in plan.compile_args and (plan.metrics or plan.outputs > 1)
+    ),
+    lambda plan, text, arrays: "signals" in plan.backup and plan.script != "one fit",
+    lambda plan, text, arrays: "spoils data" in text and not arrays,
+    lambda plan, text, arrays: "steps_per_epoch" in plan.fit and not arrays,
+)

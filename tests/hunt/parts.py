@@ -1,9 +1,12 @@
 """What projects are made of: layers, models, optimizers, data and callbacks, each of them small."""
 
+import collections
 import random
 
 import keras
 import numpy as np
+
+import keras_ratchet
 
 ROWS, WIDTH = 24, 4
 
@@ -163,7 +166,8 @@ def torch_module():
     import torch
 
     return keras.layers.TorchModuleWrapper(
-        torch.nn.Sequential(torch.nn.Linear(WIDTH, WIDTH), torch.nn.BatchNorm1d(WIDTH))
+        torch.nn.Sequential(torch.nn.Linear(WIDTH, WIDTH), torch.nn.BatchNorm1d(WIDTH)),
+        output_shape=(None, WIDTH),
     )
 
 
@@ -451,3 +455,101 @@ class Poisons(keras.callbacks.Callback):
             self.done = True
             weight = self.model.trainable_variables[-1]
             weight.assign(keras.ops.full(weight.shape, np.nan, dtype=weight.dtype))
+
+
+class LooksInside(keras.callbacks.Callback):
+    """Evaluates and predicts after each epoch, which sets metrics back."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        x = rows(8, 9)[0]
+        predicted = self.model.predict(x, batch_size=4, verbose=0)
+        logs["looked"] = float(np.sum([np.sum(p) for p in keras.tree.flatten(predicted)]))
+
+
+class SetsRates(keras.callbacks.Callback):
+    """Sets the learning rate before each batch from a count of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.step = 0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.step += 1
+        self.model.optimizer.learning_rate = 0.01 / (1 + self.step % 7)
+
+
+class SetsDropout(keras.callbacks.Callback):
+    """Lowers the rate of the last Dropout layer after each epoch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        drops = [la for la in self.model._flatten_layers() if isinstance(la, keras.layers.Dropout)]
+        drops[-1].rate *= 0.5
+        if hasattr(self.model, "make_train_function"):
+            self.model.make_train_function(force=True)
+
+
+class SetsHyperparameters(keras.callbacks.Callback):
+    """Changes plain numbers of the optimizer when epoch 1 begins."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 1:
+            self.model.optimizer.clipnorm = 0.05
+            if hasattr(self.model, "make_train_function"):
+                self.model.make_train_function(force=True)
+
+
+class HoldsThings(keras.callbacks.Callback):
+    """Has state in a variable, a metric, a deque and a set."""
+
+    def __init__(self):
+        super().__init__()
+        self.variable = keras.Variable(0.0)
+        self.mean = keras.metrics.Mean()
+        self.last = collections.deque(maxlen=3)
+        self.kinds = set()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.variable.assign(self.variable + 1.0)
+        self.mean.update_state(logs["loss"])
+        self.last.append(batch)
+        self.kinds.add(batch % 4)
+
+    def on_epoch_end(self, epoch, logs=None):
+        number = float(self.variable) % 7 + float(self.mean.result()) + sum(self.last)
+        _nudge(self.model, number + len(self.kinds))
+
+
+class SpoilsData(keras.callbacks.Callback):
+    """Changes the training arrays in place after each epoch, as pseudo-labels do."""
+
+    def __init__(self, y):
+        super().__init__()
+        self.y = keras.tree.flatten(y)
+
+    def on_epoch_end(self, epoch, logs=None):
+        for y in self.y:
+            np.multiply(y, np.float32(0.9), out=y)
+
+
+class StopsItself(keras.callbacks.Callback):
+    """Stops in the middle of epoch 2."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.epoch == 2 and batch == 2:
+            self.model.stop_training = True
+
+
+class OwnStopping(keras_ratchet.EarlyStopping):
+    """A project's own subclass, with a number of its own."""
+
+    def __init__(self, monitor):
+        super().__init__(monitor, patience=1, min_delta=0.05, restore_best_weights=True)
+        self.seen = 0
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        self.seen += 1
+        _nudge(self.model, self.seen)

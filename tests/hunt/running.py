@@ -6,16 +6,18 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import traceback
 import warnings
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import h5py
 import keras
 import numpy as np
+from hunt import grammar
 from support import beside
 from support.resuming import Killed, end_workers, scramble, seed_all
 
@@ -27,16 +29,18 @@ EPOCHS = 3
 
 
 class Kill(keras.callbacks.Callback):
-    """Ends the process at a point, counted from its start."""
+    """Ends the process at a point, counted from its start; by a signal after a batch if wanted."""
 
-    def __init__(self, kind, count):
+    def __init__(self, kind, count, by_signal=False):
         super().__init__()
-        self.kind, self.left = kind, count
+        self.kind, self.left, self.by_signal = kind, count, by_signal
 
     def _hit(self, kind):
         if kind == self.kind:
             self.left -= 1
-            if self.left <= 0:
+            if self.left == 0 and self.by_signal and kind == "batch":
+                os.kill(os.getpid(), signal.SIGUSR1)
+            elif self.left <= 0 and not (self.by_signal and kind == "batch"):
                 raise Killed
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -106,19 +110,22 @@ class Finding:
 @contextlib.contextmanager
 def _listening():
     """Record what our package warns of, whatever the filters say."""
-    said, original = [], warnings.warn
+    said = []
+    originals = {name: getattr(warnings, name) for name in ("warn", "warn_explicit")}
 
-    def warn(message, category=None, stacklevel=1, source=None, **how):
+    def listen(message, *arguments, **how):
         if sys._getframe(1).f_globals.get("__name__", "").startswith("keras_ratchet"):
             said.append(str(message))
 
-    warnings.warn = warn
     try:
+        for name in originals:
+            setattr(warnings, name, listen)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield said
     finally:
-        warnings.warn = original
+        for name, original in originals.items():
+            setattr(warnings, name, original)
 
 
 def run(plan, directories, kill=None, backup=True):
@@ -147,21 +154,25 @@ def run(plan, directories, kill=None, backup=True):
 def _train(plan, directories, kill, made, trained):
     backups, files = directories
     net = plan.model()
-    killer = None if kill is None else Kill(kill[0], kill[1])
+    killer = None if kill is None else Kill(*kill[:2], by_signal="signals" in plan.backup)
     histories, states = [], []
     for stage, (where, arguments) in enumerate(_fits(plan)):
+        data = plan.data()
         callbacks = plan.all_callbacks(files)
         mine = [trained, *callbacks]
         if made is not None:
             how = {"delete_checkpoint": False, **plan.backup}
             made.append(keras_ratchet.BackupAndRestore(os.path.join(backups, where), **how))
-            mine.append(made[-1])
+            at = plan.backup_at
+            mine.insert(len(mine) if at is None else at, made[-1])
         if killer is not None:
             mine.insert(0 if kill[2] else len(mine), killer)
         if stage and plan.script.startswith("two"):
             plan.compile_again(net)
-        fit = {"verbose": 0, "epochs": EPOCHS, **plan.data(), **plan.fit, **arguments}
+        fit = {"verbose": 0, "epochs": EPOCHS, **data, **plan.fit, **arguments}
         history = net.fit(**fit, callbacks=mine)
+        if killer is not None and killer.left <= 0:  # by a signal, and `fit` returned
+            raise Killed
         histories.append({"epoch": history.epoch, **history.history})
         states += [_attributes(c) for c in callbacks]
     return _outcome(net, histories, states, files)
@@ -223,6 +234,7 @@ def _bits(value):
 
 
 ATTRIBUTES = (
+    "step", "last", "kinds",
     "wait", "stopped_epoch", "best", "best_value", "best_epoch", "cooldown_counter", "reductions",
     "rollbacks", "stop_reason", "seen", "losses", "done", "records",
 )  # fmt: skip
@@ -316,6 +328,8 @@ def examine(case):
     if last.error is not None:
         return _of_error(case, last, said)
     found = differences(reference.outcome, last.outcome)
+    if not found and said and case.kills != grammar.MIDDLE:
+        return examine(replace(case, kills=grammar.MIDDLE))  # does it differ after an epoch?
     if not found:
         return Finding(case, "false alarm" if said else "exact", said=said)
     again = whole(case)
@@ -351,14 +365,12 @@ def shrink(finding):
 
 
 def _smaller(case):
-    from dataclasses import replace
-
     for kill in case.kills if len(case.kills) > 1 else ():
         yield replace(case, kills=(kill,))
     for name in case.features:
         yield case.without(name)
-    if case.kills != (("batch", 9, False),):
-        yield replace(case, kills=(("batch", 9, False),))
+    if case.kills != grammar.MIDDLE:
+        yield replace(case, kills=grammar.MIDDLE)
 
 
 def as_json(finding):
