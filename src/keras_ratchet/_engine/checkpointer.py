@@ -162,7 +162,7 @@ class Checkpointer:
             verdict = self._wanted(moment, best_only, reason)
         if verdict and self.skip_if_busy and self.series.writer.busy and not last:
             verdict = Verdict(False, "busy", "the save before this one is still being written")
-        path = self._path(moment)
+        path = self.path_of(moment)
         self.say(f"{verdict.reason}, saving model to {path}" if verdict else verdict.reason)
         if not verdict:
             self.series.note("skip", reason=verdict.reason, epoch=moment.position.epoch)
@@ -281,7 +281,8 @@ class Checkpointer:
         self.best = metrics[self.series.ranking.metrics[0][0]]
         self._best_metrics, self._best_path = dict(metrics), path
 
-    def _path(self, moment: Moment) -> str:
+    def path_of(self, moment: Moment) -> str:
+        """Return the file that a moment is saved to."""
         position = moment.position
         values: dict[str, float] = {"epoch": moment.epoch + 1}
         if position.batch:

@@ -8,6 +8,7 @@ import keras
 
 from keras_ratchet import _backends, _compat
 from keras_ratchet.callbacks._interrupt import CtrlC, watch
+from keras_ratchet.callbacks._stand_in import check_subclass
 from keras_ratchet.errors import ConfigError
 
 
@@ -18,8 +19,13 @@ class RatchetCallback(keras.callbacks.Callback):
     to happen when training ends by Ctrl-C or by an exception instead.
     """
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Refuse what a subclass defines in Keras's manner, and would never be called."""
+        super().__init_subclass__(**arguments)
+        check_subclass(cls)
+
     def __init__(self) -> None:
-        super().__init__()
+        keras.callbacks.Callback.__init__(self)  # not that of the class that we stand in for
         self._list: Any = None
         self._running = False
         self._ctrl_c = CtrlC()
@@ -31,7 +37,7 @@ class RatchetCallback(keras.callbacks.Callback):
             ConfigError: If it is a model of Keras 2.
         """
         refuse_keras_2(model, type(self).__name__)
-        super().set_model(model)
+        keras.callbacks.Callback.set_model(self, model)
         self._model = self.model  # what Keras takes out of a DistributedDataParallel
         self._list = _compat.calling_list()
 

@@ -13,6 +13,13 @@ def end_of_epoch(epoch: int, metrics: Mapping[str, float]) -> Moment:
     return Moment(Position(epoch=epoch + 1), metrics)
 
 
+def moment_of(epoch: int, batch: int | None, logs: Mapping[str, Any] | None) -> Moment:
+    """Return the end of an epoch, or that of a batch in it (indices from 0)."""
+    if batch is None:
+        return end_of_epoch(epoch, metrics_of(logs))
+    return Moment(Position(epoch, batch + 1), metrics_of(logs), end_of_epoch=False)
+
+
 def batches_ended(last: int | None, batch: int) -> int:
     """Return how many batches have ended since batch `last`, up to `batch` (indices from 0)."""
     if last is None or batch <= last:  # a new epoch

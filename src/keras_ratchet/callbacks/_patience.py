@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
+from keras_ratchet.callbacks._asked import AskedPatience
 from keras_ratchet.callbacks._moments import end_of_epoch
 from keras_ratchet.callbacks.monitor_callback import MonitorCallback
 from keras_ratchet.policy.patience import Patience, PatienceState
@@ -19,16 +21,17 @@ class PatientCallback(MonitorCallback):
 
     def _patience(self) -> Patience:
         rule = self._rule
-        return Patience(
-            self.patience,
-            rule.name,
-            mode=rule.mode,
-            min_delta=rule.min_delta,
-            min_delta_mode=rule.min_delta_mode,
-            nan=rule.nan,
-            baseline=self.baseline,
-            start_from_epoch=self.start_from_epoch,
-        )
+        arguments: dict[str, Any] = {
+            "mode": rule.mode,
+            "min_delta": rule.min_delta,
+            "min_delta_mode": rule.min_delta_mode,
+            "nan": rule.nan,
+            "baseline": self.baseline,
+            "start_from_epoch": self.start_from_epoch,
+        }
+        if self._decides_itself:
+            return AskedPatience(self.patience, rule.name, **arguments, order=rule)
+        return Patience(self.patience, rule.name, **arguments)
 
     def _check_patience(self, epoch: int, value: float) -> Verdict:
         """Take the value of an epoch into account.

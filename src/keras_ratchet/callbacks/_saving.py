@@ -11,6 +11,7 @@ from keras_ratchet._engine.checkpointer import Checkpointer
 from keras_ratchet._engine.lineage import run_of
 from keras_ratchet._keras.first_epoch import initial_epoch
 from keras_ratchet.callbacks._base import abandon
+from keras_ratchet.callbacks._moments import batches_ended, moment_of
 from keras_ratchet.callbacks._pace import Pace
 from keras_ratchet.callbacks.monitor_callback import MonitorCallback
 from keras_ratchet.errors import SaveError, UnknownDirectionError
@@ -33,6 +34,7 @@ class SavingCallback(MonitorCallback):
     _unsaved: Moment | None
     _current_epoch: int
     _last_batch_seen: int | None
+    _reason: str = "a batch has ended"
     save_at_end: bool
     fresh: bool | None
     ties: Ties
@@ -84,6 +86,30 @@ class SavingCallback(MonitorCallback):
             self._saves.series.note("end", reason=reason)
             self._saves.series.end()
 
+    # These three are what subclasses of Keras's class override and call.
+
+    def _should_save_on_batch(self, batch: int) -> bool:
+        """Say, once after each step, whether to save; `batch` is the index of its last one."""
+        if not self._pace.per_batch:
+            return False
+        self._safely(self._saves.collect)
+        self._pace.step(self._saves.series.writer.busy)
+        self._pace.persisted(self._saves.seconds)
+        ended, self._last_batch_seen = batches_ended(self._last_batch_seen, batch), batch
+        verdict = self._pace.check(ended)
+        self._unsaved = moment_of(self._current_epoch, batch, None)
+        self._reason = verdict.reason
+        return bool(verdict)
+
+    def _save_model(self, epoch: int, batch: int | None, logs: Any) -> None:
+        """Save, if the moment is worth it: the end of an epoch (index from 0), or of a batch."""
+        reason = f"epoch {epoch + 1} has ended" if batch is None else self._reason
+        self._consider(moment_of(epoch, batch, logs), reason)
+
+    def _get_file_path(self, epoch: int, batch: int | None, logs: Any) -> str:
+        """Return the file that a moment is saved to."""
+        return self._saves.path_of(moment_of(epoch, batch, logs))
+
     def _consider(self, moment: Moment, reason: str, last: bool = False) -> None:
         self._first_epoch(self._current_epoch)
         if not self._settled:
@@ -108,7 +134,7 @@ class SavingCallback(MonitorCallback):
         """Settle the order of the metrics; unless it is needed, an unknown one is no error."""
         self._settled = True
         try:
-            self._set_monitor_op()
+            self._settle_direction()
         except UnknownDirectionError:
             if self._needs_order:
                 raise

@@ -41,6 +41,11 @@ class StoppingCallback(PatientCallback):
         self._ending: Ending | None = None
         if criterion is not None:
             _refuse_beside_criterion(rule)
+            if self._decides_itself:
+                raise ConfigError(
+                    f"criterion= says by itself when to stop, so {type(self).__name__}."
+                    f"_is_improvement would not be asked. Leave one of the two out."
+                )
             self._ending = Ending(criterion, type(self).__name__)
             self._ending.arm(self)
             rule |= {"monitor": self._ending.judge.metric, "mode": self._ending.judge.mode}
@@ -67,8 +72,8 @@ class StoppingCallback(PatientCallback):
         if self._ending is not None:
             self._ending.list_is(self._list)
 
-    def _set_monitor_op(self) -> None:
-        super()._set_monitor_op()
+    def _settle_direction(self) -> None:
+        super()._settle_direction()
         if self._ending is not None:
             self._ending.settle(self._known_direction)
 

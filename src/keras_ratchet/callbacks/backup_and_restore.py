@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, get_args
 
+import keras
+
 from keras_ratchet import _compat
 from keras_ratchet._engine.backups import ARRAYS, DATA, Backups
 from keras_ratchet._storage.paths import local_path
@@ -14,6 +16,7 @@ from keras_ratchet.callbacks._base import RatchetCallback
 from keras_ratchet.callbacks._loop import Loop
 from keras_ratchet.callbacks._preemption import DeadlineArgument, Preemption
 from keras_ratchet.callbacks._session import Session
+from keras_ratchet.callbacks._stand_in import stand_in
 from keras_ratchet.callbacks._tail import Tail
 from keras_ratchet.errors import ConfigError, SaveError
 from keras_ratchet.policy.interval import interval_of
@@ -44,7 +47,8 @@ class _KerasPaths:
         return self.backups.file(1, DATA)
 
 
-class BackupAndRestore(_KerasPaths, RatchetCallback):
+@stand_in
+class BackupAndRestore(_KerasPaths, RatchetCallback, keras.callbacks.BackupAndRestore):
     """Save the whole state of a training, and go on from it when the script is run again.
 
     Takes every argument of `keras.callbacks.BackupAndRestore`, in its place and with its
@@ -131,8 +135,7 @@ class BackupAndRestore(_KerasPaths, RatchetCallback):
         self.tail = Tail(self, self.in_mid_epoch, self.preemption.active)
         self.loop_optimizer: Any = None  # keras_ratchet.Run sets these two
         self.loop_skips = False
-        self._current_epoch = 0
-        self._last_batch_seen = 0
+        self._current_epoch = self._last_batch_seen = 0
         self._elapsed_s = 0.0
 
     @property

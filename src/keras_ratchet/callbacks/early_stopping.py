@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import keras
+
 from keras_ratchet import _compat
 from keras_ratchet._engine.best_weights import check_optimizer
 from keras_ratchet._engine.scored import follow
 from keras_ratchet._warn import warn
 from keras_ratchet.callbacks._averaging import keeper_of
 from keras_ratchet.callbacks._keeper import check_average_arguments
+from keras_ratchet.callbacks._stand_in import stand_in
 from keras_ratchet.callbacks._stopping import StoppingCallback
 from keras_ratchet.errors import NonFiniteError
 from keras_ratchet.policy.averaging import Average
@@ -23,7 +26,8 @@ from keras_ratchet.types import AverageRecord, Verdict
 _log = logging.getLogger("keras_ratchet")
 
 
-class EarlyStopping(StoppingCallback):
+@stand_in
+class EarlyStopping(StoppingCallback, keras.callbacks.EarlyStopping):
     """Stop training when a monitored metric has stopped improving.
 
     Takes every argument of `keras.callbacks.EarlyStopping`, in its place and with its meaning.
@@ -153,7 +157,7 @@ class EarlyStopping(StoppingCallback):
         if self._epoch_is_partial():
             self._raise_if_interrupted()
         if self.monitor_op is None:
-            self._set_monitor_op()
+            self._settle_direction()
         value = None
         if self.restore_best_weights or self._stops_by_metric():
             value = self.get_monitor_value(logs)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from types import MethodType
 from typing import Any
+
+import keras
 
 from keras_ratchet import _compat
 from keras_ratchet._storage.paths import local_path
@@ -15,16 +17,18 @@ from keras_ratchet.callbacks._checkpoint_args import (
     checkpointer_of,
     one_rule,
 )
-from keras_ratchet.callbacks._moments import batches_ended, end_of_epoch, metrics_of
+from keras_ratchet.callbacks._moments import end_of_epoch, metrics_of
 from keras_ratchet.callbacks._pace import Pace
 from keras_ratchet.callbacks._saving import SavingCallback
+from keras_ratchet.callbacks._stand_in import stand_in
 from keras_ratchet.policy.interval import interval_of
 from keras_ratchet.policy.retention import Retention, Ties, combined
 from keras_ratchet.policy.trigger import IfBusy
-from keras_ratchet.types import Moment, Position
+from keras_ratchet.types import Moment
 
 
-class ModelCheckpoint(SavingCallback):
+@stand_in
+class ModelCheckpoint(SavingCallback, keras.callbacks.ModelCheckpoint):
     """Save the model or its weights at the end of epochs or every so many batches.
 
     Takes every argument of `keras.callbacks.ModelCheckpoint`, in its place and with its
@@ -147,10 +151,16 @@ class ModelCheckpoint(SavingCallback):
 
     def _disarm(self) -> None:
         """Have no batch hook where there is nothing to do in it."""
-        own = type(self).on_train_batch_end is not ModelCheckpoint.on_train_batch_end
-        if not self._pace.per_batch and not own:
-            idle = super().on_train_batch_end  # which lets the list stay asynchronous
+        if not self._looks_at_batches:
+            idle = MethodType(keras.callbacks.Callback.on_train_batch_end, self)
             self.on_train_batch_end = idle  # type: ignore[method-assign]
+
+    @property
+    def _looks_at_batches(self) -> bool:
+        """Whether ends of batches matter, here or in a subclass; else the list is asynchronous."""
+        own = ("on_train_batch_end", "_should_save_on_batch")
+        is_own = any(getattr(type(self), n) is not getattr(ModelCheckpoint, n) for n in own)
+        return self._pace.per_batch or is_own
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out, in copies and pickles, what belongs to a run."""
@@ -166,7 +176,7 @@ class ModelCheckpoint(SavingCallback):
     def set_model(self, model: Any) -> None:
         """Note the model, and have batch hooks called on the training thread."""
         super().set_model(model)
-        if self._pace.per_batch and self._list is not None:
+        if self._looks_at_batches and self._list is not None:
             _compat.make_synchronous(self._list)
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -197,7 +207,7 @@ class ModelCheckpoint(SavingCallback):
         self._saves.series.note("epoch", epoch=epoch + 1, metrics=dict(moment.metrics))
         self._unsaved = moment
         if self.save_freq == "epoch":
-            self._consider(moment, f"epoch {epoch + 1} has ended")
+            self._save_model(epoch=epoch, batch=None, logs=logs)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Save once more if asked for, and let others write here again."""
@@ -206,14 +216,5 @@ class ModelCheckpoint(SavingCallback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Save, if enough batches are done; `batch` is the index of the last one that ended."""
-        if not self._pace.per_batch:
-            return
-        self._safely(self._saves.collect)
-        self._pace.step(self._saves.series.writer.busy)
-        self._pace.persisted(self._saves.seconds)
-        ended, self._last_batch_seen = batches_ended(self._last_batch_seen, batch), batch
-        verdict = self._pace.check(ended)
-        position = Position(self._current_epoch, batch + 1)
-        self._unsaved = Moment(position, {}, end_of_epoch=False)
-        if verdict:
-            self._consider(replace(self._unsaved, metrics=metrics_of(logs)), verdict.reason)
+        if self._should_save_on_batch(batch):
+            self._save_model(epoch=self._current_epoch, batch=batch, logs=logs)

@@ -10,6 +10,7 @@ import keras
 from keras_ratchet import _compat
 from keras_ratchet._keras import data_adapters
 from keras_ratchet._warn import warn
+from keras_ratchet.callbacks._asked import AskedMonitor, LastAnswer
 from keras_ratchet.callbacks._base import RatchetCallback
 from keras_ratchet.callbacks._metrics import writers_before
 from keras_ratchet.errors import ConfigError, MissingMetricError, UnknownDirectionError
@@ -61,7 +62,7 @@ class MonitorCallback(RatchetCallback):
         self.min_delta_mode = min_delta_mode
         self.nan = nan
         self.monitor_op: Any = None
-        self._rule = Monitor(monitor, "min", self.min_delta, min_delta_mode, nan)
+        self._rule = self._plain = Monitor(monitor, "min", self.min_delta, min_delta_mode, nan)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Begin a run."""
@@ -69,10 +70,25 @@ class MonitorCallback(RatchetCallback):
         self.monitor_op = None
 
     def _set_monitor_op(self) -> None:
-        """Settle the direction, or raise."""
+        """Set `monitor_op`, or raise; a subclass may set another one."""
         mode = self._direction(self.monitor, self.mode)
         self.monitor_op = keras.ops.less if mode == "min" else keras.ops.greater
-        self._rule = Monitor(self.monitor, mode, self.min_delta, self.min_delta_mode, self.nan)
+
+    def _settle_direction(self) -> None:
+        """Settle what is better: by `monitor_op`, or by a subclass's `_is_improvement`."""
+        self._set_monitor_op()
+        mode: Mode = "min" if bool(self.monitor_op(0.0, 1.0)) else "max"
+        self._plain = Monitor(self.monitor, mode, self.min_delta, self.min_delta_mode, self.nan)
+        self._rule = self._plain
+        if self._decides_itself:
+            self._rule = AskedMonitor(
+                self.monitor, mode, nan=self.nan, ask=LastAnswer(self._is_improvement)
+            )
+
+    @property
+    def _decides_itself(self) -> bool:
+        """Whether a subclass says what an improvement is."""
+        return type(self)._is_improvement is not MonitorCallback._is_improvement
 
     def _direction(self, name: str, mode: str) -> Mode:
         """Return the direction of a metric, asking the model for "auto", or raise."""
@@ -110,7 +126,7 @@ class MonitorCallback(RatchetCallback):
         """Settle the direction now if the model's metrics are known by now."""
         names = self._open_names()
         if not names or _compat.metrics_are_known(self._model, names):
-            self._set_monitor_op()
+            self._settle_direction()
 
     def _is_improvement(self, monitor_value: float, reference_value: float | None) -> bool:
-        return self._rule.improves(float(monitor_value), reference_value)
+        return self._plain.improves(float(monitor_value), reference_value)

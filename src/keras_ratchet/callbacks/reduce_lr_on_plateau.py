@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_ratchet import _compat
@@ -17,6 +18,7 @@ from keras_ratchet._engine.learning_rate import LearningRates
 from keras_ratchet._engine.scored import restored, scored_sources
 from keras_ratchet.callbacks import _journal
 from keras_ratchet.callbacks._metrics import MetricWatch
+from keras_ratchet.callbacks._stand_in import stand_in
 from keras_ratchet.callbacks.monitor_callback import MonitorCallback
 from keras_ratchet.policy.monitor import DeltaMode
 from keras_ratchet.policy.plateau import Plateau, PlateauState, Reduction, check_rates
@@ -24,7 +26,8 @@ from keras_ratchet.policy.plateau import Plateau, PlateauState, Reduction, check
 _log = logging.getLogger("keras_ratchet")
 
 
-class ReduceLROnPlateau(MonitorCallback):
+@stand_in
+class ReduceLROnPlateau(MonitorCallback, keras.callbacks.ReduceLROnPlateau):
     """Reduce the learning rate when a metric has stopped improving.
 
     Takes every argument of `keras.callbacks.ReduceLROnPlateau`, in its place and with its meaning.
@@ -139,7 +142,7 @@ class ReduceLROnPlateau(MonitorCallback):
         if self._epoch_is_partial():
             self._raise_if_interrupted()
         if self.monitor_op is None:
-            self._set_monitor_op()
+            self._settle_direction()
         logs = {} if logs is None else logs
         for name, rate in self._rates().read().items():
             logs[f"learning_rate_{name}" if name else "learning_rate"] = rate

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+import keras
+
 from keras_ratchet import _compat
 from keras_ratchet._engine.best_weights import BestWeights
 from keras_ratchet._engine.building import build
@@ -16,13 +18,15 @@ from keras_ratchet._engine.scored import follow, restored
 from keras_ratchet.callbacks import _journal
 from keras_ratchet.callbacks._base import RatchetCallback
 from keras_ratchet.callbacks._moments import metrics_of
+from keras_ratchet.callbacks._stand_in import stand_in
 from keras_ratchet.errors import ConfigError, NonFiniteError
 from keras_ratchet.types import StopReason
 
 _log = logging.getLogger("keras_ratchet")
 
 
-class TerminateOnNaN(RatchetCallback):
+@stand_in
+class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
     """Stop training when the loss or a weight is NaN or infinite, and go back to the last epoch.
 
     Takes the argument of `keras.callbacks.TerminateOnNaN`, in its place and with its meaning. The
