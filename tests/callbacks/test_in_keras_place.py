@@ -141,6 +141,12 @@ def test_an_override_of_the_direction_is_heeded():
     assert ours.best_epoch == 1
 
 
+def test_both_can_be_called_from_outside():
+    ours = keras_ratchet.MonitorCallback("score", "max", min_delta=0.5)
+    ours._set_monitor_op()
+    assert ours._is_improvement(0.75, 0) and not ours._is_improvement(0.5, 0.25)
+
+
 def test_a_subclass_of_model_checkpoint_in_the_manner_of_wandb_works(tmp_path):
     """WandbModelCheckpoint overrides and calls these."""
     saved = []

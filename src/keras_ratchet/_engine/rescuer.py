@@ -159,6 +159,10 @@ class Rescuer:
             self.gave_up = again
         return record
 
+    def rates(self, model: Any) -> dict[str, float]:
+        """Return the learning rates, each by the name of its optimizer."""
+        return LearningRates(self.states.optimizer_of(model)).read()
+
     def rescue(self, model: Any) -> None:
         """Go back if the model cannot be used: training has ended by an exception."""
         self.states.rescue(model)

@@ -73,13 +73,16 @@ class MonitorCallback(RatchetCallback):
         """Set `monitor_op`, or raise; a subclass may set another one."""
         mode = self._direction(self.monitor, self.mode)
         self.monitor_op = keras.ops.less if mode == "min" else keras.ops.greater
+        self._plain = self._order(mode)
+
+    def _order(self, mode: Mode) -> Monitor:
+        return Monitor(self.monitor, mode, self.min_delta, self.min_delta_mode, self.nan)
 
     def _settle_direction(self) -> None:
         """Settle what is better: by `monitor_op`, or by a subclass's `_is_improvement`."""
         self._set_monitor_op()
         mode: Mode = "min" if bool(self.monitor_op(0.0, 1.0)) else "max"
-        self._plain = Monitor(self.monitor, mode, self.min_delta, self.min_delta_mode, self.nan)
-        self._rule = self._plain
+        self._rule = self._plain = self._order(mode)
         if self._decides_itself:
             self._rule = AskedMonitor(
                 self.monitor, mode, nan=self.nan, ask=LastAnswer(self._is_improvement)

@@ -17,6 +17,7 @@ from keras_ratchet._engine.finite import FiniteWatch
 from keras_ratchet._engine.learning_rate import LearningRates
 from keras_ratchet._engine.scored import restored, scored_sources
 from keras_ratchet.callbacks import _journal
+from keras_ratchet.callbacks._cuts import Cuts
 from keras_ratchet.callbacks._metrics import MetricWatch
 from keras_ratchet.callbacks._stand_in import stand_in
 from keras_ratchet.callbacks.monitor_callback import MonitorCallback
@@ -103,6 +104,7 @@ class ReduceLROnPlateau(MonitorCallback, keras.callbacks.ReduceLROnPlateau):
         self._metric = MetricWatch(self.monitor, type(self).__name__)
         self._kept = BestWeights(self.restore_optimizer)
         self._watch = FiniteWatch()
+        self._cuts = Cuts(self)
 
     def _without_run(self) -> dict[str, Any]:
         kept = {"_kept": BestWeights(self.restore_optimizer), "_watch": FiniteWatch()}
@@ -144,7 +146,8 @@ class ReduceLROnPlateau(MonitorCallback, keras.callbacks.ReduceLROnPlateau):
         if self.monitor_op is None:
             self._settle_direction()
         logs = {} if logs is None else logs
-        for name, rate in self._rates().read().items():
+        self._cuts.look(rates := self._rates().read())
+        for name, rate in rates.items():
             logs[f"learning_rate_{name}" if name else "learning_rate"] = rate
         value = self._metric.read(logs, self._writers)
         if value is None:
@@ -177,6 +180,7 @@ class ReduceLROnPlateau(MonitorCallback, keras.callbacks.ReduceLROnPlateau):
             why = f"{why}; training goes on from the weights of epoch {self.best_epoch + 1}"
         after = before | {n: max(r * self.factor, self.min_lr) for n, r in cut.items()}
         rates.write(after)
+        self._cuts.left(after)
         for name in cut:
             self._tell(epoch, f" {name}" if name else "", after[name], why)
         first = next(iter(cut))

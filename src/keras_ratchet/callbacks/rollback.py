@@ -17,6 +17,7 @@ from keras_ratchet._engine.rescuer import Rescuer
 from keras_ratchet._engine.scored import restored
 from keras_ratchet.callbacks import _journal
 from keras_ratchet.callbacks._base import RatchetCallback
+from keras_ratchet.callbacks._cuts import Cuts
 from keras_ratchet.callbacks._metrics import MetricWatch
 from keras_ratchet.callbacks.terminate_on_nan import TerminateOnNaN
 from keras_ratchet.errors import ConfigError
@@ -105,6 +106,7 @@ class Rollback(RatchetCallback):
         self.stop_reason: StopReason | None = None
         self._metric = MetricWatch(self.monitor, type(self).__name__)
         self._rescuer = Rescuer(self._rule, self._retries, self._no_states())
+        self._cuts = Cuts(self)
 
     def _no_states(self) -> GoodStates:
         return GoodStates(self.optimizer, self.restore_rng)
@@ -141,9 +143,12 @@ class Rollback(RatchetCallback):
         """Note the epoch."""
         super().on_epoch_begin(epoch, logs)
         self._rescuer.epoch_begins(epoch)
+        self._cuts.epoch_begins()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Take the first state."""
+        """Take the first state; look, once an epoch, whether the last cut has lasted."""
+        if self._cuts.due:
+            self._cuts.look(self._rescuer.rates(self.model))
         if self._rescuer.needs_model:
             self._act(self._rescuer.batch_begins(self.model))
 
@@ -184,6 +189,8 @@ class Rollback(RatchetCallback):
         _journal.note(self._list, "rollback", **facts)
         if self.verbose > 0:
             _compat.print_message(f"\nEpoch {record.epoch + 1}: {record}")
+        if self._retries.factor < 1:
+            self._cuts.left(self._rescuer.rates(self.model))
         if (end := self._rescuer.gave_up) is not None:
             self.stop_reason = StopReason(end.kind, end.reason, end.values, record.epoch)
             self.model.stop_training = True
