@@ -87,6 +87,12 @@ def metric_direction(model: Any, name: str) -> str | None:
     return "max" if known[max(fits, key=len)]._direction == "up" else "min"
 
 
+def is_metric(model: Any, name: str) -> bool:
+    """Say whether `name` in the logs may be a loss or a metric of the model, once these exist."""
+    name = name.removeprefix("val_")
+    return name.endswith("loss") or any(_may_be(name, m.name) for m in _metric_objects(model))
+
+
 def is_training_metric(model: Any, name: str) -> bool:
     """Say whether `name` is the loss or a compiled metric, averaged over the training epoch."""
     return name == "loss" or any(metric.name == name for metric in _metric_objects(model))

@@ -22,7 +22,8 @@ def train(directory, model, losses, *others, name=PATH, first=0, stamps=10, **ar
     callback = keras_ratchet.ModelCheckpoint(directory / name, mode="min", **arguments)
     curve = Curve(val_loss=[None] * first + losses)
     callbacks = [curve, Stamp(stamps), *others, callback]
-    fit(model, callbacks, first + len(losses), initial_epoch=first, batch_size=32)
+    epochs = first + len(losses)
+    fit(model, callbacks, epochs, initial_epoch=first, batch_size=32, shuffle=False)
     return callback
 
 

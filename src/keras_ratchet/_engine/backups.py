@@ -14,7 +14,7 @@ from typing import Any
 from keras_ratchet._engine.facts import fingerprint, save_time, state_bytes, versions
 from keras_ratchet._engine.file_save import Saved, caused, is_beside
 from keras_ratchet._engine.holding import Holder
-from keras_ratchet._engine.saver import save_error
+from keras_ratchet._engine.saver import deleted_message, save_error
 from keras_ratchet._engine.train_state import TrainState
 from keras_ratchet._engine.writer import Writer, begin_anew, open_jobs, without_run
 from keras_ratchet._formats.state import read_arrays, write_arrays
@@ -64,6 +64,7 @@ class Backups:
             SaveError: If nothing can be written there.
             LockedError: If another process trains with this directory.
         """
+        self.directory = os.path.abspath(self.directory)  # training may change where we are
         try:
             durable.make_directories(os.path.join(self.directory, files.SIDE))
             durable.probe(self.directory)
@@ -132,6 +133,8 @@ class Backups:
             blocked_s: How long that has taken up to now, in seconds.
             done: Gets what became of it.
         """
+        if self._lock is not None and self._lock.renew():
+            warn(deleted_message(self.directory))
         facts = self._facts(model, state, reason)
         needed_bytes, earlier = state_bytes(model), open_jobs(model)
         began = time.perf_counter() - blocked_s
@@ -145,6 +148,7 @@ class Backups:
                 return Saved(path)
             state.settle()
             try:
+                durable.make_directories(self.directory)
                 space.require(self.directory, needed_bytes)
                 manifest = self._write(name, state, facts)
                 self._retain(bool(state.finished))

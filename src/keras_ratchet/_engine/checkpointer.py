@@ -15,6 +15,7 @@ from keras_ratchet._engine.scored import averages_are_meant, holding_averages
 from keras_ratchet._engine.series import Series
 from keras_ratchet._storage.aside import next_name
 from keras_ratchet._warn import warn
+from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy import naming
 from keras_ratchet.policy.best import is_best
 from keras_ratchet.policy.monitor import missing_message
@@ -85,8 +86,8 @@ class Checkpointer:
                 f"going on from the run that saved {found.path}{value}: its best value counts "
                 f"(fresh=True starts anew)"
             )
-        path = self.series.template
-        if fresh or not self.best_only or naming.fields(path) or not os.path.isfile(path):
+        path, fixed = naming.head(self.series.template)
+        if fresh or not self.best_only or not fixed or not os.path.isfile(path):
             return ""
         return (
             f"{path} is of an earlier run: the first best of this run takes its place, and it is "
@@ -123,17 +124,19 @@ class Checkpointer:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is best so far."""
+        path = self._best_path
         return {
             "best": self.best,
             "metrics": dict(self._best_metrics),
-            "path": self._best_path,
+            "path": path and os.path.relpath(path, self.series.directory),  # it may be moved
             "run": self.series.run,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take what `state_dict` returned."""
         self.best = state["best"]
-        self._best_metrics, self._best_path = dict(state["metrics"]), state["path"]
+        self._best_metrics, path = dict(state["metrics"]), state["path"]
+        self._best_path = path and os.path.join(self.series.directory, path)
 
     def consider(
         self, model: Any, moment: Moment, swap: Any, reason: str, last: bool = False
@@ -290,6 +293,8 @@ class Checkpointer:
         values |= moment.metrics
         path, missing = naming.render(self.series.template, values)
         for name in missing:
+            if name in naming.fields(os.path.dirname(self.series.template)) and "val_" not in name:
+                raise ConfigError(naming.unknown_directory_message(self.series.template, name))
             what = missing_message(name, values)
             self._warn_once(name, f"filepath {self.series.template!r}: {what}")
         return path

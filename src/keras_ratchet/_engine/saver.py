@@ -28,6 +28,7 @@ def check_target(path: str, fixed: bool) -> None:
 
     Raises:
         SaveError: If the directory cannot be made or written, or the path is a directory.
+        ConfigError: If the name is longer than the file system can have.
     """
     directory = os.path.abspath(os.path.dirname(path))
     try:
@@ -37,12 +38,26 @@ def check_target(path: str, fixed: bool) -> None:
         raise SaveError(
             error.errno, f"cannot write checkpoints to {directory!r}: {error.strerror}"
         ) from error
+    room = durable.name_limit(directory) - files.LONGEST_ADDITION
+    if fixed and len(os.fsencode(os.path.basename(path))) > room:
+        raise ConfigError(
+            f"filepath has a name that is too long: {room} bytes are possible in {directory!r}, "
+            f"where the manifest's name is {files.LONGEST_ADDITION} longer. Got: {path!r}."
+        )
     if fixed and os.path.isdir(path):
         raise SaveError(
             errno.EISDIR,
             "Please specify a non-directory filepath for ModelCheckpoint. "
             f"Filepath used is an existing directory: {path}",
         )
+
+
+def deleted_message(directory: str) -> str:
+    """Return the warning that a directory was deleted while training saves there."""
+    return (
+        f"{directory!r} was deleted while training goes on. It is made anew; what was saved there "
+        f"before is gone."
+    )
 
 
 class FrozenFile(Protocol):

@@ -11,7 +11,13 @@ from typing import Any
 
 from keras_ratchet._engine.facts import fingerprint, save_time, source_of, state_bytes, versions
 from keras_ratchet._engine.file_save import FileSave, Saved, caused, is_beside
-from keras_ratchet._engine.saver import ModelSaver, check_target, save_error
+from keras_ratchet._engine.rehearsal import rehearse
+from keras_ratchet._engine.saver import (
+    ModelSaver,
+    check_target,
+    deleted_message,
+    save_error,
+)
 from keras_ratchet._engine.writer import Writer, begin_anew, without_run
 from keras_ratchet._storage import files, journal, space
 from keras_ratchet._storage.aside import original_name
@@ -76,8 +82,8 @@ class Series:
     @property
     def directory(self) -> str:
         """The directory above the first placeholder."""
-        path = self.template.partition("{")[0]
-        if path == self.template and os.path.islink(path):
+        path, fixed = naming.head(self.template)
+        if fixed and os.path.islink(path):
             path = os.path.realpath(path)  # what it leads to is what is saved
         return os.path.abspath(os.path.dirname(path))
 
@@ -88,8 +94,10 @@ class Series:
             SaveError: If nothing can be written there.
             LockedError: If another process saves under this template.
         """
-        prefix, brace, _ = self.template.partition("{")
-        check_target(prefix, fixed=not brace)
+        if not os.path.isabs(self.template):  # training may change the working directory
+            self.template = os.path.join(naming.escaped(os.getcwd()), self.template)
+        check_target(*naming.head(self.template))
+        rehearse(model, self.template, self.whole)
         self._failures.clear()
         if self._lock is None:
             path = files.series_lock_path(self.directory, self.name)
@@ -162,6 +170,7 @@ class Series:
             done: Gets what became of it; in line at once, else when it is collected.
             crashed: Called before an exception that is not the disk's is raised.
         """
+        self._keep_place()
         started = time.perf_counter()
         size_bytes = state_bytes(model)
         aside = is_beside(self.background, size_bytes)
@@ -188,6 +197,11 @@ class Series:
         )
         self._save = save
         self.writer.submit(save.run, done, model=model, in_line=in_line, crashed=crashed)
+
+    def _keep_place(self) -> None:
+        """Make the directory anew, and lock it, if somebody has deleted it."""
+        if self._lock is not None and self._lock.renew():
+            warn(deleted_message(self.directory))
 
     def will_save(self) -> bool:
         """Wait until it is certain whether the save that is under way is one; say so."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from keras_ratchet import _compat_saving
 from keras_ratchet._formats.base import Held, Hold, Sources
 from keras_ratchet._formats.h5_sketch import Drawings, Sketch
+from keras_ratchet.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class LegacyH5:
             Group(g.path, tuple((str(v.path), sources.add(v)) for v in g.variables))
             for g in _compat_saving.legacy_groups(model)
         )
+        _check_names(groups)
         return FrozenLegacy(
             tuple(_compat_saving.legacy_attributes(model)),
             tuple(layer.name for layer in model.layers),
@@ -66,6 +70,18 @@ class LegacyH5:
         drawing = self._drawings.get(layout, arrays, fill)
         for piece in drawing.pieces(arrays):
             file.write(piece)
+
+
+def _check_names(groups: Iterable[Group]) -> None:
+    """Raise a ConfigError if two variables would have one name: HDF5 cannot hold that."""
+    for group in groups:
+        counts = Counter(name for name, _ in group.arrays)
+        name, times = max(counts.items(), key=lambda item: item[1], default=("", 0))
+        if times > 1:
+            raise ConfigError(
+                f"A .h5 file cannot hold {times} variables of one name, {name!r} in "
+                f"{group.path!r}. Save to a '.keras' file, or give them names of their own."
+            )
 
 
 def _fill(h5: Any, sketch: Sketch, group: Group, arrays: list[NDArray[Any]]) -> None:

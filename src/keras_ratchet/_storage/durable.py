@@ -34,7 +34,6 @@ except ImportError:  # Windows
 DRAFT_PREFIX = ".draft-"
 TRASH_PREFIX = ".trash-"
 PROBE = "probe"
-_MAX_NAME_BYTES = 255
 _BLOCK_BYTES = 1 << 22
 _ALIGNMENT = 1 << 12
 _CHUNK_BYTES = 1 << 20  # still in the processor's cache when it is written
@@ -260,11 +259,19 @@ def _copy(source: memoryview, block: mmap.mmap, at: int) -> None:
     np.copyto(np.frombuffer(block, np.uint8, len(source), at), np.frombuffer(source, np.uint8))
 
 
+def name_limit(directory: str) -> int:
+    """Return how many bytes a file's name may have: 255, or 143 where names are encrypted."""
+    try:
+        return min(os.pathconf(directory, "PC_NAME_MAX"), 255)
+    except (AttributeError, OSError, ValueError):  # Windows; a directory that is not there yet
+        return 255
+
+
 def draft_path(target: str, prefix: str = DRAFT_PREFIX) -> str:
     """Return a new temporary name beside `target`, kept within the length limit of names."""
     directory, name = os.path.split(os.path.abspath(target))
     prefix = f"{prefix}{secrets.token_hex(4)}-"
-    room = _MAX_NAME_BYTES - len(prefix)
+    room = name_limit(directory) - len(prefix)
     tail = os.fsencode(name)[-room:]  # the end holds the suffix
     return os.path.join(directory, prefix + tail.decode("utf-8", "replace").lstrip("\ufffd"))
 

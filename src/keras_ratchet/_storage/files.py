@@ -31,6 +31,7 @@ from keras_ratchet.errors import LoadError
 
 SIDE = ".ratchet"
 BACKUP_LOCK = "backup.lock"
+LONGEST_ADDITION = len(".before-01") + len(".0123456789abcdef0123456789abcdef.json")
 _MANIFEST = re.compile(r"(?P<name>.+)\.(?P<digest>[0-9a-f]{32})\.json", re.DOTALL)
 _PIN = re.compile(r"(?P<name>.+)\.pin", re.DOTALL)
 _LEFTOVER = re.compile(r"\.(draft|trash)-[0-9a-f]{8}-(?P<name>.+)", re.DOTALL)

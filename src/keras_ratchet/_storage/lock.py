@@ -67,6 +67,26 @@ class FileLock:
                     durable.disk.truncate(fd, 0)
                 os.close(fd)
 
+    def renew(self) -> bool:
+        """Take the lock once more if its file is gone, for then it keeps nobody out.
+
+        Returns:
+            Whether it was gone.
+
+        Raises:
+            LockedError: If another process has taken it meanwhile.
+        """
+        with _table:
+            fd, count = _held.get(self._key(), (-1, 0))
+            if count == 0 or _is_at(fd, self._path):
+                return False
+            durable.make_directories(os.path.dirname(self._path))
+            another = durable.disk.open(self._path, os.O_RDWR | os.O_CREAT)
+            self._lock(another)
+            _held[self._key()] = (another, count)
+            os.close(fd)
+            return True
+
     def _key(self) -> tuple[int, str]:
         return os.getpid(), self._path
 
@@ -96,6 +116,13 @@ class FileLock:
             f"{self._what} is being written by {who}. Two writers would overwrite each other's "
             f"checkpoints: wait for it to end, or give this run a path of its own."
         )
+
+
+def _is_at(fd: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _identity() -> dict[str, Any]:

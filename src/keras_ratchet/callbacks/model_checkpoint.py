@@ -19,6 +19,7 @@ from keras_ratchet.callbacks._checkpoint_args import (
 )
 from keras_ratchet.callbacks._moments import end_of_epoch, metrics_of
 from keras_ratchet.callbacks._pace import Pace
+from keras_ratchet.callbacks._places import check_place
 from keras_ratchet.callbacks._saving import SavingCallback
 from keras_ratchet.callbacks._stand_in import stand_in
 from keras_ratchet.policy.interval import interval_of
@@ -183,6 +184,7 @@ class ModelCheckpoint(SavingCallback, keras.callbacks.ModelCheckpoint):
         """Find out now, not after the first epoch, whether saving can work."""
         self._saves.flush()
         super().on_train_begin(logs)
+        check_place(self, getattr(self._list, "callbacks", ()), self._model)
         self._saves.series.begin(self._model)
         self._pace, self._last_batch_seen = Pace(*self._triggers), None
         self._unsaved, self._settled = None, False

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from keras_ratchet.errors import ConfigError
 
-_COUNTERS = ("epoch", "batch")
+COUNTERS = ("epoch", "batch")
 _parse = string.Formatter().parse
 _NUMBER = r"(?:[0-9][0-9,_]*(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?|nan|inf|NAN|INF)%?"
 _PLAIN_SPEC = re.compile(r"(?:(?P<fill>.)?[<>=^])?[-+ #z0-9.,_]*[deEfFgGn%]?", re.DOTALL)
@@ -39,19 +39,50 @@ def fields(template: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+def head(template: str) -> tuple[str, bool]:
+    """Return what stands before the first placeholder, and whether that is all.
+
+    Example:
+        >>> head("runs/{{a}}/e{epoch}.keras"), head("best.keras")
+        (('runs/{a}/e', False), ('best.keras', True))
+    """
+    literals: list[str] = []
+    for literal, name, _, _ in _parse(template):
+        literals.append(literal)
+        if name is not None:
+            return "".join(literals), False
+    return "".join(literals), True
+
+
+def escaped(text: str) -> str:
+    """Return a template that gives this text."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def unknown_directory_message(template: str, name: str) -> str:
+    """Return what is wrong with a placeholder in a directory that nothing fills in."""
+    return (
+        f"{{{name}}} in the directories of filepath is neither a counter nor a metric of this "
+        f"model, so all runs would share one directory. For a brace that belongs to the name "
+        f"write {{{{ and }}}}. Got: {template!r}."
+    )
+
+
 def validate(template: str) -> None:
     """Raise a ConfigError if the template cannot be filled in whatever the metrics are."""
-    fields(template)
+    for field in fields(template):
+        if set(field) & set("'\" "):  # `str({'lr': 0.1})` in a path
+            raise ConfigError(unknown_directory_message(template, field))
     for _, name, spec, conversion in _parse(template):
         if name is None:
             continue
-        sample: float = 1 if name in _COUNTERS else 0.5
+        sample: float = 1 if name in COUNTERS else 0.5
         try:
             _format(sample, spec or "", conversion)
         except ValueError as error:
             raise ConfigError(
                 f"Placeholder {{{name}:{spec}}} in filepath does not fit "
-                f"{'a whole number' if name in _COUNTERS else 'a float'}: {error}. "
+                f"{'a whole number' if name in COUNTERS else 'a float'}: {error}. "
                 f"Got: {template!r}."
             ) from None
 
