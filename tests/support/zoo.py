@@ -6,6 +6,7 @@ may write with new values, which is as good and takes no seconds.
 
 import gc
 import importlib.util
+import warnings
 from dataclasses import dataclass
 
 import keras
@@ -415,9 +416,14 @@ def quantized(mode):
 
 
 def quantize(model, mode):
-    """Quantize a model; Keras collects garbage, which takes seconds where much is alive."""
+    """Quantize a model; Keras collects garbage, which takes seconds where much is alive.
+
+    From 3.16 on it warns of layers that cannot be quantized, and there are some on purpose.
+    """
     gc.freeze()
-    model.quantize(mode)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*quantiz", UserWarning)
+        model.quantize(mode)
     gc.unfreeze()
 
 
