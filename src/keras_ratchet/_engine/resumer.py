@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from keras_ratchet import _backends, _compat
 from keras_ratchet._engine import building, optimizers, rng
+from keras_ratchet._engine.arguments import RATE, arguments_of, changes, rate_differs
 from keras_ratchet._engine.backups import Backups
 from keras_ratchet._engine.callback_states import CallbackStates
 from keras_ratchet._engine.compare import differences, facts_of, other_backend
@@ -81,6 +82,9 @@ class Resumer:
     places: Places = field(default_factory=Places)
     flags: FlagsWatch = field(default_factory=FlagsWatch)
     stage: Stage = field(init=False)
+    script_sets_rate: bool = False
+    _script: dict[str, Any] = field(default_factory=dict)
+    _new_rate: float | None = None
     _began: float = field(default_factory=time.monotonic)
     _elapsed_before_s: float = 0.0
     _epoch_rng: dict[str, Any] = field(default_factory=dict)
@@ -105,6 +109,7 @@ class Resumer:
             ResumeError: If it belongs to another training; nothing has been changed.
         """
         self.flags.begin(model, self.places)
+        self._script = arguments_of(model)
         stage = self.stage = Stage(model, self.backups.directory, (fit.first_epoch(), epochs))
         found = self.backups.newest(lambda s: not stage.is_number_of(s) or _is_over(s, epochs))
         if found is None:
@@ -123,6 +128,7 @@ class Resumer:
                 f"was changed. Give this training a directory of its own, or delete that one."
             )
         mild = [*here.mild, *self.flags.differences(state.trainable)]
+        mild += self._compare_script(state.facts.get("script", {}))
         if mild:
             warn(f"Going on from {path!r} although this differs: {'; '.join(mild)}.")
         self.state, self.pending = state, here.pending
@@ -135,6 +141,23 @@ class Resumer:
             state.position.batch,
         )
         return state
+
+    def _compare_script(self, saved: dict[str, Any]) -> list[str]:
+        """Return how the script differs from the one that was saved, and settle whose rate counts.
+
+        The saved one is noted again, so that the next resume tells of it too.
+        """
+        found = changes(saved, self._script)
+        if not rate_differs(saved, self._script):
+            return found
+        rates = self._script["optimizer"]
+        if self.script_sets_rate:
+            self._new_rate = rates[RATE]
+            _log.warning("%s, as learning_rate='script' asks for", found[0])
+            return found[1:]
+        rates[RATE] = saved["optimizer"][RATE]
+        which = f"{found[0]} (going on from the saved one; learning_rate='script' takes the other)"
+        return [which, *found[1:]]
 
     def _put_back_if_it_fits(self, model: Any, state: TrainState) -> None:
         """Let the model hold what a run had ended with that is not to be run again."""
@@ -154,6 +177,8 @@ class Resumer:
         restore_extras(model, self.state.variables)
         self.flags.put_back(model, self.places, self.state.trainable)
         optimizers.put_torch_states(model, self.state.torch_optimizers)
+        if self._new_rate is not None:
+            model.optimizer.learning_rate = self._new_rate
         self.callbacks.load(self.state.callbacks, self.state.facts.get("identities"))
         if self.optimizer is not None and "optimizer" in self.state.loop:
             self.optimizer.load_state_dict(_backends.torch_tensors(self.state.loop["optimizer"]))
@@ -292,6 +317,7 @@ class Resumer:
             "complete": building.is_complete(model),
             "stage": self.stage.facts(),
             "identities": self.callbacks.identities,
+            "script": self._script,
         }
 
     def _loop(self) -> dict[str, Any]:

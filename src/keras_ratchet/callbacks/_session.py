@@ -44,6 +44,7 @@ class Session:
         self._cursor = DataCursor(iterator, head.data)
         states = CallbackStates(self._others)
         self.resumer = Resumer(head.backups, states, self._cursor, head.loop_optimizer)
+        self.resumer.script_sets_rate = head.learning_rate == "script"
         self._first = self._warned = False
         self._epoch = self._done = 0
         self.saves = Saves(head, model, self.resumer)

@@ -12,6 +12,7 @@ import keras
 from keras_ratchet import _compat
 from keras_ratchet._engine.backups import ARRAYS, DATA, Backups
 from keras_ratchet._storage.paths import local_path
+from keras_ratchet.callbacks._backup_options import WhichRate, batch_trigger, checked_keep
 from keras_ratchet.callbacks._base import RatchetCallback
 from keras_ratchet.callbacks._loop import Loop
 from keras_ratchet.callbacks._preemption import DeadlineArgument, Preemption
@@ -21,7 +22,7 @@ from keras_ratchet.callbacks._tail import Tail
 from keras_ratchet.errors import ConfigError, SaveError
 from keras_ratchet.policy.interval import interval_of
 from keras_ratchet.policy.monitor import one_of
-from keras_ratchet.policy.trigger import EveryBatches, IfBusy
+from keras_ratchet.policy.trigger import IfBusy
 from keras_ratchet.types import StopReason
 
 
@@ -81,6 +82,8 @@ class BackupAndRestore(_KerasPaths, RatchetCallback, keras.callbacks.BackupAndRe
         deadline: When training has to end likewise: seconds from its begin, a time of day
             ("17:30"), a datetime, or "slurm" for the end of the Slurm job.
         exit_code: If given, the process is left with it (SystemExit) after a signal or deadline.
+        learning_rate: Which one counts where the script has another one than when it was saved:
+            "saved", with a warning, or the "script"'s.
 
     Attributes:
         initial_epoch: Index of the epoch that this training began with.
@@ -113,6 +116,7 @@ class BackupAndRestore(_KerasPaths, RatchetCallback, keras.callbacks.BackupAndRe
         grace_s: float = 30.0,
         deadline: DeadlineArgument = None,
         exit_code: int | None = None,
+        learning_rate: WhichRate = "saved",
     ) -> None:
         super().__init__()
         if not backup_dir:
@@ -121,14 +125,16 @@ class BackupAndRestore(_KerasPaths, RatchetCallback, keras.callbacks.BackupAndRe
         self.save_freq = save_freq
         self.double_checkpoint = double_checkpoint
         self.delete_checkpoint = delete_checkpoint
-        self.keep = _checked_keep(keep, double_checkpoint)
+        self.keep = checked_keep(keep, double_checkpoint)
         one_of("if_busy", if_busy, get_args(IfBusy))
         self.skip_if_busy = if_busy == "skip"
         self.data = data
         self.exit_code = exit_code
+        one_of("learning_rate", learning_rate, get_args(WhichRate))
+        self.learning_rate: WhichRate = learning_rate
         self.initial_epoch = 0
         self.stop_reason: StopReason | None = None
-        self.batch_trigger = _batch_trigger(save_freq)
+        self.batch_trigger = batch_trigger(save_freq)
         self.interval = interval_of(every_s, overhead, mtbf_s)
         self.preemption = Preemption(signals, grace_s, deadline)
         self.backups = Backups(self.backup_dir, self.keep, background)
@@ -239,21 +245,3 @@ class BackupAndRestore(_KerasPaths, RatchetCallback, keras.callbacks.BackupAndRe
             self.flush()
         finally:
             self._release()
-
-
-def _checked_keep(keep: int, double_checkpoint: bool) -> int:
-    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
-        raise ConfigError(f"keep is a number of snapshots, at least 1. Got: {keep!r}.")
-    return max(keep, 2) if double_checkpoint else keep
-
-
-def _batch_trigger(save_freq: str | int | bool) -> EveryBatches | None:
-    if save_freq == "epoch" or save_freq is False:
-        return None
-    try:
-        return EveryBatches(save_freq)  # type: ignore[arg-type]  # it checks
-    except ConfigError:
-        raise ConfigError(
-            f"Invalid value for argument `save_freq`: {save_freq!r}. Expected 'epoch', a number of "
-            f"batches (at least 1), or False."
-        ) from None
