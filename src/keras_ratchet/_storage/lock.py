@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+import weakref
 from typing import Any
 
 from keras_ratchet._storage import durable
@@ -27,8 +28,8 @@ _BUSY = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 # A process gives up a record lock when it closes *any* descriptor of the file, so each lock file
 # is opened once per process and shared: the one table of this kind in the package. The process
 # is part of the key, since a child made by `fork` inherits the table but not the locks.
-_held: dict[tuple[int, str], tuple[int, int]] = {}
-_table = threading.Lock()
+_held: dict[tuple[int, str], list[int]] = {}  # descriptor, how often it is held
+_table = threading.RLock()  # the collector may come in between
 
 
 class FileLock:
@@ -42,6 +43,11 @@ class FileLock:
     def __init__(self, path: str, what: str) -> None:
         self._path = os.path.realpath(path)
         self._what = what
+        self._finalizers: list[weakref.finalize[Any, FileLock]] = []
+
+    def __reduce__(self) -> tuple[type[FileLock], tuple[str, str]]:
+        """A copy does not hold the lock."""
+        return FileLock, (self._path, self._what)
 
     def acquire(self) -> None:
         """Take the lock.
@@ -49,23 +55,23 @@ class FileLock:
         Raises:
             LockedError: If another live process holds it; the message names it.
         """
+        key = self._key()
         with _table:
-            fd, count = _held.get(self._key(), (-1, 0))
-            if count == 0:
+            entry = _held.get(key)
+            if entry is None:
                 fd = durable.disk.open(self._path, os.O_RDWR | os.O_CREAT)
                 self._lock(fd)
-            _held[self._key()] = (fd, count + 1)
+                entry = _held[key] = [fd, 0]
+            entry[1] += 1
+        self._finalizers.append(weakref.finalize(self, _give_back, key))
 
     def release(self) -> None:
-        """Give the lock back (the last of nested ones does); without one, do nothing."""
-        with _table:
-            fd, count = _held.pop(self._key(), (-1, 0))
-            if count > 1:
-                _held[self._key()] = (fd, count - 1)
-            elif count == 1:
-                with contextlib.suppress(OSError):
-                    durable.disk.truncate(fd, 0)
-                os.close(fd)
+        """Give the lock back (the last of nested ones does); without one, do nothing.
+
+        The collector does so, too, when nobody has the object any more.
+        """
+        if self._finalizers:
+            self._finalizers.pop()()
 
     def renew(self) -> bool:
         """Take the lock once more if its file is gone, for then it keeps nobody out.
@@ -77,14 +83,14 @@ class FileLock:
             LockedError: If another process has taken it meanwhile.
         """
         with _table:
-            fd, count = _held.get(self._key(), (-1, 0))
-            if count == 0 or _is_at(fd, self._path):
+            entry = _held.get(self._key())
+            if entry is None or _is_at(entry[0], self._path):
                 return False
             durable.make_directories(os.path.dirname(self._path))
             another = durable.disk.open(self._path, os.O_RDWR | os.O_CREAT)
             self._lock(another)
-            _held[self._key()] = (another, count)
-            os.close(fd)
+            os.close(entry[0])
+            entry[0] = another
             return True
 
     def _key(self) -> tuple[int, str]:
@@ -123,6 +129,21 @@ def _is_at(fd: int, path: str) -> bool:
         return os.path.samestat(os.fstat(fd), os.stat(path))
     except FileNotFoundError:
         return False
+
+
+def _give_back(key: tuple[int, str]) -> None:
+    if key[0] != os.getpid():
+        return
+    with _table:
+        entry = _held.get(key)
+        if entry is None:
+            return
+        entry[1] -= 1
+        if entry[1] == 0:
+            del _held[key]
+            with contextlib.suppress(OSError):
+                durable.disk.truncate(entry[0], 0)
+            os.close(entry[0])
 
 
 def _identity() -> dict[str, Any]:

@@ -14,6 +14,9 @@ class Loop:
         frame: Where `on_train_begin` was called, or a frame below; the loop is the first frame
             above that is no callback's.
         callback_list: The `CallbackList`, or None in a loop that calls its callbacks by itself.
+
+    Attributes:
+        is_keras: Whether it is Keras's own `fit`.
     """
 
     def __init__(self, frame: FrameType | None, callback_list: Any) -> None:
@@ -23,6 +26,7 @@ class Loop:
             frame = frame.f_back
         assert frame is not None
         self._code: CodeType = frame.f_code
+        self.is_keras = str(frame.f_globals.get("__name__")).startswith("keras.")
         self._list = None if callback_list is None else weakref.ref(callback_list)
 
     def same_as(self, other: Loop) -> bool:
@@ -36,6 +40,12 @@ class Loop:
                 return True
             frame = frame.f_back
         return False
+
+    def is_above(self, frame: FrameType | None) -> bool:
+        """Say whether such a loop, this or another one, is above `frame`, in any thread."""
+        while frame is not None and frame.f_code is not self._code:
+            frame = frame.f_back
+        return frame is not None
 
 
 def _holds(frame: FrameType, callback_list: Any) -> bool:

@@ -71,6 +71,13 @@ class SavingCallback(MonitorCallback):
             self._begun = True
             self._saves.first_epoch(self._model, epoch, self.fresh)
 
+    def release_lock(self) -> bool:
+        """Let others write here after a `fit` that has ended by an exception; say if they may."""
+        series = self._saves.series
+        if not series.writer.busy:
+            series.end()
+        return not series.writer.busy
+
     def _wind_down(self, error: BaseException) -> None:
         self._finish(f"training was ended by {type(error).__name__}")
 

@@ -14,6 +14,7 @@ from keras_ratchet._engine.backups import ARRAYS, DATA, Backups
 from keras_ratchet._storage.paths import local_path
 from keras_ratchet.callbacks._backup_options import WhichRate, batch_trigger, checked_keep
 from keras_ratchet.callbacks._base import RatchetCallback
+from keras_ratchet.callbacks._leftover import watch_lock
 from keras_ratchet.callbacks._loop import Loop
 from keras_ratchet.callbacks._preemption import DeadlineArgument, Preemption
 from keras_ratchet.callbacks._session import Session
@@ -174,6 +175,7 @@ class BackupAndRestore(_KerasPaths, RatchetCallback, keras.callbacks.BackupAndRe
     def on_train_begin(self, logs: Any = None) -> None:
         """Take the lock, and the signals."""
         self.stop_reason = None
+        watch_lock(self, self._list)
         self.backups.begin(self._model)
         self.preemption.arm(None if self.loop_skips else Loop(sys._getframe(), self._list))
         super().on_train_begin(logs)
@@ -239,6 +241,12 @@ class BackupAndRestore(_KerasPaths, RatchetCallback, keras.callbacks.BackupAndRe
         _compat.set_initial_epoch(self._model, None)
         self.preemption.disarm()
         self.backups.end()
+
+    def release_lock(self) -> bool:
+        """Give the directory free after a `fit` that has ended by an exception; say if it is."""
+        if not self.backups.writer.busy:
+            self.backups.end()
+        return not self.backups.writer.busy
 
     def _wind_down(self, error: BaseException) -> None:
         try:

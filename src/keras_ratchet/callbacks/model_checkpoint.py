@@ -17,6 +17,7 @@ from keras_ratchet.callbacks._checkpoint_args import (
     checkpointer_of,
     one_rule,
 )
+from keras_ratchet.callbacks._leftover import watch_lock
 from keras_ratchet.callbacks._moments import end_of_epoch, metrics_of
 from keras_ratchet.callbacks._pace import Pace
 from keras_ratchet.callbacks._places import check_place
@@ -185,6 +186,7 @@ class ModelCheckpoint(SavingCallback, keras.callbacks.ModelCheckpoint):
         self._saves.flush()
         super().on_train_begin(logs)
         check_place(self, getattr(self._list, "callbacks", ()), self._model)
+        watch_lock(self, self._list)
         self._saves.series.begin(self._model)
         self._pace, self._last_batch_seen = Pace(*self._triggers), None
         self._unsaved, self._settled = None, False

@@ -1,0 +1,86 @@
+"""Locks of a `fit` that has ended by an exception, of which no hook tells.
+
+A traceback that somebody keeps (a notebook, a debugger) keeps the callbacks alive, and with them
+their locks: an idle process would keep others out of its directory. So a thread looks once a
+second whether the `fit` that took a lock is still on its thread's stack; the next `fit` of the
+process looks, too, when it begins. Loops other than Keras's end with their objects only.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+from keras_ratchet.callbacks._loop import Loop
+
+POLL_S = 1.0
+
+
+@dataclass(slots=True)
+class _Entry:
+    callback: weakref.ref[Any]
+    loop: Loop
+    thread: int
+
+    def runs(self) -> bool:
+        """Return whether the loop is still running; from another thread any `fit` counts."""
+        frame = sys._current_frames().get(self.thread)
+        if self.thread == threading.get_ident():
+            return self.loop.runs(frame)
+        return self.loop.is_above(frame)
+
+
+class _Leftovers:
+    """The locks that are held, and a thread that ends when there are none."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._entries: list[_Entry] = []
+        self._watched_in = 0
+
+    def add(self, callback: Any, loop: Loop) -> None:
+        """Note a callback that has taken a lock; release those of loops that have ended."""
+        with self._mutex:
+            self._entries = [e for e in self._entries if e.callback() is not callback]
+            self._sweep()
+            if not loop.is_keras:
+                return
+            self._entries.append(_Entry(weakref.ref(callback), loop, threading.get_ident()))
+            if self._watched_in != os.getpid():  # a child made by `fork` has no such thread
+                self._watched_in = os.getpid()
+                threading.Thread(target=self._watch, name="ratchet-locks", daemon=True).start()
+
+    def _watch(self) -> None:
+        pause = threading.Event()
+        while True:
+            pause.wait(POLL_S)
+            with self._mutex:
+                self._sweep()
+                if not self._entries:
+                    self._watched_in = 0
+                    return
+
+    def _sweep(self) -> None:
+        """Release the locks of loops that have ended; one that is still written for stays."""
+        self._entries = [e for e in self._entries if e.runs() or not _released(e.callback())]
+
+
+def _released(callback: Any) -> bool:
+    return callback is None or bool(callback.release_lock())
+
+
+_leftovers = _Leftovers()  # the process's, as are its locks
+
+
+def watch_lock(callback: Any, callback_list: Any) -> None:
+    """Have a callback's lock released when the `fit` that is calling ends without a word.
+
+    Args:
+        callback: In its `on_train_begin`; its `release_lock` says whether it was possible.
+        callback_list: The `CallbackList` that it is in, or None.
+    """
+    _leftovers.add(callback, Loop(sys._getframe(1), callback_list))

@@ -1,0 +1,97 @@
+"""Locks of trainings that an exception has ended, kept by nobody or by a traceback."""
+
+import gc
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import pytest
+from support.models import dense, fit
+
+import keras_ratchet
+from keras_ratchet._storage.lock import FileLock
+
+
+class Pruned(Exception):
+    """Stands for optuna.TrialPruned."""
+
+
+class Prune(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        raise Pruned
+
+
+def trial(directory):
+    saves = [
+        keras_ratchet.ModelCheckpoint(directory / "best.weights.h5", save_weights_only=True),
+        keras_ratchet.BackupAndRestore(directory / "backup"),
+    ]
+    with pytest.raises(Pruned) as kept:
+        fit(dense(), [*saves, Prune()])
+    return kept, saves
+
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="descriptors are counted in /proc")
+def test_trials_that_end_by_an_exception_leak_no_descriptors(tmp_path):
+    trial(tmp_path / "first")
+    gc.collect()
+    before = descriptors()
+    for number in range(5):
+        trial(tmp_path / str(number))
+    assert descriptors() <= before + 4  # those of the last one, and of none before it
+    gc.collect()
+    assert descriptors() <= before
+
+
+TAKE = """
+import sys
+from keras_ratchet._storage.lock import FileLock
+
+FileLock(sys.argv[1], "it").acquire()
+"""
+
+
+def may_take(path):
+    return (
+        subprocess.run([sys.executable, "-c", TAKE, path], check=False, timeout=60).returncode == 0
+    )
+
+
+def test_an_idle_process_that_keeps_the_traceback_keeps_nobody_out(tmp_path):
+    kept, saves = trial(tmp_path)
+    (lock,) = (tmp_path / "backup").rglob("backup.lock")
+    for _ in range(50):
+        if saves[1].backups._lock is None:
+            break
+        time.sleep(0.1)
+    assert may_take(str(lock))
+    assert kept.value is not None
+
+
+def test_a_fit_that_goes_on_keeps_its_lock(tmp_path):
+    seen = []
+
+    class Wait(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            time.sleep(2.5)
+            seen.append(saves._saves.series._lock is not None)
+
+    saves = keras_ratchet.ModelCheckpoint(tmp_path / "a.weights.h5", save_weights_only=True)
+    fit(dense(), [saves, Wait()], epochs=1)
+    assert seen == [True]
+
+
+def test_a_lock_that_nobody_has_any_more_is_given_back(tmp_path):
+    lock = FileLock(str(tmp_path / "x.lock"), "it")
+    lock.acquire()
+    before = descriptors()
+    del lock
+    gc.collect()
+    assert descriptors() == before - 1
