@@ -70,7 +70,7 @@ class _Leftovers:
 
 
 def _released(callback: Any) -> bool:
-    return callback is None or bool(callback.release_lock())
+    return callback is None or bool(callback._release_lock())
 
 
 _leftovers = _Leftovers()  # the process's, as are its locks
@@ -80,7 +80,7 @@ def watch_lock(callback: Any, callback_list: Any) -> None:
     """Have a callback's lock released when the `fit` that is calling ends without a word.
 
     Args:
-        callback: In its `on_train_begin`; its `release_lock` says whether it was possible.
+        callback: In its `on_train_begin`; its `_release_lock` says whether it was possible.
         callback_list: The `CallbackList` that it is in, or None.
     """
     _leftovers.add(callback, Loop(sys._getframe(1), callback_list))

@@ -71,7 +71,7 @@ class SavingCallback(MonitorCallback):
             self._begun = True
             self._saves.first_epoch(self._model, epoch, self.fresh)
 
-    def release_lock(self) -> bool:
+    def _release_lock(self) -> bool:
         """Let others write here after a `fit` that has ended by an exception; say if they may."""
         series = self._saves.series
         if not series.writer.busy:

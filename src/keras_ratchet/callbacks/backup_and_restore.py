@@ -242,7 +242,7 @@ class BackupAndRestore(_KerasPaths, RatchetCallback, keras.callbacks.BackupAndRe
         self.preemption.disarm()
         self.backups.end()
 
-    def release_lock(self) -> bool:
+    def _release_lock(self) -> bool:
         """Give the directory free after a `fit` that has ended by an exception; say if it is."""
         if not self.backups.writer.busy:
             self.backups.end()
