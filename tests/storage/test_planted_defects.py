@@ -11,7 +11,7 @@ import pytest
 from support import scenarios
 from support.faults import CRASHES
 
-from keras_ratchet._storage import durable, files, local
+from keras_ratchet._storage import aside, durable, files, local
 from keras_ratchet._storage.manifest import record_of
 
 
@@ -247,6 +247,20 @@ def test_a_sweep_that_takes_what_is_not_ours_is_caught(quick_path, monkeypatch):
     sweep = files.sweep
     monkeypatch.setattr(files, "sweep", lambda root, _: sweep(root, lambda name: True))
     caught(scenarios.FirstSave(), quick_path, "is not ours and was touched")
+
+
+def test_a_kept_file_without_its_manifest_is_caught(quick_path, monkeypatch):
+    give_name, write = aside._give_name, files.write_manifest
+    root = f"{quick_path}/checkpoints"
+
+    def first_the_name(path, manifest):
+        if ".before-01" in path:
+            give_name(f"{root}/best.keras", f"{root}/best.before-01.keras")
+        write(path, manifest)
+
+    monkeypatch.setattr(aside, "_give_name", lambda source, target: None)
+    monkeypatch.setattr(files, "write_manifest", first_the_name)
+    caught(scenarios.SetAside(), quick_path, "best.before-01.keras is unverified")
 
 
 def test_a_sweep_that_forgets_something_is_caught(quick_path, monkeypatch):
