@@ -105,6 +105,24 @@ def test_stopping_and_plateaus_decide_as_without_a_kill(saves, tmp_path):
         assert getattr(whole[1], name) == getattr(cut[1], name)
 
 
+def test_a_logger_can_ask_where_the_run_goes_on(tmp_path):
+    """As one that drops rows whose step is not above the largest that it has seen."""
+
+    def run(*kill):
+        backup, found = keras_ratchet.BackupAndRestore(tmp_path / "b", save_freq=4), []
+        asks = C.LambdaCallback(on_epoch_begin=lambda *_: found.append(backup.resumed_from))
+        try:
+            model().fit(**numpy_arrays(), epochs=2, verbose=0, callbacks=[asks, backup, *kill])
+        except Killed:
+            backup.backups.end()
+        return found
+
+    assert run(Kill(17)) == [None, None]
+    (found,) = run()
+    assert (found.epoch, found.batch) == (1, 6)
+    assert run() == [None, None]  # that training is over
+
+
 def test_our_own_stop_and_save_as_without_a_kill(tmp_path):
     def make(folder):
         return [
@@ -158,6 +176,18 @@ def test_a_csv_log_has_each_row_once(append, tmp_path):
     whole, cut = ((tmp_path / f"{n}.csv").read_text() for n in ("whole", "cut"))
     assert whole == cut
     assert whole.count("epoch") == 1 and whole.count("\n") == (5 if append else 4)
+
+
+@pytest.mark.parametrize("append", [False, True])
+@pytest.mark.parametrize("kill", [7, 14])
+def test_a_csv_log_has_the_same_bytes_when_validation_is_not_run_in_every_epoch(
+    append, kill, tmp_path
+):
+    """Its columns are fixed by the first epoch, which has no validation."""
+    data = {"validation_data": arrays(8), "validation_freq": 2}
+    killed_and_not(tmp_path, lambda f: [C.CSVLogger(f"{f}.csv", append=append)], kill, fit=data)
+    whole, cut = ((tmp_path / f"{n}.csv").read_bytes() for n in ("whole", "cut"))
+    assert whole == cut and b"val_loss" in whole and whole.count(b"NA") == 4
 
 
 class Board(C.TensorBoard):

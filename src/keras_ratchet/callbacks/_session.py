@@ -66,7 +66,7 @@ class Session:
             return self._epoch
         self.resumer.require(self._in_fit, self._in_fit or self._head.loop_skips, self.is_over)
         self.resumer.put_back(self._model)
-        self._epoch = state.position.epoch
+        self._epoch, self._head.resumed_from = state.position.epoch, state.position
         self.saves.pace.pending = int(state.facts.get("pending", 0))
         _compat.set_initial_epoch(self._model, self._epoch)
         if self.is_over:

@@ -24,7 +24,7 @@ from keras_ratchet.errors import ConfigError, SaveError
 from keras_ratchet.policy.interval import interval_of
 from keras_ratchet.policy.monitor import one_of
 from keras_ratchet.policy.trigger import IfBusy
-from keras_ratchet.types import StopReason
+from keras_ratchet.types import Position, StopReason
 
 
 class _KerasPaths:
@@ -88,6 +88,8 @@ class BackupAndRestore(_KerasPaths, RatchetCallback, keras.callbacks.BackupAndRe
 
     Attributes:
         initial_epoch: Index of the epoch that this training began with.
+        resumed_from: The `Position` of the snapshot that it went on from: completed epochs, and
+            batches of the next one; None if it began anew. Known when the first epoch begins.
         elapsed_s: Seconds of training, those before an interruption included.
         stop_reason: A `StopReason` after a signal or a deadline, else None.
 
@@ -129,11 +131,11 @@ class BackupAndRestore(_KerasPaths, RatchetCallback, keras.callbacks.BackupAndRe
         self.keep = checked_keep(keep, double_checkpoint)
         one_of("if_busy", if_busy, get_args(IfBusy))
         self.skip_if_busy = if_busy == "skip"
-        self.data = data
-        self.exit_code = exit_code
+        self.data, self.exit_code = data, exit_code
         one_of("learning_rate", learning_rate, get_args(WhichRate))
         self.learning_rate: WhichRate = learning_rate
         self.initial_epoch = 0
+        self.resumed_from: Position | None = None
         self.stop_reason: StopReason | None = None
         self.batch_trigger = batch_trigger(save_freq)
         self.interval = interval_of(every_s, overhead, mtbf_s)
@@ -174,7 +176,7 @@ class BackupAndRestore(_KerasPaths, RatchetCallback, keras.callbacks.BackupAndRe
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Take the lock, and the signals."""
-        self.stop_reason = None
+        self.stop_reason = self.resumed_from = None
         watch_lock(self, self._list)
         self.backups.begin(self._model)
         self.preemption.arm(None if self.loop_skips else Loop(sys._getframe(), self._list))
