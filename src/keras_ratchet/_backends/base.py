@@ -79,6 +79,9 @@ class Backend(Protocol):
     def replicas(self, variable: Any) -> list[Foreign]:
         """Return each replica's value of a variable of which there are several, else nothing."""
 
+    def random_ops(self, function: Any) -> list[str]:
+        """Return the names of random ops in a step whose state the framework hides."""
+
     def unalias(self, variables: Iterable[Any], averages: Iterable[tuple[Any, Any]]) -> None:
         """Give each variable memory of its own where two share one buffer.
 

@@ -48,6 +48,11 @@ def replicas(variable: Any) -> list[Foreign]:
     return []
 
 
+def random_ops(function: Any) -> list[str]:
+    """Return nothing: no random numbers are drawn from hidden states."""
+    return []
+
+
 def unalias(variables: Iterable[Any], averages: Iterable[tuple[Any, Any]]) -> None:
     """Give each variable a buffer of its own.
 

@@ -9,8 +9,32 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from tensorflow.python.eager import context
 
 from keras_ratchet._backends.base import Foreign, Resolve
+
+_RANDOM_OPS = frozenset(
+    {
+        "AllCandidateSampler",
+        "FixedUnigramCandidateSampler",
+        "LearnedUnigramCandidateSampler",
+        "LogUniformCandidateSampler",
+        "Multinomial",
+        "NonDeterministicInts",
+        "ParameterizedTruncatedNormal",
+        "RandomGamma",
+        "RandomPoisson",
+        "RandomPoissonV2",
+        "RandomShuffle",
+        "RandomStandardNormal",
+        "RandomUniform",
+        "RandomUniformInt",
+        "SampleDistortedBoundingBox",
+        "SampleDistortedBoundingBoxV2",
+        "TruncatedNormal",
+        "UniformCandidateSampler",
+    }
+)
 
 
 def view(variable: Any) -> NDArray[Any]:
@@ -77,6 +101,34 @@ def replicas(variable: Any) -> list[Foreign]:
     return [_Variable(f"replica {i}", value) for i, value in enumerate(values)]
 
 
+def random_ops(function: Any) -> list[str]:
+    """Return the names of stateful random ops in the graphs that a step has been traced to.
+
+    Each of their kernels counts what it has drawn, and nobody can read or set that count.
+    """
+    found: set[str] = set()
+    for traced in _traced(function):
+        for concrete in traced._list_all_concrete_functions():
+            graph = concrete.graph.as_graph_def()
+            bodies = [graph.node, *(inner.node_def for inner in graph.library.function)]
+            found |= {node.name for body in bodies for node in body if node.op in _RANDOM_OPS}
+    return sorted(found)
+
+
+def _traced(function: Any) -> list[Any]:
+    """Return the `tf.function`s that a function is, or holds in its closure."""
+    pending, seen, found = [function], set(), []
+    while pending:
+        one = pending.pop()
+        if id(one) in seen or not callable(one):
+            continue
+        seen.add(id(one))
+        if hasattr(one, "_list_all_concrete_functions"):
+            found.append(one)
+        pending += [cell.cell_contents for cell in getattr(one, "__closure__", None) or ()]
+    return found
+
+
 def unalias(variables: Iterable[Any], averages: Iterable[tuple[Any, Any]]) -> None:
     """Do nothing: TensorFlow copies on assignment."""
 
@@ -100,9 +152,16 @@ def doubled(arguments: tuple[Any, ...], steps: int) -> tuple[tuple[Any, ...], tu
 
 
 def rng_state() -> dict[str, Any]:
-    """Return nothing: Keras's own seeds are all the randomness there is on this backend."""
-    return {}
+    """Return the state from which ops that run eagerly are seeded, once there is a global seed.
+
+    Ops in a graph have hidden states of their own, see `random_ops`.
+    """
+    stream = getattr(context.context(), "_rng", None)
+    return {} if stream is None else {"eager": stream.getstate()}
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Do nothing."""
+    """Put that state back."""
+    stream = getattr(context.context(), "_rng", None)
+    if stream is not None and "eager" in state:
+        stream.setstate(state["eager"])

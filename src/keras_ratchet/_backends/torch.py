@@ -148,6 +148,11 @@ def replicas(variable: Any) -> list[Foreign]:
     return []
 
 
+def random_ops(function: Any) -> list[str]:
+    """Return nothing: no random numbers are drawn from hidden states."""
+    return []
+
+
 def unalias(variables: Iterable[Any], averages: Iterable[tuple[Any, Any]]) -> None:
     """Do nothing: torch copies on assignment."""
 

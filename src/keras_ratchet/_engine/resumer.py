@@ -30,6 +30,7 @@ from keras_ratchet._engine.train_state import (
     shape_differences,
 )
 from keras_ratchet._engine.trainable import FlagsWatch
+from keras_ratchet._engine.unkept import Unkept
 from keras_ratchet._keras import data_adapters, fit
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import ResumeError
@@ -68,6 +69,7 @@ class Resumer:
 
     Attributes:
         state: What training goes on from, if it does.
+        unkept: The model's attributes, and what of it cannot be kept.
         pending: Names of variables of that state which only the first step can make.
         places: The names of the model's variables.
         flags: What is trainable.
@@ -78,6 +80,7 @@ class Resumer:
     cursor: DataCursor
     optimizer: Any = None
     state: TrainState | None = None
+    unkept: Unkept | None = None
     pending: list[str] = field(default_factory=list)
     places: Places = field(default_factory=Places)
     flags: FlagsWatch = field(default_factory=FlagsWatch)
@@ -175,6 +178,8 @@ class Resumer:
         building.build_optimizers(model, self.places, self.state.built_for)
         restore_variables(self.places.variables(model), self.state.variables)
         restore_extras(model, self.state.variables)
+        if self.unkept is not None:
+            self.unkept.attributes.restore(model, self.state.attributes)
         self.flags.put_back(model, self.places, self.state.trainable)
         optimizers.put_torch_states(model, self.state.torch_optimizers)
         if self._new_rate is not None:
@@ -309,6 +314,7 @@ class Resumer:
             torch_optimizers=optimizers.torch_states(model),
             built_for=building.built_for(model, self.places),
             trainable=self.flags.state(model, self.places),
+            attributes={} if self.unkept is None else self.unkept.look(model, position),
             elapsed_s=self.elapsed_s,
         )
 

@@ -38,10 +38,10 @@ def restore(state: dict[str, Any], data_streams: bool = True) -> None:
     if data_streams:
         random.setstate(state["python"])
         np.random.set_state(state["numpy"])
-        backend.set_rng_state(state["backend"])
         torch = _backends.torch_loading()
         if torch is not None and "torch_data" in state:
             torch.set_rng_state(np.array(state["torch_data"]))
+    backend.set_rng_state(state["backend"])
     if "keras" in state:
         seeds = _compat.global_seed_state(create=True)
         backend.assign(seeds, np.asarray(state["keras"]).astype(backend.view(seeds).dtype))

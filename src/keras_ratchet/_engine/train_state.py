@@ -9,6 +9,7 @@
 | `metrics/*` | running sums of the metrics | first epoch's begin, after Keras's reset |
 | `trainable` | which layers and variables are trainable, at four moments | see `trainable.py` |
 | `extra/*` | state of the model that is no Keras variable of its own | train begin |
+| `attributes` | plain attributes of the model and its layers that have changed | train begin |
 | `rng` | streams now: Python, NumPy, the backend, Keras's global seeds | see `epoch_rng` |
 | `epoch_rng` | the same at the begin of the epoch | first epoch's begin; `rng` at its batch |
 | `callbacks` | states of all callbacks, History included | train begin and first epoch's begin |
@@ -37,7 +38,7 @@ from keras_ratchet.types import Position
 
 _PARTS = (
     *("rng", "epoch_rng", "callbacks", "cursor", "loop", "logs", "facts"),
-    *("torch_optimizers", "built_for", "trainable"),
+    *("torch_optimizers", "built_for", "trainable", "attributes"),
 )
 
 
@@ -60,6 +61,7 @@ class TrainState:
     torch_optimizers: dict[str, Any] = field(default_factory=dict)
     built_for: dict[str, list[str]] = field(default_factory=dict)
     trainable: dict[str, Any] = field(default_factory=dict)
+    attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
     elapsed_s: float = 0.0
     finished: str = ""
     held: Callable[[], Mapping[str, NDArray[Any]]] | None = None

@@ -72,6 +72,23 @@ def set_by_libraries(kind: Hashable) -> frozenset[str]:
     return frozenset(name for base in bases for name in _set_by(base))
 
 
+_STEPS = ("call", "train_step", "test_step", "compute_loss", "compute_metrics", "update_state")
+
+
+@functools.cache
+def names_read_by_steps(kind: Hashable) -> frozenset[str]:
+    """Return the names that a user's class reads in what a compiled step runs."""
+    own = [base for base in _mro(kind) if _library(base) not in (*_LIBRARIES, "builtins")]
+    methods = {name: member for base in reversed(own) for name, member in vars(base).items()}
+    pending, read = list(_STEPS), set[str]()
+    while pending:
+        for code in codes_of(methods.get(pending.pop())):
+            fresh = set(code.co_names) - read
+            read |= fresh
+            pending += fresh & methods.keys()
+    return frozenset(read)
+
+
 @functools.cache
 def _set_by(kind: type) -> frozenset[str]:
     found = (code for member in vars(kind).values() for code in codes_of(member))

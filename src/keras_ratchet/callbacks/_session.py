@@ -11,6 +11,7 @@ from keras_ratchet._engine.callback_states import CallbackStates
 from keras_ratchet._engine.data_cursor import DataCursor
 from keras_ratchet._engine.resumer import BeforeValidation, Resumer
 from keras_ratchet._engine.train_state import TrainState
+from keras_ratchet._engine.unkept import Unkept
 from keras_ratchet._keras import data_adapters
 from keras_ratchet.callbacks import _exactness
 from keras_ratchet.callbacks._gone_bad import has_gone_bad, may_be_saved
@@ -45,6 +46,7 @@ class Session:
         states = CallbackStates(self._others)
         self.resumer = Resumer(head.backups, states, self._cursor, head.loop_optimizer)
         self.resumer.script_sets_rate = head.learning_rate == "script"
+        self.resumer.unkept = Unkept(model)
         self._first = self._warned = False
         self._epoch = self._done = 0
         self.saves = Saves(head, model, self.resumer)

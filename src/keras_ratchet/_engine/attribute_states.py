@@ -1,0 +1,206 @@
+"""Plain attributes of a model, its layers, metrics and losses: what has changed while training.
+
+An annealed factor, a counter, a replay buffer. What the constructors set is the script's to decide,
+so only what has changed since training began is kept, as of callbacks. Keras's own attributes are
+none of this.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from keras_ratchet import _backends
+from keras_ratchet._engine.plain import encode, owned
+from keras_ratchet._engine.reach import reach
+from keras_ratchet._keras.attributes import names_read_by_steps, own_attributes
+
+_TENSOR = "keras_ratchet.tensor"
+_SCALARS = (str, bytes, bool, int, float, type(None), np.ndarray, np.generic)
+# what symbolic tensors raise depends on their framework
+_NO_DATA = (
+    TypeError,
+    ValueError,
+    RecursionError,
+    NotImplementedError,
+    AttributeError,
+    RuntimeError,
+)
+_PARTS = (keras.layers.Layer, keras.metrics.Metric, keras.losses.Loss, keras.Variable)
+_OTHERS = (keras.optimizers.Optimizer, keras.callbacks.Callback, keras.random.SeedGenerator)
+_LIBRARIES = ("keras", "tensorflow", "torch", "jax", "jaxlib", "keras_ratchet")
+
+
+class AttributeStates:
+    """The attributes of one model, noted when training begins.
+
+    Args:
+        model: The model, built, before any state is restored.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._begun = {(key, name): _Begun(value) for key, _, name, value in _attributes(model)}
+        self._told: set[str] = set()
+
+    def capture(self, model: Any) -> dict[str, dict[str, Any]]:
+        """Return what has changed and can be kept, as plain data, by owner and name."""
+        found: dict[str, dict[str, Any]] = {}
+        for key, _, name, value in _attributes(model):
+            begun = self._begun.get((key, name))
+            if (begun is None or begun.has_changed(value)) and _digest(value):
+                found.setdefault(key, {})[name] = owned(_plain(value))
+        return found
+
+    def restore(self, model: Any, saved: Mapping[str, Mapping[str, Any]]) -> None:
+        """Restore what was saved; what had not changed then gets the value that it began with."""
+        for key, owner, name, value in list(_attributes(model)):
+            begun = self._begun.get((key, name))
+            if name in saved.get(key, {}):
+                _put(owner, name, saved[key][name])
+            elif begun is not None and begun.plain is not None and begun.has_changed(value):
+                _put(owner, name, begun.plain)
+        owners = reach(model).owners
+        for key, values in saved.items():
+            for name in values if key in owners else ():
+                if name not in vars(owners[key]):
+                    _put(owners[key], name, values[name])
+
+    def complaints(self, model: Any, compiled: bool) -> list[str]:
+        """Return, once for each, sentences about what has changed and will not be exact."""
+        lost, baked = [], []
+        for key, owner, name, value in _attributes(model):
+            kind: Any = type(owner)
+            begun, title = self._begun.get((key, name)), f"{type(owner).__name__}.{name}"
+            if begun is None or title in self._told or not begun.has_changed(value):
+                continue
+            if not _digest(value):
+                lost += [] if _is_no_state(value) else [title]
+            elif compiled and name in names_read_by_steps(kind):
+                baked.append(title)
+        self._told |= {*lost, *baked}
+        found = ((lost, _LOST), (baked, _BAKED))
+        return [f"{', '.join(names)} {why}" for names, why in found if names]
+
+
+_LOST = (
+    "changed while training and cannot be kept. Keep numbers, arrays, or lists and dicts of them "
+    "there, or Keras variables."
+)
+_BAKED = (
+    "changed while training, and a compiled step goes on with the value that it was traced with. "
+    "Make it a Keras variable: self.add_weight(..., trainable=False)."
+)
+
+
+class _Begun:
+    """What an attribute was when training began."""
+
+    def __init__(self, value: Any) -> None:
+        self._digest = _digest(value)
+        self.plain = owned(_plain(value)) if self._digest else None
+        self._value = None if self._digest else value
+        self._length = _length(value)
+
+    def has_changed(self, value: Any) -> bool:
+        """Say whether the attribute is another value now; of strange objects, another object."""
+        if self._digest or _digest(value):
+            return _digest(value) != self._digest
+        return value is not self._value or _length(value) != self._length
+
+
+def _attributes(model: Any) -> Iterator[tuple[str, Any, str, Any]]:
+    """Yield key, owner, name and value of each attribute that is not Keras's."""
+    for key, owner in reach(model).owners.items():
+        for name, value in own_attributes(owner).items():
+            if not isinstance(value, (*_PARTS, *_OTHERS)):
+                yield key, owner, name, value
+
+
+def _plain(value: Any) -> Any:
+    """Return data without Keras's tracking containers and with tensors as marked arrays.
+
+    Raises:
+        TypeError: If it holds anything else.
+    """
+    if isinstance(value, _SCALARS):
+        return value
+    if isinstance(value, deque):
+        return deque(map(_plain, value), value.maxlen)
+    for kind in (list, set):
+        if isinstance(value, kind):
+            return kind(map(_plain, value))
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if type(value) is tuple:
+        return tuple(map(_plain, value))
+    if keras.ops.is_tensor(value) and not getattr(value, "requires_grad", False):
+        return (_TENSOR, np.array(keras.ops.convert_to_numpy(value)))
+    return value
+
+
+def _thing(value: Any) -> Any:
+    """Return what `_plain` was given, but for the containers' classes."""
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is str and value[0] == _TENSOR:
+        return keras.ops.convert_to_tensor(np.array(value[1]))
+    if type(value) in (list, tuple, set):
+        return type(value)(map(_thing, value))
+    if type(value) is deque:
+        return deque(map(_thing, value), value.maxlen)
+    if type(value) is dict:
+        return {key: _thing(inner) for key, inner in value.items()}
+    return value
+
+
+def _put(owner: Any, name: str, value: Any) -> None:
+    """Set an attribute, in place where another object may hold it too."""
+    value = _thing(owned(value))
+    present: Any = getattr(owner, name, None)
+    if isinstance(present, deque) and isinstance(value, deque) and present.maxlen == value.maxlen:
+        present.clear()
+        present.extend(value)
+    elif _same_array(present, value):
+        present[...] = value
+    else:
+        setattr(owner, name, value)
+
+
+def _same_array(present: Any, value: Any) -> bool:
+    if not (isinstance(present, np.ndarray) and isinstance(value, np.ndarray)):
+        return False
+    return present.shape == value.shape and present.dtype == value.dtype and present.flags.writeable
+
+
+def _digest(value: Any) -> str:
+    """Return a digest of data, or nothing if it cannot be kept."""
+    arrays: dict[str, NDArray[Any]] = {}
+    try:
+        text = json.dumps(encode(_plain(value), arrays, ""))
+    except _NO_DATA:
+        return ""
+    hasher = xxhash.xxh3_128(text.encode())
+    for array in arrays.values():
+        hasher.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
+    return str(hasher.hexdigest())
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, list | dict | set | deque) else 0
+
+
+def _is_no_state(value: Any) -> bool:
+    """Say whether an object that cannot be kept is none to be missed: code, or a library's."""
+    if callable(value) or keras.ops.is_tensor(value) or isinstance(value, type):
+        return True
+    if _backends.current().state_of(value) is not None:
+        return True
+    if isinstance(value, list | tuple | set | deque | dict):
+        items = value.values() if isinstance(value, dict) else value
+        return all(isinstance(i, (*_PARTS, *_OTHERS)) or _is_no_state(i) for i in items)
+    return type(value).__module__.partition(".")[0] in _LIBRARIES

@@ -1,0 +1,169 @@
+"""Plain attributes of a model that training changes, and random ops of TensorFlow's own."""
+
+import warnings
+from collections import deque
+
+import keras
+import numpy as np
+import pytest
+from support.resuming import Kill, Script, arrays
+
+BACKEND = keras.backend.backend()
+only_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's own ops")
+
+
+class Strange:
+    """What no file can hold."""
+
+    __slots__ = ()
+
+
+class Memory:
+    """An object of the user's, with a state of its own."""
+
+    def __init__(self):
+        self.buffer, self.total = deque(maxlen=50), np.zeros(2)
+
+
+class Annealed(keras.Model):
+    """A model that keeps a part of its state in Python."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1)
+        self.beta, self.seen, self.memory, self.table = 1.0, [], Memory(), {"a": [1]}
+        self.strange, self.tensor = Strange(), keras.ops.zeros((2,))
+
+    def call(self, x):
+        return self.dense(x)
+
+    def compute_loss(self, *args, **kwargs):
+        return self.beta * super().compute_loss(*args, **kwargs)
+
+
+class Anneal(keras.callbacks.Callback):
+    """Changes the model after each batch."""
+
+    def __init__(self, strange=False):
+        super().__init__()
+        self.strange = strange
+
+    def on_train_batch_end(self, batch, logs=None):
+        model = self.model
+        model.beta *= 0.97
+        model.seen.append(batch)
+        model.memory.buffer.append((batch, model.beta))
+        model.memory.total += batch
+        model.table = {**model.table, "b": [batch]}
+        model.tensor = model.tensor + batch
+        if self.strange:
+            model.strange = Strange()
+
+
+def data():
+    x, y = arrays()
+    return {"x": x, "y": y, "batch_size": 4}
+
+
+def script(directory, made, eager=True, **callbacks):
+    def make():
+        made.append(Annealed())
+        made[-1].compile("sgd", "mse", run_eagerly=eager and BACKEND != "torch", jit_compile=False)
+        return made[-1]
+
+    return Script(
+        str(directory / "b"),
+        data,
+        make=make,
+        callbacks=lambda: [Anneal(**callbacks)],
+        backup={"save_freq": 4},
+        fit={"epochs": 2},
+    )
+
+
+def state(model):
+    tensor = keras.ops.convert_to_numpy(model.tensor)
+    memory = model.memory
+    return repr((model.beta, model.seen, memory.buffer, memory.total, model.table, tensor))
+
+
+def test_attributes_that_training_changes_are_kept(tmp_path):
+    made = []
+    run = script(tmp_path, made)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        whole, expected = run.uninterrupted(), state(made[-1])
+        outcome = run.chain(Kill(epoch=0), Kill(batches=17))
+    assert outcome.differences(whole) == []
+    assert state(made[-1]) == expected
+
+
+def test_an_attribute_that_cannot_be_kept_is_named_once(tmp_path):
+    run = script(tmp_path, [], strange=True)
+    with pytest.warns(UserWarning, match="Annealed.strange changed while training") as told:
+        run.run()
+    assert len([w for w in told if w.category is UserWarning]) == 1
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="nothing is compiled on torch")
+def test_an_attribute_that_a_compiled_step_has_read_is_named(tmp_path):
+    run = script(tmp_path, [], eager=False)
+    with pytest.warns(UserWarning, match="Annealed.beta changed while training, and a compiled"):
+        run.run()
+
+
+def noisy(compile_args):
+    import tensorflow as tf
+
+    class Noise(keras.layers.Layer):
+        def call(self, x):
+            return x + tf.random.normal(tf.shape(x))
+
+    def make():
+        model = keras.Sequential([keras.Input((4,)), Noise(name="hiss"), keras.layers.Dense(1)])
+        model.compile("sgd", "mse", **compile_args)
+        return model
+
+    return make
+
+
+@only_tensorflow
+def test_random_ops_of_tensorflow_in_the_step_are_named(tmp_path):
+    run = Script(str(tmp_path / "b"), data, make=noisy({"jit_compile": False}))
+    with pytest.warns(UserWarning, match=r"hiss\S* draws random numbers from a state that Tensor"):
+        run.run()
+
+
+@only_tensorflow
+def test_random_ops_of_tensorflow_that_run_eagerly_are_exact(tmp_path):
+    run = Script(
+        str(tmp_path / "b"), data, make=noisy({"run_eagerly": True}), backup={"save_freq": 4}
+    )
+    run.fit = {"epochs": 2}
+    whole = run.uninterrupted()
+    assert run.chain(Kill(epoch=0), Kill(batches=17)).differences(whole) == []
+
+
+@only_tensorflow
+def test_random_ops_in_the_data_are_not_named(tmp_path):
+    import tensorflow as tf
+
+    x, y = arrays()
+
+    def drawn():
+        source = tf.data.Dataset.from_tensor_slices((x, y))
+        return {
+            "x": source.map(lambda a, b: (a + tf.random.normal((4,)), b)).batch(4),
+            "shuffle": False,
+        }
+
+    def make():
+        model = keras.Sequential(
+            [keras.Input((4,)), keras.layers.Dropout(0.5), keras.layers.Dense(1)]
+        )
+        model.compile("sgd", "mse", jit_compile=False)
+        return model
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert Script(str(tmp_path / "b"), drawn, make=make).run() is not None
