@@ -79,7 +79,8 @@ def copies(variables):
 
 def state_of(model):
     """Return copies of what a snapshot holds, and of the part that Keras puts into its files."""
-    found = {c: list(Places().variables(model, (c,)).values()) for c in COLLECTIONS}
+    named = {c: Places().variables(model, (c,)) for c in COLLECTIONS}
+    found = {c: [variables[n] for n in sorted(variables)] for c, variables in named.items()}
     in_files = [v for v in found["model"] if "seed_generator" not in v.path]
     return {name: copies(v) for name, v in {**found, "in files": in_files}.items()}
 

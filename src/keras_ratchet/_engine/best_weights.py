@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from keras_ratchet import _backends
 from keras_ratchet._engine.extra_state import finalize, weights_beyond
+from keras_ratchet._engine.optimizers import AllOptimizers, optimizers_of
 from keras_ratchet.errors import ConfigError
 
 
@@ -19,6 +20,7 @@ class VariableCopies:
 
     def __init__(self) -> None:
         self._variables: list[Any] = []
+        self._of: Callable[[], Sequence[Any]] | None = None
         self.buffers: list[NDArray[Any]] = []
 
     def keep(self, variables: Sequence[Any], sources: Mapping[int, Any]) -> None:
@@ -27,18 +29,27 @@ class VariableCopies:
         self._variables = list(variables)
         if [b.shape for b in self.buffers] != [tuple(v.shape) for v in variables]:
             self.buffers = [np.empty(v.shape, backend.view(v).dtype) for v in variables]
+        self._of = None
         for variable, buffer in zip(variables, self.buffers, strict=True):
             np.copyto(buffer, backend.view(sources.get(id(variable), variable)))
 
     def restore(self) -> None:
         """Assign the values to the variables that they were taken from."""
         backend = _backends.current()
+        if self._of is not None:
+            self._variables, self._of = list(self._of()), None
         for variable, buffer in zip(self._variables, self.buffers, strict=True):
             backend.assign(variable, buffer)
 
-    def load(self, variables: Sequence[Any], values: Sequence[NDArray[Any]]) -> None:
-        """Take values that `buffers` held, for the same variables."""
-        self._variables = list(variables) if values else []
+    def load(self, variables: Callable[[], Sequence[Any]], values: Sequence[NDArray[Any]]) -> None:
+        """Take values that `buffers` held.
+
+        Args:
+            variables: Function that returns the variables they are of; a first step may have to
+                make them.
+            values: The values.
+        """
+        self._variables, self._of = [], variables if values else None
         self.buffers = [np.array(value) for value in values]
 
 
@@ -48,8 +59,8 @@ class BestWeights:
     Models that only have `get_weights` and `set_weights` work too.
 
     Args:
-        optimizer: False for weights only; True for the model's optimizer (slots, iterations,
-            learning rate); or the optimizer of a custom loop: a Keras one, or anything with
+        optimizer: False for weights only; True for all optimizers of the model (slots, iterations,
+            learning rates); or the optimizer of a custom loop: a Keras one, or anything with
             `state_dict` and `load_state_dict` (torch's).
     """
 
@@ -109,7 +120,8 @@ class BestWeights:
         finalize(model)
         if self._optimizer_state is not None:
             # torch's takes the tensors as they are: training would write into what is kept
-            self._optimizer.load_state_dict(copy.deepcopy(self._optimizer_state))
+            of = AllOptimizers(model) if self._optimizer is True else self._optimizer
+            of.load_state_dict(copy.deepcopy(self._optimizer_state))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is kept, as plain data and arrays."""
@@ -125,10 +137,10 @@ class BestWeights:
         """Take what `state_dict` returned; return the kept weights or None."""
         if not state:
             return None
+        optimizer = AllOptimizers(model) if self._optimizer is True else self._optimizer
         self._count = len(weights_of(model) or ())
-        self._weights.load(computed_with(model), state["weights"])
-        optimizer = model.optimizer if self._optimizer is True else self._optimizer
-        self._slots.load(list(getattr(optimizer, "variables", ())), state["optimizer"])
+        self._weights.load(lambda: computed_with(model), state["weights"])
+        self._slots.load(lambda: getattr(optimizer, "variables", ()), state["optimizer"])
         self._optimizer_state = _backends.torch_tensors(state["torch"])
         self.filled = True
         return self.weights
@@ -136,10 +148,10 @@ class BestWeights:
     def _keep_optimizer(self, model: Any, sources: Mapping[int, Any]) -> None:
         if self._optimizer is False:
             return
-        optimizer = model.optimizer if self._optimizer is True else self._optimizer
+        optimizer = AllOptimizers(model) if self._optimizer is True else self._optimizer
         if hasattr(optimizer, "variables"):
-            self._slots.keep(list(optimizer.variables), sources)
-        else:
+            self._slots.keep(optimizer.variables, sources)
+        if not hasattr(optimizer, "variables") or self._optimizer is True:
             self._optimizer_state = copy.deepcopy(optimizer.state_dict())
 
 
@@ -147,7 +159,9 @@ def check_optimizer(model: Any, optimizer: Any) -> None:
     """Raise a ConfigError if `optimizer` names nothing whose state can be kept."""
     if optimizer is False:
         return
-    found = getattr(model, "optimizer", None) if optimizer is True else optimizer
+    found = optimizer
+    if optimizer is True:
+        found = next(iter(optimizers_of(model).values()), None)
     if not (hasattr(found, "variables") or hasattr(found, "load_state_dict")):
         raise ConfigError(
             "restore_optimizer needs an optimizer with variables (Keras) or state_dict (torch). "

@@ -69,21 +69,22 @@ def build_optimizers(model: Any, places: Places, saved: Mapping[str, Sequence[st
             model.make_train_function(force=True)
 
 
-def step_twice(model: Any, between: Callable[[], None]) -> None:
+def step_twice(model: Any, capture: Callable[[], Any], complete: Callable[[Any], None]) -> None:
     """Let the next step run twice on its batch: to make what is missing, and for good.
 
     Args:
         model: The model, whose `train_function` stands aside until then.
-        between: Called when the step has run for the first time; it puts all values in place.
+        capture: Returns the values that the step begins with, as far as they are there.
+        complete: Puts them back, and in their places those that were missing.
     """
     original = model.train_function
 
     def twice(*arguments: Any) -> Any:
         model.train_function = original
         first, second = _backends.current().doubled(arguments, model.steps_per_execution)
-        streams = rng.capture()
+        values, streams = capture(), rng.capture()
         original(*first)
-        between()
+        complete(values)
         rng.restore(streams)
         return original(*second)
 

@@ -21,8 +21,9 @@ _FATAL_IN_MID_EPOCH = ("batch_size", "batches_per_epoch", "data", "steps_per_exe
 
 def facts_of(model: Any, cursor: DataCursor) -> dict[str, Any]:
     """Return what is compared, as plain data."""
+    kinds = [type(layer).__name__ for layer in anatomy.layers_of(model)[1:]]
     return {
-        "layers": [type(layer).__name__ for layer in anatomy.layers_of(model)[1:]],
+        "layers": [kind for kind in kinds if kind != "InputLayer"],  # building may add those
         "optimizer": _kind(getattr(model, "optimizer", None)),
         "steps_per_execution": data_adapters.steps_at_once(model),
         "versions": versions(),

@@ -17,6 +17,7 @@ import keras
 import xxhash
 
 from keras_ratchet._engine.best_weights import weights_of
+from keras_ratchet._engine.optimizers import all_variables
 
 
 def versions() -> dict[str, str]:
@@ -66,11 +67,10 @@ def fingerprint(model: Any) -> str:
 
 
 def state_bytes(model: Any, weights_only: bool = False) -> int:
-    """Return the size of the weights and of the optimizer's variables built so far, in bytes."""
+    """Return the size of the weights and of the optimizers' variables built so far, in bytes."""
     variables = list(weights_of(model) or ())
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None and not weights_only and hasattr(optimizer, "variables"):
-        variables += list(optimizer.variables)
+    if not weights_only:
+        variables += all_variables(model)
     return sum(_bytes(v) for v in variables)
 
 

@@ -9,6 +9,8 @@ from keras_ratchet._engine import rng
 from keras_ratchet._engine.best_weights import BestWeights, VariableCopies, weights_of
 from keras_ratchet._engine.extra_state import streams_beyond
 from keras_ratchet._engine.finite import FiniteWatch
+from keras_ratchet._engine.learning_rate import LearningRates, rates_of
+from keras_ratchet._engine.optimizers import AllOptimizers
 from keras_ratchet._engine.scored import follow
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.types import Position
@@ -84,8 +86,8 @@ class GoodState:
         if not state:
             return
         self._weights.load_state_dict(state["weights"], model)
-        self._metrics.load(_metrics_of(model), state["metrics"])
-        self._seeds.load(_seeds_of(model), state["seeds"])
+        self._metrics.load(lambda: _metrics_of(model), state["metrics"])
+        self._seeds.load(lambda: _seeds_of(model), state["seeds"])
         self._streams = state["streams"]
         self.position, self.note = Position(*state["position"]), state["note"]
 
@@ -105,18 +107,25 @@ class GoodStates:
         self._watch = FiniteWatch()
 
     def optimizer_of(self, model: Any) -> Any:
-        """Return the optimizer.
+        """Return the loop's optimizer, or what stands for all optimizers of the model.
 
         Raises:
-            ConfigError: If it is none whose state can be kept.
+            ConfigError: If there is none whose state can be kept.
         """
-        found = getattr(model, "optimizer", None) if self._optimizer is True else self._optimizer
+        if self._optimizer is True:
+            return AllOptimizers(model)
+        found = self._optimizer
         if not (hasattr(found, "variables") or hasattr(found, "load_state_dict")):
             raise ConfigError(
                 "Going back needs an optimizer with variables (Keras) or state_dict (torch). Got: "
                 f"{found!r}. Compile the model, or pass the loop's optimizer: optimizer=optimizer."
             )
         return found
+
+    def rates_of(self, model: Any) -> LearningRates:
+        """Return the learning rates that are to be cut."""
+        optimizer = self.optimizer_of(model)
+        return rates_of(model) if self._optimizer is True else LearningRates({"": optimizer})
 
     def take(self, model: Any, position: Position, note: Any, good: bool) -> None:
         """Copy the present state: as the good one, or as the one that is to follow it."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from keras_ratchet import _backends
 from keras_ratchet._keras import anatomy
+from keras_ratchet.errors import ConfigError
 
 _MAX_DEPTH = 4
 _MAX_LENGTH = 256  # of a container: a longer one holds data
@@ -91,6 +92,42 @@ def put_torch_states(model: Any, states: Mapping[str, Any]) -> None:
     for name, one in torch_optimizers(model).items():
         if name in states:
             one.load_state_dict(_backends.torch_tensors(copy.deepcopy(states[name])))
+
+
+class AllOptimizers:
+    """All optimizers of a model in the guise of one.
+
+    Args:
+        model: The model.
+
+    Raises:
+        ConfigError: If it has none whose state can be kept.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        found = optimizers_of(model)
+        if not any(hasattr(o, "variables") or hasattr(o, "state_dict") for o in found.values()):
+            raise ConfigError(
+                "Going back needs an optimizer with variables (Keras) or state_dict (torch). Got: "
+                f"{found.get('optimizer')!r}. Compile the model, or pass the loop's optimizer: "
+                f"optimizer=optimizer."
+            )
+
+    @property
+    def variables(self) -> list[Any]:
+        """The variables of Keras's optimizers."""
+        return all_variables(self._model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of torch's optimizers by name, as they give them."""
+        return {name: one.state_dict() for name, one in torch_optimizers(self._model).items()}
+
+    def load_state_dict(self, states: Mapping[str, Any]) -> None:
+        """Put them back."""
+        for name, one in torch_optimizers(self._model).items():
+            if name in states:
+                one.load_state_dict(states[name])
 
 
 def _within(optimizer: Any) -> list[Any]:

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from keras_ratchet import _compat
+from keras_ratchet._engine.building import is_complete
 from keras_ratchet._engine.good_state import GoodStates
-from keras_ratchet._engine.learning_rate import LearningRates
 from keras_ratchet._keras import data_adapters
+from keras_ratchet._keras.anatomy import is_whole
 from keras_ratchet.policy.recovery import Recovery, RecoveryState, Retries, RolledBack
 from keras_ratchet.policy.spikes import RunningMean
 from keras_ratchet.types import Position, Verdict
@@ -41,6 +42,8 @@ class Rescuer:
     _epoch: int = 0
     _last: int = -1
     _due: bool = True  # a state is taken when the next batch begins
+    _begun: bool = False
+    _partial: bool = False  # the first step makes more than the first state holds
     _metrics_are_void: bool = False
     _is_mean: bool | None = None
 
@@ -51,7 +54,7 @@ class Rescuer:
             ConfigError: If the model has no optimizer.
             ScheduleError: If the learning rate is to be cut and belongs to a schedule.
         """
-        rates = LearningRates(self.states.optimizer_of(model))
+        rates = self.states.rates_of(model)
         if self.retries.factor < 1:
             rates.check(owner, "pass factor=1.0, which leaves it alone")
 
@@ -117,12 +120,18 @@ class Rescuer:
     def _take(self, model: Any) -> RolledBack | None:
         """Take a state, unless it is none to go back to."""
         self._due = False
-        first = not self.states.good.filled
+        first, partial = not self._begun, self._partial
         if first:
             self.states.begin(model)
+            self._begun = True
+            self._due = self._partial = not is_complete(model)
+            if not is_whole(model):
+                return None  # the first step makes it
         elif record := self.look(model):
             return record
-        good = first or self.rule.confirm == 0
+        else:
+            self._partial = False
+        good = first or partial or self.rule.confirm == 0
         here = Position(self._epoch, self._last + 1)
         self.states.take(model, here, asdict(self._state.mean), good)
         self._state = self.rule.taken(self._state, good)
@@ -133,14 +142,14 @@ class Rescuer:
         places = {(record.to_epoch, record.to_batch) for record in self.rollbacks}
         stuck = places == {(good.position.epoch, good.position.batch)}
         again = self.retries.check(len(self.rollbacks), incident, good.filled, stuck)
-        rates = LearningRates(self.states.optimizer_of(model))
+        rates = self.states.rates_of(model)
         factor = self.retries.factor if again else 1.0
-        after = {name: rate * factor for name, rate in rates.read().items()}
+        settable = rates.settable
+        after = {n: r * factor if n in settable else r for n, r in rates.read().items()}
         same_epoch = good.position.epoch == self._epoch and good.position.batch > 0
         if good.filled:
             good.restore(model, metrics=same_epoch)
-        if rates.settable:
-            rates.write(after)
+        rates.write(after)
         self._metrics_are_void = not same_epoch
         mean = RunningMean(**good.note) if same_epoch else RunningMean()
         self._state = self.rule.gone_back(self._state, mean)
@@ -161,7 +170,7 @@ class Rescuer:
 
     def rates(self, model: Any) -> dict[str, float]:
         """Return the learning rates, each by the name of its optimizer."""
-        return LearningRates(self.states.optimizer_of(model)).read()
+        return self.states.rates_of(model).read()
 
     def rescue(self, model: Any) -> None:
         """Go back if the model cannot be used: training has ended by an exception."""
@@ -176,6 +185,8 @@ class Rescuer:
             "gave_up": None if self.gave_up is None else asdict(self.gave_up),
             "last": self._last,
             "due": self._due,
+            "begun": self._begun,
+            "partial": self._partial,
             "metrics_are_void": self._metrics_are_void,
         }
 
@@ -186,4 +197,5 @@ class Rescuer:
         self.rollbacks = [RolledBack(**record) for record in state["rollbacks"]]
         self.gave_up = None if state["gave_up"] is None else Verdict(**state["gave_up"])
         self._last, self._due = state["last"], state["due"]
+        self._begun, self._partial = state["begun"], state["partial"]
         self._metrics_are_void = state["metrics_are_void"]

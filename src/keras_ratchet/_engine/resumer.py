@@ -84,6 +84,7 @@ class Resumer:
     pending: list[str] = field(default_factory=list)
     places: Places = field(default_factory=Places)
     flags: FlagsWatch = field(default_factory=FlagsWatch)
+    _in_first_epoch: bool = False
     stage: Stage = field(init=False)
     script_sets_rate: bool = False
     _script: dict[str, Any] = field(default_factory=dict)
@@ -223,6 +224,7 @@ class Resumer:
             first: Whether it is the first step after a resume, and `fit` takes it.
         """
         self.flags.epoch_begins(model, self.places)
+        self._in_first_epoch = first
         if not first:
             return
         assert self.state is not None
@@ -234,26 +236,29 @@ class Resumer:
         known = named | named_extras(model)
         self.pending = [n for n in needed if n not in known and not n.startswith(EXTRA)]
         if self.pending:
-            values = capture_variables(known)
-            torch = optimizers.torch_states(model)
-            building.step_twice(model, lambda: self._complete(model, values, torch))
+            building.step_twice(
+                model, lambda: self._values_now(model), lambda values: self._complete(model, values)
+            )
 
-    def _complete(self, model: Any, values: dict[str, Any], torch: dict[str, Any]) -> None:
+    def _values_now(self, model: Any) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        known = self.places.variables(model) | named_extras(model)
+        return capture_variables(known), optimizers.torch_states(model)
+
+    def _complete(self, model: Any, values: tuple[dict[str, NDArray[Any]], dict[str, Any]]) -> None:
         assert self.state is not None
-        saved = self.state.variables
         named = self.places.variables(model)
         if lost := [name for name in self.pending if name not in named]:
             raise ResumeError(
                 f"The first step has not made {lost[0]!r} ({len(lost)} variables in all), which "
                 f"was saved. {building.CURE}."
             )
-        at_begin = self.state.position.batch == 0
-        old = {n: v for n, v in saved.items() if not (at_begin and n.startswith("metrics/"))}
-        if at_begin:
-            model.reset_metrics()
-        restore_variables(named, {**old, **values})
-        restore_extras(model, {**old, **values})
-        optimizers.put_torch_states(model, {**self.state.torch_optimizers, **torch})
+        saved = self.state.variables
+        if not self._in_first_epoch or not self.state.position.batch:
+            model.reset_metrics()  # this step is the first one of its epoch
+            saved = {n: v for n, v in saved.items() if not n.startswith("metrics/")}
+        restore_variables(named, {**saved, **values[0]})
+        restore_extras(model, {**saved, **values[0]})
+        optimizers.put_torch_states(model, {**self.state.torch_optimizers, **values[1]})
         self.pending = []
 
     def begin_first_epoch(self) -> None:

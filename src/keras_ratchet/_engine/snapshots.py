@@ -145,6 +145,6 @@ class Snapshots:
         self._others.clear()
         for other in state["others"][: self._k - 1]:  # they go from the best to the worst
             copies = VariableCopies()
-            copies.load(computed_with(model), other["weights"])
+            copies.load(lambda: computed_with(model), other["weights"])
             self._others.append(_RunnerUp(other["epoch"], other["value"], copies))
         return kept

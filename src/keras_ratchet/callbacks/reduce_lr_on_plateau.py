@@ -14,7 +14,8 @@ import numpy as np
 from keras_ratchet import _compat
 from keras_ratchet._engine.best_weights import BestWeights, check_optimizer
 from keras_ratchet._engine.finite import FiniteWatch
-from keras_ratchet._engine.learning_rate import LearningRates
+from keras_ratchet._engine.learning_rate import LearningRates, rates_of
+from keras_ratchet._engine.optimizers import optimizers_of
 from keras_ratchet._engine.scored import restored, scored_sources
 from keras_ratchet.callbacks import _journal
 from keras_ratchet.callbacks._cuts import Cuts
@@ -134,7 +135,7 @@ class ReduceLROnPlateau(MonitorCallback, keras.callbacks.ReduceLROnPlateau):
         super().on_train_begin(logs)
         self._set_monitor_op_early()
         self._watch.begin(self.model)
-        if getattr(self._model, "optimizer", None) is not None:
+        if optimizers_of(self._model):
             self._rates().check(type(self).__name__, f"leave {type(self).__name__} out")
         if self.restore_best_weights:
             check_optimizer(self._model, self.restore_optimizer)
@@ -165,13 +166,13 @@ class ReduceLROnPlateau(MonitorCallback, keras.callbacks.ReduceLROnPlateau):
             self._take(self._plateau().cut(state))
 
     def _rates(self) -> LearningRates:
-        return LearningRates(self._model.optimizer)
+        return rates_of(self._model)
 
     def _cut(self, epoch: int, why: str) -> bool:
         """Cut the learning rates that are above `min_lr`; say whether there were any."""
         rates = self._rates()
         before = rates.read()
-        cut = {n: r for n, r in before.items() if r > np.float32(self.min_lr)}
+        cut = {n: before[n] for n in rates.settable if before[n] > np.float32(self.min_lr)}
         if not cut:
             return False
         if self._kept.filled:

@@ -12,9 +12,11 @@ import keras
 
 from keras_ratchet import _compat
 from keras_ratchet._engine.best_weights import BestWeights
-from keras_ratchet._engine.building import build
+from keras_ratchet._engine.building import build, is_complete
 from keras_ratchet._engine.finite import FiniteWatch
+from keras_ratchet._engine.optimizers import AllOptimizers, optimizers_of
 from keras_ratchet._engine.scored import follow, restored
+from keras_ratchet._keras.anatomy import is_whole
 from keras_ratchet.callbacks import _journal
 from keras_ratchet.callbacks._base import RatchetCallback
 from keras_ratchet.callbacks._moments import metrics_of
@@ -32,7 +34,8 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
     Takes the argument of `keras.callbacks.TerminateOnNaN`, in its place and with its meaning. The
     loss is looked at after every batch; the weights and the validation's loss after every epoch.
     The model ends with the weights and the optimizer of the begin of the epoch, which were finite
-    (those of the begin of training, if it is the first one), and a `BackupAndRestore` of ours keeps
+    (those of the begin of training, if it is the first one, or of its first batch's end, where that
+    batch builds the model), and a `BackupAndRestore` of ours keeps
     its snapshots. `Rollback` goes on instead of stopping.
 
     Args:
@@ -76,7 +79,7 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
         self._kept = BestWeights()
         self._watch = FiniteWatch()
         self._epoch, self._kept_epoch = 0, 0
-        self._due = True
+        self._due, self._stepped = True, False
 
     def _without_run(self) -> dict[str, Any]:
         return {**super()._without_run(), "_kept": BestWeights(), "_watch": FiniteWatch()}
@@ -97,10 +100,10 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
 
     @property
     def _optimizer(self) -> Any:
-        return getattr(self._model, "optimizer", None)
+        return AllOptimizers(self._model) if optimizers_of(self._model) else None
 
     def _empty(self) -> BestWeights:
-        return BestWeights(hasattr(self._optimizer, "variables"))
+        return BestWeights(self._optimizer is not None)
 
     def _problem(self) -> str | None:
         return self._watch.problem(self.model, self._optimizer)
@@ -111,11 +114,14 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
         self._epoch, self._due = epoch, True
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Keep what an epoch begins with."""
-        if self._due and self.restore and self._problem() is None:
+        """Keep what an epoch begins with; what the first step makes is kept after it, too."""
+        if not self._due:
+            return
+        self._due = self.restore and not self._stepped and not is_complete(self.model)
+        self._stepped = True
+        if self.restore and is_whole(self.model) and self._problem() is None:
             self._kept.keep(self.model, {})
             self._kept_epoch = self._epoch
-        self._due = False
 
     def on_batch_end(self, batch: int, logs: Any = None) -> None:
         """Look at the metrics of the training."""
@@ -187,6 +193,7 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
             "kept_epoch": self._kept_epoch,
             "constants": self._watch.state_dict(self._model, self._optimizer),
             "due": self._due,
+            "stepped": self._stepped,
             "stop_reason": None if self.stop_reason is None else asdict(self.stop_reason),
         }
 
@@ -194,6 +201,7 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
         """Go on from a state that `state_dict` returned; training has begun."""
         self._kept.load_state_dict(state["kept"], self._model)
         self._kept_epoch, self._due = state["kept_epoch"], state["due"]
+        self._stepped = state["stepped"]
         self._watch.load_state_dict(state["constants"], self._model, self._optimizer)
         reason = state["stop_reason"]
         self.stop_reason = None if reason is None else StopReason(**reason)
