@@ -12,11 +12,7 @@ from keras_ratchet import BackupAndRestore, EarlyStopping, ModelCheckpoint
 
 
 class Counting(keras.callbacks.Callback):
-    """Loses a count that it cannot keep."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = object()
+    """Loses what it cannot keep."""
 
     def on_epoch_end(self, epoch, logs=None):
         self.seen = object()
@@ -65,3 +61,30 @@ def test_a_warning_of_a_constructor_or_a_function_points_to_its_call(tmp_path):
         keras_ratchet.load_weights(tiny(), tmp_path / "a.weights.h5")
     line = inspect.currentframe().f_lineno - 2
     assert [(w.filename, w.lineno) for w in caught] == [(__file__, line), (__file__, line + 1)]
+
+
+def test_a_first_epoch_without_validation_is_no_news_where_one_is_planned(tmp_path):
+    x, y = np.ones((4, 2), "float32"), np.ones((4, 1), "float32")
+    checkpoint = ModelCheckpoint(tmp_path / "best.keras", save_best_only=True)
+    fit([checkpoint], epochs=2, validation_data=(x, y), validation_freq=2)
+    assert checkpoint.best is not None
+
+
+def test_a_resume_tells_nothing_of_an_earlier_run(tmp_path, caplog):
+    class Cut(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1 and cut:
+                raise InterruptedError
+
+    def run():
+        saves = ModelCheckpoint(tmp_path / "best.keras", "loss", save_best_only=True)
+        fit([saves, BackupAndRestore(tmp_path / "b"), Cut()], epochs=3)
+
+    cut = True
+    with pytest.raises(InterruptedError):
+        run()
+    cut = False
+    caplog.clear()
+    run()
+    assert "resuming from" in caplog.text
+    assert "earlier run" not in caplog.text and "fresh=" not in caplog.text

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from keras_ratchet._engine.identities import Identity, identity, matched
 from keras_ratchet._engine.plain import RANDOM, encode, owned, random_state, set_random_state
+from keras_ratchet._engine.traces import trace_of
 from keras_ratchet.types import Stateful
 
 _C = keras.callbacks
@@ -77,6 +78,7 @@ class CallbackStates:
             key: {n: _Begun(v) for n, v in _strange(c).items() if _is_plain(n, v)}
             for key, c in self._callbacks.items()
         }
+        self._traces = {key: _traces(c) for key, c in self._callbacks.items()}
         self.identities = {key: identity(c) for key, c in self._callbacks.items()}
         self._matched: dict[str, str] | None = None
 
@@ -104,6 +106,15 @@ class CallbackStates:
                 begun.put_back(callback, name)
             _load(callback, states[saved])
         return sorted(set(states) - set(self._matched.values()))
+
+    def lost(self) -> list[str]:
+        """Return `Class.attribute` for what has changed since training began and is not kept."""
+        return [
+            f"{type(callback).__name__}.{name}"
+            for key, callback in self._callbacks.items()
+            for name, trace in _traces(callback).items()
+            if self._traces[key].get(name) != trace
+        ]
 
     def not_kept(self) -> list[str]:
         """Return `Class.attribute` for everything that a restart will forget."""
@@ -239,6 +250,15 @@ def _is_plain(name: str, value: Any) -> bool:
     except (TypeError, ValueError, RecursionError):
         return False
     return True
+
+
+def _traces(callback: Any) -> dict[str, Any]:
+    """Return, for attributes that cannot be kept, what is not the same when they have changed."""
+    return {
+        name: trace_of(value)
+        for name, value in _strange(callback).items()
+        if not _is_plain(name, value) and not _harmless(name, value)
+    }
 
 
 def _harmless(name: str, value: Any) -> bool:

@@ -13,6 +13,7 @@ from keras_ratchet._engine.file_save import Saved
 from keras_ratchet._engine.lineage import earlier
 from keras_ratchet._engine.scored import averages_are_meant, holding_averages
 from keras_ratchet._engine.series import Series
+from keras_ratchet._keras import data_adapters
 from keras_ratchet._storage.aside import next_name
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import ConfigError
@@ -253,11 +254,13 @@ class Checkpointer:
         if verdict.kind != "missing":
             return verdict
         name = self.series.ranking.metrics[0][0]
-        self._warn_once(
-            name,
-            f"Can save best model only with {name} available (as one number). "
-            f"{missing_message(name, moment.metrics)} Saving all the same until a best is known.",
-        )
+        if not _is_planned(name, moment):
+            self._warn_once(
+                name,
+                f"Can save best model only with {name} available (as one number). "
+                f"{missing_message(name, moment.metrics)} Saving all the same until a best is "
+                f"known.",
+            )
         if self._best() is None:  # there is nothing to lose yet
             return Verdict(True, "missing", f"{verdict.reason}, and no best is known yet")
         return verdict
@@ -303,3 +306,9 @@ class Checkpointer:
         if key not in self._warned:
             self._warned.add(key)
             warn(message)
+
+
+def _is_planned(name: str, moment: Moment) -> bool:
+    """Say whether a metric of the validation is only to come (`validation_freq`)."""
+    validated = any(key.startswith("val_") for key in moment.metrics)
+    return name.startswith("val_") and not validated and "x" in data_adapters.fit_validation()

@@ -11,17 +11,30 @@ from keras_ratchet._keras import proved
 from keras_ratchet._warn import warn
 
 
-def warn_of_losses(states: CallbackStates, cursor: DataCursor) -> None:
-    """Warn of everything that an interruption will lose, with the cure."""
+def warn_of_losses(cursor: DataCursor) -> None:
+    """Warn of what of the data an interruption will lose, with the cure."""
     if unproved := proved.unproved():
         warn(f"Resume may not be exact: {unproved} Use one of these, or a newer keras-ratchet.")
-    if forgotten := states.not_kept():
-        warn(
-            f"These attributes of callbacks are lost if training is interrupted: "
-            f"{', '.join(forgotten)}. Give the callback state_dict() and load_state_dict()."
-        )
     for complaint in cursor.complaints():
         warn(f"Resume will not be exact. {complaint}")
+
+
+def warn_of_lost(states: CallbackStates, told: set[str]) -> None:
+    """Warn of what callbacks have changed and a restart will not know, each attribute once.
+
+    What nobody has changed since training began is the script's to make again.
+
+    Args:
+        states: Of the callbacks.
+        told: What has been told; what is told now is put in.
+    """
+    lost = [name for name in dict.fromkeys(states.lost()) if name not in told]
+    told.update(lost)
+    if lost:
+        warn(
+            f"These attributes of callbacks are lost if training is interrupted: "
+            f"{', '.join(lost)}. Give the callback state_dict() and load_state_dict()."
+        )
 
 
 def warn_of_generators(source: Any) -> bool:

@@ -47,7 +47,8 @@ class Session:
         self.resumer = Resumer(head.backups, states, self._cursor, head.loop_optimizer)
         self.resumer.script_sets_rate = head.learning_rate == "script"
         self.resumer.unkept = Unkept(model)
-        self._first = self._warned = False
+        self._first = self._warned = self._looked = False
+        self._told: set[str] = set()
         self._epoch = self._done = 0
         self.saves = Saves(head, model, self.resumer)
         self._logs: Mapping[str, float] = {}
@@ -55,7 +56,7 @@ class Session:
 
     def begin(self) -> int:
         """Go on from the newest snapshot, if there is one; return the epoch that is first."""
-        _exactness.warn_of_losses(self.resumer.callbacks, self._cursor)
+        _exactness.warn_of_losses(self._cursor)
         state = self.resumer.find(self._model, self.saves.epochs)
         self._first = state is not None and not state.finished
         if self.resumer.stage.is_done:
@@ -125,7 +126,12 @@ class Session:
         if asked := self.saves.asked(self.saves.pace.step(self.saves.writing)):
             self._make_room(asked)
         elif self.saves.is_due(ended) and may_be_saved(self._model, self._others):
+            self._say_what_is_lost()
             self.saves.save(self._here(), logs, "in mid-epoch")
+
+    def _say_what_is_lost(self) -> None:
+        if not self._looked:
+            _exactness.warn_of_lost(self.resumer.callbacks, self._told)
 
     def _is_stopping(self) -> bool:
         return bool(getattr(self._model, "stop_training", False))
@@ -143,6 +149,8 @@ class Session:
         """Save after all other callbacks have judged the epoch."""
         self._epoch, self._done, self._logs = epoch + 1, 0, {}
         self.saves.stopping = self._is_stopping() and not self._head.interrupted
+        self._say_what_is_lost()
+        self._looked = True
         if has_gone_bad(self._model, self._others, logs):
             return
         if asked := self.saves.asked():
