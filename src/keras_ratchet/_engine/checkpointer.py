@@ -311,4 +311,6 @@ class Checkpointer:
 def _is_planned(name: str, moment: Moment) -> bool:
     """Say whether a metric of the validation is only to come (`validation_freq`)."""
     validated = any(key.startswith("val_") for key in moment.metrics)
-    return name.startswith("val_") and not validated and "x" in data_adapters.fit_validation()
+    if validated or not moment.end_of_epoch or not name.startswith("val_"):
+        return False
+    return "x" in data_adapters.fit_validation()
