@@ -19,22 +19,31 @@ def warn_of_losses(cursor: DataCursor) -> None:
         warn(f"Resume will not be exact. {complaint}")
 
 
-def warn_of_lost(states: CallbackStates, told: set[str]) -> None:
-    """Warn of what callbacks have changed and a restart will not know, each attribute once.
+class Lost:
+    """Warns, in the first epoch, of what callbacks have changed and a restart will not know.
 
     What nobody has changed since training began is the script's to make again.
 
     Args:
         states: Of the callbacks.
-        told: What has been told; what is told now is put in.
     """
-    lost = [name for name in dict.fromkeys(states.lost()) if name not in told]
-    told.update(lost)
-    if lost:
-        warn(
-            f"These attributes of callbacks are lost if training is interrupted: "
-            f"{', '.join(lost)}. Give the callback state_dict() and load_state_dict()."
-        )
+
+    def __init__(self, states: CallbackStates) -> None:
+        self._states = states
+        self._told: set[str] = set()
+        self._looks = True
+
+    def say(self, last: bool = False) -> None:
+        """Warn of it, of each attribute once; `last` says that the epoch has ended."""
+        looks, self._looks = self._looks, self._looks and not last
+        found = dict.fromkeys(self._states.lost()) if looks else {}
+        lost = [name for name in found if name not in self._told]
+        self._told.update(lost)
+        if lost:
+            warn(
+                f"These attributes of callbacks are lost if training is interrupted: "
+                f"{', '.join(lost)}. Give the callback state_dict() and load_state_dict()."
+            )
 
 
 def warn_of_generators(source: Any) -> bool:

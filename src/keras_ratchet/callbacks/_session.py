@@ -47,8 +47,8 @@ class Session:
         self.resumer = Resumer(head.backups, states, self._cursor, head.loop_optimizer)
         self.resumer.script_sets_rate = head.learning_rate == "script"
         self.resumer.unkept = Unkept(model)
-        self._first = self._warned = self._looked = False
-        self._told: set[str] = set()
+        self._first = self._warned = False
+        self._lost = _exactness.Lost(states)
         self._epoch = self._done = 0
         self.saves = Saves(head, model, self.resumer)
         self._logs: Mapping[str, float] = {}
@@ -126,12 +126,8 @@ class Session:
         if asked := self.saves.asked(self.saves.pace.step(self.saves.writing)):
             self._make_room(asked)
         elif self.saves.is_due(ended) and may_be_saved(self._model, self._others):
-            self._say_what_is_lost()
+            self._lost.say()
             self.saves.save(self._here(), logs, "in mid-epoch")
-
-    def _say_what_is_lost(self) -> None:
-        if not self._looked:
-            _exactness.warn_of_lost(self.resumer.callbacks, self._told)
 
     def _is_stopping(self) -> bool:
         return bool(getattr(self._model, "stop_training", False))
@@ -149,8 +145,7 @@ class Session:
         """Save after all other callbacks have judged the epoch."""
         self._epoch, self._done, self._logs = epoch + 1, 0, {}
         self.saves.stopping = self._is_stopping() and not self._head.interrupted
-        self._say_what_is_lost()
-        self._looked = True
+        self._lost.say(last=True)
         if has_gone_bad(self._model, self._others, logs):
             return
         if asked := self.saves.asked():
