@@ -190,8 +190,7 @@ class ReduceLROnPlateau(MonitorCallback, keras.callbacks.ReduceLROnPlateau):
 
     def _tell(self, epoch: int, name: str, rate: float, why: str) -> None:
         line = f"ReduceLROnPlateau reducing{name} learning rate to {rate}."
-        level = logging.DEBUG if self.verbose > 0 else logging.INFO  # it is printed, too
-        _log.log(level, "epoch %d: %s %s", epoch + 1, line, why)
+        _log.info("epoch %d: %s %s", epoch + 1, line, why)
         reason = f"learning rate{name} cut to {rate:.6g}: {why}"
         _journal.note(self._list, "reduce_lr", epoch=epoch + 1, reason=reason)
         if self.verbose > 0:
