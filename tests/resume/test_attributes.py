@@ -112,6 +112,49 @@ def test_an_attribute_that_a_compiled_step_has_read_is_named(tmp_path):
         run.run()
 
 
+class Counting(keras.layers.Layer):
+    """A layer that adds something of its own to its file."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = np.zeros(2)
+
+    def call(self, x):
+        return x * (1 + self.counts[0] / 100)
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        store["counts"] = self.counts
+
+    def load_own_variables(self, store):
+        self.counts = np.array(store["counts"])
+
+
+def test_what_a_layer_adds_to_its_file_is_kept(tmp_path):
+    made = []
+
+    class Count(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.layers[0].counts += 1
+
+    def make():
+        made.append(keras.Sequential([keras.Input((4,)), Counting(), keras.layers.Dense(1)]))
+        made[-1].compile("sgd", "mse", run_eagerly=BACKEND != "torch")
+        return made[-1]
+
+    run = Script(
+        str(tmp_path / "b"),
+        data,
+        make=make,
+        callbacks=lambda: [Count()],
+        backup={"save_freq": 4},
+        fit={"epochs": 2},
+    )
+    whole, expected = run.uninterrupted(), made[-1].layers[0].counts.tolist()
+    assert run.chain(Kill(batches=15)).differences(whole) == []
+    assert made[-1].layers[0].counts.tolist() == expected
+
+
 def noisy(compile_args):
     import tensorflow as tf
 

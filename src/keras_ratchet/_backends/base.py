@@ -79,6 +79,9 @@ class Backend(Protocol):
     def replicas(self, variable: Any) -> list[Foreign]:
         """Return each replica's value of a variable of which there are several, else nothing."""
 
+    def batch_norms(self, model: Any) -> list[Any]:
+        """Return the framework's own modules with running statistics, `momentum` for the new."""
+
     def random_ops(self, function: Any) -> list[str]:
         """Return the names of random ops in a step whose state the framework hides."""
 

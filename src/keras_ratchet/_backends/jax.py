@@ -48,6 +48,11 @@ def replicas(variable: Any) -> list[Foreign]:
     return []
 
 
+def batch_norms(model: Any) -> list[Any]:
+    """Return nothing: only torch's modules have statistics of their own."""
+    return []
+
+
 def random_ops(function: Any) -> list[str]:
     """Return nothing: no random numbers are drawn from hidden states."""
     return []

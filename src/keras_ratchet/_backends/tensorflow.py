@@ -101,6 +101,11 @@ def replicas(variable: Any) -> list[Foreign]:
     return [_Variable(f"replica {i}", value) for i, value in enumerate(values)]
 
 
+def batch_norms(model: Any) -> list[Any]:
+    """Return nothing: only torch's modules have statistics of their own."""
+    return []
+
+
 def random_ops(function: Any) -> list[str]:
     """Return the names of stateful random ops in the graphs that a step has been traced to.
 

@@ -83,8 +83,8 @@ class Reach:
         """Take what a framework's own object holds, and follow attributes."""
         held = _backends.current().state_of(thing)
         for foreign in held or ():
-            foreign.path = f"{key}.{foreign.name}".rstrip(".")
-            self._add(foreign.path, foreign, not foreign.is_stream)
+            foreign.path = f"{key.partition('.')[2]}.{foreign.name}".strip(".")
+            self._add(f"{key}.{foreign.name}".rstrip("."), foreign, not foreign.is_stream)
         is_keras = isinstance(thing, _FOLLOWED)
         if not is_keras and (held is not None or depth > _DEPTH or not is_users(thing)):
             return

@@ -88,15 +88,19 @@ def _cumulative(model: Any) -> Iterator[Callable[[float], None]]:
     """Yield a function that sets the momenta of the BatchNormalization layers, and undo it."""
     layers = _compat.batch_normalizations(model)
     before = [(n, name, getattr(n, name)) for n in layers for name in _MOMENTA if hasattr(n, name)]
+    modules = _backends.current().batch_norms(model)  # their momentum is that of the new batch
+    before_in_modules = [(module, "momentum", module.momentum) for module in modules]
 
     def set_all(momentum: float) -> None:
         for layer, name, _ in before:
             setattr(layer, name, momentum)
+        for module, name, _ in before_in_modules:
+            setattr(module, name, 1 - momentum)
 
     try:
         yield set_all
     finally:
-        for layer, name, momentum in before:
+        for layer, name, momentum in (*before, *before_in_modules):
             setattr(layer, name, momentum)
 
 
