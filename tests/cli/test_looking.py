@@ -159,3 +159,9 @@ def test_history_survives_a_journal_of_a_stranger(ratchet, tmp_path):
     )
     output = ratchet("history", tmp_path, "--epochs").output
     assert "save" in output and "?[2J?x" in output and "\x1b" not in output
+
+
+def test_without_a_terminal_nothing_is_written_where_a_bar_would_be(ratchet, run):
+    """rich before 14.3 ends a bar that it does not show with an empty line."""
+    for command in ("verify", "ls --verify"):
+        assert ratchet(*command.split(), run).stderr == ""
