@@ -6,6 +6,7 @@ One model for each number of steps is trained again and again: to trace anew tak
 import shutil
 
 import keras
+import numpy as np
 import pytest
 from support.resuming import PER_EPOCH, Kill, Script, arrays, model, scramble, values
 from support.sources import numpy_arrays, tf_data
@@ -31,11 +32,13 @@ class Enumerated:
         self.variables = [*self.net.variables, *self.net.optimizer.variables]
         self.first = values(self.variables)
 
-    def fit(self, directory, batches, ragged):
-        """Train two epochs; return what they end with."""
+    def fit(self, directory, batches, ragged, again=False):
+        """Train two epochs; return what they end with. Again: from zeros, by other seeds."""
         for variable, value in zip(self.variables, self.first, strict=True):
-            variable.assign(value)
-        keras.utils.set_random_seed(batches)
+            variable.assign(value.copy())
+        for variable in self.net.trainable_variables if again else ():
+            variable.assign(np.zeros(variable.shape, "float32"))
+        keras.utils.set_random_seed(99 if again else batches)
         x, y = arrays(2 * batches - ragged)
         backup = keras_ratchet.BackupAndRestore(
             directory, save_freq=1, keep=99, delete_checkpoint=False, background=False
@@ -52,11 +55,10 @@ class Enumerated:
         assert len(places) == 1 + 2 * per_epoch
         found = []
         for place in [*places[1 : 1 + per_epoch], places[-1]]:
-            alone = self.folder / "alone"
+            alone = self.folder / f"{whole.name}-from-{place.name}"  # a run of its own
             shutil.copytree(place, alone / place.name)
-            if self.fit(alone, batches, ragged) != expected:
+            if self.fit(alone, batches, ragged, again=True) != expected:
                 found.append((batches, ragged, place.name))
-            shutil.rmtree(alone)
         return found
 
 
