@@ -69,12 +69,18 @@ class Plan:
             "loss": ["mse"] * self.outputs if self.outputs > 1 else "mse",
             "metrics": [metrics, []] if self.outputs > 1 else metrics,
             "weighted_metrics": [weighted, []] if weighted and self.outputs > 1 else weighted,
-            "jit_compile": False,
+            "jit_compile": self._has_branches,
             **self.compile_args,
         }
         net.compile(self._optimizer(), **arguments)
         self._give_optimizers(net)
         return net
+
+    @property
+    def _has_branches(self):
+        """Whether the optimizer has branches, which JAX compiles at each step if nothing else."""
+        branches = self.scaled or "16" in self.dtype or "gradient_acc" in str(self.optimizer_args)
+        return keras.backend.backend() == "jax" and branches
 
     def compile_again(self, net):
         """Compile a model for the second stage of a script, with a smaller rate."""
@@ -604,16 +610,20 @@ def sample(rng, backend, shunned=()):
     for _ in range(rng.choice((1, 2, 3, 3, 4, 4, 5, 6))):
         feature = rng.choices(pool, [f.weight for f in pool])[0]
         chosen.setdefault(feature.axis, feature.name)
-    case = Case(tuple(n for n in FEATURES if n in chosen.values()), (_kill(rng),))
+    validated = "validation" in chosen
+    case = Case(tuple(n for n in FEATURES if n in chosen.values()), (_kill(rng, validated),))
     if rng.random() < 0.3:
-        case = replace(case, kills=(*case.kills, _kill(rng)))
+        case = replace(case, kills=(*case.kills, _kill(rng, validated)))
     return case
 
 
-def _kill(rng):
+def _kill(rng, validated):
     kind = rng.choice(KILLS)
     most = {"batch": 20, "batch begin": 20, "test batch": 5, "end": 1}.get(kind, 3)
-    return kind, rng.randint(1, most), rng.random() < 0.5
+    count, first = rng.randint(1, most), rng.random() < 0.5
+    if kind == "test batch" and not validated:
+        kind, count = "batch", 3 * count
+    return kind, count, first
 
 
 def cases(seed, backend):
