@@ -100,7 +100,8 @@ def loader(workers=0, own_generator=False, noisy=False, stateful=False, **how):
     rows = _torch_rows()(noisy)
     if workers and hasattr(threading.Thread, "_set_tstate_lock"):
         how["worker_init_fn"] = _as_main_thread
-    return kind(rows, batch_size=BATCH, shuffle=True, num_workers=workers, **how)
+    how = {"batch_size": BATCH, "shuffle": True, "num_workers": workers, **how}
+    return kind(rows, **how)
 
 
 def grain_data(kind="map"):

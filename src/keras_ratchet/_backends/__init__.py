@@ -24,6 +24,13 @@ def torch_loading() -> Any:
     return importlib.import_module(f"{__name__}.torch_data")
 
 
+def tensorflow_loading() -> Any:
+    """Return the helpers for `tf.data` if TensorFlow is in use, on whatever backend."""
+    if not hasattr(sys.modules.get("tensorflow"), "data"):
+        return None
+    return importlib.import_module(f"{__name__}.tensorflow_data")
+
+
 def torch_plain(state: Any) -> Any:
     """Return the state of a torch object with its tensors as arrays; None stays None."""
     return None if state is None else torch_loading().plain(state)

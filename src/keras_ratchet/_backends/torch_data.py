@@ -17,6 +17,21 @@ def set_generator(generator: Any, state: NDArray[Any]) -> None:
     generator.set_state(torch.from_numpy(state))
 
 
+def is_generator(value: Any) -> bool:
+    """Say whether a value is a `torch.Generator`."""
+    return isinstance(value, torch.Generator)
+
+
+def is_tensor(value: Any) -> bool:
+    """Say whether a value is a tensor."""
+    return isinstance(value, torch.Tensor)
+
+
+def tensor(value: NDArray[Any]) -> Any:
+    """Return a tensor with a value of its own."""
+    return torch.from_numpy(np.array(value))
+
+
 def generators(loader: Any) -> list[Any]:
     """Return the generators of its own that a DataLoader draws from, each once."""
     sampler = getattr(loader, "sampler", None)

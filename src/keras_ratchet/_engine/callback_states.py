@@ -147,12 +147,12 @@ class _Begun:
     """What an attribute was when training began: a digest, and a copy if that costs little."""
 
     def __init__(self, value: Any) -> None:
-        self._digest, size_bytes = _fingerprint(value)
+        self._digest, size_bytes = fingerprint(value)
         self._copied = size_bytes <= _SMALL_BYTES
         self._value = owned(value) if self._copied else None
 
     def is_still(self, value: Any) -> bool:
-        return _fingerprint(value)[0] == self._digest
+        return fingerprint(value)[0] == self._digest
 
     def put_back(self, callback: Any, name: str) -> None:
         if self._copied and not self.is_still(getattr(callback, name, None)):
@@ -229,7 +229,7 @@ def _listed(callback: Any) -> tuple[str, ...]:
     return next((n for kind, n in KERAS_ATTRIBUTES.items() if isinstance(callback, kind)), ())
 
 
-def _fingerprint(value: Any) -> tuple[str, int]:
+def fingerprint(value: Any) -> tuple[str, int]:
     """Return a digest of data, and the size of its arrays, which are read, not copied."""
     arrays: dict[str, NDArray[Any]] = {}
     try:

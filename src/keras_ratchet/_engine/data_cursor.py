@@ -2,9 +2,9 @@
 
 Every source is brought back to the begin of the epoch, and the batches that were done are then
 drawn and thrown away. What a source needs for that differs (docs/resume.md has the table):
-arrays need the host's random streams only; a torch DataLoader its generators; tf.data as many
-iterators made as before; a PyDataset its attributes; an iterator that lives over epochs an
-object that owns it (`keras_ratchet.data.resumable`).
+arrays need the host's random streams only; tf.data as many iterators made as before; an iterator
+that lives over epochs an object that owns it (`keras_ratchet.data.resumable`). For all of them,
+and for the validation data likewise, what is reachable and has changed is kept (`data_states`).
 """
 
 from __future__ import annotations
@@ -12,13 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from keras_ratchet import _backends
-from keras_ratchet._engine.callback_states import CallbackStates
-from keras_ratchet._engine.plain import owned
-from keras_ratchet._keras import data_adapters
-from keras_ratchet.types import Seekable, Stateful
+from keras_ratchet._engine.data_states import DataStates
+from keras_ratchet._engine.sources import SourceState
+from keras_ratchet._keras import data_adapters, validation_data
 
 
 class DataCursor:
@@ -27,15 +23,33 @@ class DataCursor:
     Args:
         iterator: The `EpochIterator` of `fit`, or None in a custom loop.
         data: The data set, where the user named it.
+        model: The model, whose variables somebody else keeps.
     """
 
-    def __init__(self, iterator: Any, data: Any = None) -> None:
+    def __init__(self, iterator: Any, data: Any = None, model: Any = None) -> None:
         self._iterator = iterator
         self.kind, found = data_adapters.data_source(iterator)
         self.source = found if data is None else data
         if self.kind == "loop" and hasattr(data, "batch_sampler"):
             self.kind = "torch_loader"
-        self._attributes = CallbackStates([self.source] if self.kind == "py_dataset" else [])
+        self._train = SourceState(self.kind, self.source)
+        self._fit = validation_data.of_fit()
+        self._validation: SourceState | None = None
+        if self._fit is not None:
+            kind = validation_data.kind_of(self._fit.x)
+            steps = self._fit.arguments["steps_per_epoch"]
+            self._validation = SourceState(kind, self._fit.x, True, steps)
+        self._states = DataStates(self._roots(), list(getattr(model, "variables", ())))
+        self._epochs = self._validations = 0
+        self._watches: bool | None = None
+
+    def _roots(self) -> dict[str, Any]:
+        """Return what to look into, by a name for people."""
+        roots = {}
+        for state, words in ((self._train, ""), (self._validation, "validation ")):
+            if state is not None and state.kind != "array" and not state.is_stateful:
+                roots[words + type(state.source).__name__] = state.source
+        return roots
 
     def facts(self) -> dict[str, Any]:
         """Return what has to be the same when training goes on."""
@@ -54,101 +68,100 @@ class DataCursor:
         """
         return min(batch + 1, getattr(self._iterator, "num_batches", None) or batch + 1)
 
+    def epoch_begins(self) -> None:
+        """Before the first epoch here, look at what cannot be kept: does the epoch change it?"""
+        if self._watches is None:
+            self._states.watch()
+            self._watches = True
+
+    def epoch_has_ended(self, epoch: int) -> list[str]:
+        """Count an epoch and its validation; after the first one return what it has lost."""
+        self._epochs += 1
+        self._validations += self._fit is not None and self._fit.follows(epoch)
+        lost = self._states.lost() if self._watches else []
+        self._watches = False
+        return lost
+
     def capture(self) -> dict[str, Any]:
-        """Return the source's state; call it between two epochs."""
+        """Return the sources' state; call it between two epochs."""
         return {
             "batches": getattr(self._iterator, "num_batches", None),
             "passes": data_adapters.passes(self._iterator),
-            **self._state(),
+            "epochs": self._epochs,
+            "validations": self._validations,
+            "reached": self._states.capture(),
+            "validation": self._validation.capture() if self._validation is not None else {},
+            **self._train.capture(),
         }
 
     def capture_at(self, batch: int, begin: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the source's state in the middle of an epoch.
+        """Return the sources' state in the middle of an epoch.
 
         Args:
             batch: Batches of the epoch that are done.
             begin: What `capture` returned when the epoch began.
         """
-        if isinstance(self.source, Seekable):
-            return {**begin, "state": owned(dict(self.source.state_at(batch)))}
-        return dict(begin)
-
-    def _state(self) -> dict[str, Any]:
-        if self._is_stateful():
-            return {"state": owned(dict(self.source.state_dict()))}
-        if self.kind == "torch_loader":
-            states = [self._torch().generator_state(g) for g in self._generators()]
-            return {"generators": states}
-        if self.kind == "py_dataset":
-            return {"attributes": self._attributes.capture()}
-        return {}
+        return {**begin, **self._train.capture_at(batch)}
 
     def restore(self, state: Mapping[str, Any], epoch: int, batch: int = 0) -> None:
-        """Bring the source to the begin of an epoch; the batches that are done will be skipped.
+        """Bring the sources to the begin of an epoch; the batches that are done will be skipped.
 
         Args:
             state: What `capture` or `capture_at` returned.
             epoch: Index of the epoch.
             batch: Batches of the epoch that are done.
         """
-        if isinstance(self.source, Seekable):
-            self.source.seek(owned(state["state"]), batch)
-        elif "state" in state:
-            self.source.load_state_dict(owned(state["state"]))
-        for generator, saved in zip(self._generators(), state.get("generators", ()), strict=False):
-            self._torch().set_generator(generator, np.array(saved))
-        if "attributes" in state:
-            self._attributes.load(state["attributes"])
+        self._epochs = state.get("epochs", epoch)
+        self._validations = state.get("validations", 0)
+        self._train.restore(state, batch)
+        self._restore_validation(state)
         if self.kind == "tf_dataset":
-            data_adapters.advance_dataset(self._iterator, self.source, epoch, state.get("batches"))
+            data_adapters.advance_dataset(
+                self._iterator, self.source, self._epochs, state.get("batches")
+            )
+        self._states.load(state.get("reached", {}))  # to make iterators may have changed it
         if state.get("passes") is not None:
             data_adapters.set_passes(self._iterator, state["passes"])
         if state.get("batches") is not None:
             data_adapters.set_num_batches(self._iterator, state["batches"])
 
-    def _is_stateful(self) -> bool:
-        return isinstance(self.source, Stateful) and self.kind != "torch_loader"
-
-    def _generators(self) -> list[Any]:
-        """Return the generators of its own that a torch DataLoader draws from, each once."""
-        return self._torch().generators(self.source) if self.kind == "torch_loader" else []
-
-    @staticmethod
-    def _torch() -> Any:
-        return _backends.torch_loading()
+    def _restore_validation(self, state: Mapping[str, Any]) -> None:
+        if self._fit is None or self._validation is None or self._iterator is None:
+            return
+        if self._validations:
+            iterator = self._fit.iterator(self._iterator)
+            if self._validation.kind == "tf_dataset":
+                validation_data.advance(iterator, self._validation.source, self._validations)
+            if getattr(self._validation.source, "persistent_workers", False):
+                iter(self._validation.source)  # only the first iterator of all draws a seed
+        self._validation.restore(state.get("validation", {}), 0)
 
     def complaints(self) -> list[str]:
         """Return, for what cannot be resumed exactly, the reason and the cure."""
-        wrap = "Wrap it: keras_ratchet.data.resumable(...)."
+        found = []
         if self._partial_epochs():
-            return [f"steps_per_epoch cuts the data into epochs that are no whole pass. {wrap}"]
-        if self._is_stateful():
-            return []
-        if self.kind == "generator":
-            return [f"A Python generator cannot be set back from outside. {wrap}"]
-        if self.kind == "torch_loader" and getattr(self.source, "persistent_workers", False):
-            return [f"The workers of this DataLoader live over epochs. {wrap}"]
-        if self.kind == "torch_loader" and hasattr(self.source, "state_dict"):
-            return [f"A StatefulDataLoader keeps its place from epoch to epoch. {wrap}"]
-        if self.kind == "unknown":
-            return [f"Nothing is known about data of this kind. {wrap}"]
-        if lost := [name for name in self._attributes.not_kept() if self._draws(name)]:
-            return [
-                f"{', '.join(lost)} cannot be kept. Use NumPy's random generators, or give the "
-                f"data set state_dict() and load_state_dict()."
-            ]
-        if self.kind == "array" and data_adapters.draws_unseeded(self._iterator):
-            return [
+            found.append(
+                "steps_per_epoch cuts the data into epochs that are no whole pass. Wrap it: "
+                "keras_ratchet.data.resumable(...)."
+            )
+        elif complaint := self._train.complaint():
+            found.append(complaint)
+        elif self.kind == "array" and data_adapters.draws_unseeded(self._iterator):
+            found.append(
                 "TensorFlow shuffles arrays by a seed of its own, which nobody can read. Call "
                 "keras.utils.set_random_seed(...) first, or use keras_ratchet.data."
                 "ResumableDataset."
-            ]
-        return []
+            )
+        if self._validation is not None and not self._validates_in_order():
+            complaint = self._validation.complaint()
+            found += [f"Validation: {complaint}"] if complaint else []
+        return found
 
-    def _draws(self, name: str) -> bool:
-        """Say whether an attribute, named as `Class.attribute`, is a random generator."""
-        value = getattr(self.source, name.partition(".")[2])
-        return type(value).__name__ in ("Generator", "SeedGenerator")
+    def _validates_in_order(self) -> bool:
+        """Say whether a DataLoader with workers that live on has an order of no state."""
+        assert self._validation is not None
+        sampler = getattr(self._validation.source, "sampler", None)
+        return type(sampler).__name__ == "SequentialSampler"
 
     def _partial_epochs(self) -> bool:
         steps = getattr(self._iterator, "steps_per_epoch", None)

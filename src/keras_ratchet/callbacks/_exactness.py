@@ -56,3 +56,13 @@ def warn_of_generators(source: Any) -> bool:
         "Run(..., data=loader)."
     )
     return True
+
+
+def warn_of_changes(lost: list[str]) -> None:
+    """Warn, after the first epoch, of what it has changed in the data and nobody can keep."""
+    if lost:
+        warn(
+            f"Resume will not be exact: the first epoch has changed {', '.join(lost)}, which "
+            f"cannot be kept. Shuffle row numbers, not the table: an array of indices is kept. Or "
+            f"give the data set state_dict() and load_state_dict()."
+        )

@@ -42,7 +42,7 @@ class Session:
         building.build(model)
         iterator = data_adapters.epoch_iterator()
         self._in_fit, self.to_skip = iterator is not None, 0
-        self._cursor = DataCursor(iterator, head.data)
+        self._cursor = DataCursor(iterator, head.data, model)
         states = CallbackStates(self._others)
         self.resumer = Resumer(head.backups, states, self._cursor, head.loop_optimizer)
         self.resumer.script_sets_rate = head.learning_rate == "script"
@@ -91,13 +91,11 @@ class Session:
     @property
     def is_over(self) -> bool:
         """Whether all epochs of this training were done before it was begun again."""
-        state = self.resumer.state
-        if state is None:
+        if (state := self.resumer.state) is None:
             return self.resumer.stage.is_done
-        if state.finished or state.facts.get("stopping"):
+        if self.saves.epochs is not None and state.position.epoch >= self.saves.epochs:
             return True
-        epochs = self.saves.epochs
-        return epochs is not None and state.position.epoch >= epochs
+        return bool(state.finished or state.facts.get("stopping"))
 
     def before_epoch(self, epoch: int) -> None:
         """Before any other callback: bring data and random streams into place."""
@@ -105,6 +103,7 @@ class Session:
         self._epoch, self._done, self._logs = epoch, 0, {}
         if self._first:
             self.resumer.begin_first_epoch()
+        self._cursor.epoch_begins()
         if self._head.in_mid_epoch and not self._skips():
             self.resumer.begin_epoch()
 
@@ -144,6 +143,7 @@ class Session:
     def epoch_has_ended(self, epoch: int, logs: Mapping[str, float]) -> None:
         """Save after all other callbacks have judged the epoch."""
         self._epoch, self._done, self._logs = epoch + 1, 0, {}
+        _exactness.warn_of_changes(self._cursor.epoch_has_ended(epoch))
         self.saves.stopping = self._is_stopping() and not self._head.interrupted
         self._lost.say(last=True)
         if has_gone_bad(self._model, self._others, logs):

@@ -23,6 +23,7 @@ import keras
 import numpy as np
 
 from keras_ratchet import _backends
+from keras_ratchet._engine.data_states import DataStates
 from keras_ratchet.data._streams import OwnStreams
 from keras_ratchet.errors import ConfigError, ResumeError
 
@@ -147,8 +148,31 @@ class Replayed(Source):
 class TFData(Replayed):
     """A `tf.data.Dataset` of known length: earlier passes need no reading, only to be begun.
 
-    A shuffled set draws a new order for each iterator that is made of it.
+    A shuffled set draws a new order for each iterator that is made of it. What its functions
+    remember, such as the seeds of augmentation layers, is put back to the pass's begin.
     """
+
+    def __init__(self, thing: Any, seed: int, length: int | None = None) -> None:
+        super().__init__(thing, seed, length)
+        self._states = DataStates({type(thing).__name__: thing}, [])
+        self._begun: dict[str, Any] = {}
+        self._to_begin: dict[str, Any] = {}
+
+    def _begin_pass(self) -> Iterator[Any]:
+        self._begun = self._states.capture()
+        return super()._begin_pass()
+
+    def state(self) -> dict[str, Any]:
+        """Return the number of batches, and what the set remembered when the pass began."""
+        begun = self._states.capture() if self._iterator is None else self._begun
+        if self._total < self._furthest:  # kept batches are given again, of the first pass
+            begun = {}
+        return {**super().state(), "begun": begun}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Begin as many passes, and read the last one until there."""
+        self._to_begin = state.get("begun", {})
+        super().restore(state)
 
     def _go_forward(self, total: int) -> None:
         assert self._length is not None
@@ -158,6 +182,7 @@ class TFData(Replayed):
             for _ in range(passes - begun):
                 iter(self._thing)
             self._end_pass()
+            self._states.load(self._to_begin)
             self._total = self._furthest = passes * self._length
         super()._go_forward(total)
 

@@ -53,7 +53,7 @@ def resumable(source: Any, batches_per_epoch: int | None = None, *, seed: int = 
         raise ConfigError(f"A {name} does not tell its length: give batches_per_epoch.")
     if isinstance(batches_per_epoch, bool) or batches_per_epoch < 1:
         raise ConfigError(f"batches_per_epoch is at least 1. Got: {batches_per_epoch!r}.")
-    return SourceDataset(source_of(source, seed), int(batches_per_epoch))
+    return SourceDataset(source_of(source, seed), int(batches_per_epoch), source)
 
 
 class SourceDataset(EpochDataset):
@@ -64,10 +64,12 @@ class SourceDataset(EpochDataset):
     Args:
         source: The source.
         batches: Batches of an epoch.
+        original: What the source draws from.
     """
 
-    def __init__(self, source: Source, batches: int) -> None:
+    def __init__(self, source: Source, batches: int, original: Any = None) -> None:
         super().__init__(batches)
+        self.original = original
         self._source = source
         self._drawn = 0  # of this epoch; below 0 while batches of an epoch cut short are left
         self._ready: dict[int, Any] = {}
