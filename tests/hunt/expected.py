@@ -12,7 +12,6 @@ EXPECTED = (
     ("callback: sets dropout", ("torch", "tensorflow"), 8),
     ("callback: sets clipnorm", ("torch", "tensorflow"), 16),
     ("callback: spoils data", ("torch", "tensorflow", "jax"), 9),
-    ("script: ", ("torch", "tensorflow", "jax"), 13),
 )
 
 
