@@ -2,7 +2,8 @@
 
 | name | for | checked on |
 |---|---|---|
-| `fit`'s locals `initial_epoch`, `epoch_iterator` | its first epoch | 3.12.0, 3.15.1 |
+| `fit`'s locals `initial_epoch`, `epoch_iterator` | first epoch | 3.12.0, 3.15.1, 3.16 nightly |
+| `model._initial_epoch` | the same, set by a BackupAndRestore | 3.12.0, 3.15.1, 3.16 nightly |
 """
 
 from __future__ import annotations
@@ -20,3 +21,9 @@ def first_epoch() -> int:
             return int(here["initial_epoch"] or 0)
         frame = frame.f_back
     return 0
+
+
+def initial_epoch(model: Any) -> int:
+    """Return the epoch that the `fit` that is calling begins with, after a resume too."""
+    restored = getattr(model, "_initial_epoch", None)
+    return int(restored) if restored else first_epoch()

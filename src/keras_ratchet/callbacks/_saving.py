@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from keras_ratchet import _compat
 from keras_ratchet._engine.checkpointer import Checkpointer
 from keras_ratchet._engine.lineage import run_of
-from keras_ratchet._keras.first_epoch import initial_epoch
+from keras_ratchet._keras.fit import initial_epoch
 from keras_ratchet.callbacks._base import abandon
 from keras_ratchet.callbacks._moments import batches_ended, moment_of
 from keras_ratchet.callbacks._pace import Pace
