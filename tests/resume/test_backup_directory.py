@@ -191,8 +191,8 @@ def test_another_process_is_refused(tmp_path):
     s.run(Kill(17))
     code = (
         "import sys, keras_ratchet._storage.lock as l; "
-        f"l.FileLock({os.path.join(s.directory, '.ratchet', 'backup.lock')!r}, 'x').acquire(); "
-        "print('held', flush=True); sys.stdin.read()"
+        f"lock = l.FileLock({os.path.join(s.directory, '.ratchet', 'backup.lock')!r}, 'x'); "
+        "lock.acquire(); print('held', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -83,7 +83,7 @@ class Holder:
     _CODE = (
         "import sys; from keras_ratchet._storage import files; "
         "from keras_ratchet._storage.lock import FileLock; "
-        "FileLock(files.series_lock_path(sys.argv[1], sys.argv[2]), 'x').acquire(); "
+        "lock = FileLock(files.series_lock_path(sys.argv[1], sys.argv[2]), 'x'); lock.acquire(); "
         "print('held', flush=True); sys.stdin.read()"
     )
 
