@@ -112,6 +112,48 @@ def test_an_attribute_that_a_compiled_step_has_read_is_named(tmp_path):
         run.run()
 
 
+class Sets(keras.callbacks.Callback):
+    """Changes what Keras's own layers and optimizers took as arguments."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.get_layer("drop").rate = 0.5 / (epoch + 1)
+        if epoch == 1:
+            self.model.optimizer.clipnorm = 0.01
+            self.model.optimizer.weight_decay = 0.1
+
+
+def settings_script(directory, eager=True):
+    def make():
+        drop = keras.layers.Dropout(0.3, seed=1, name="drop")
+        net = keras.Sequential([keras.Input((4,)), drop, keras.layers.Dense(1)])
+        net.compile("sgd", "mse", run_eagerly=eager and BACKEND != "torch", jit_compile=False)
+        return net
+
+    return Script(
+        str(directory / "b"),
+        data,
+        make=make,
+        callbacks=lambda: [Sets()],
+        backup={"save_freq": 4},
+        fit={"epochs": 3},
+    )
+
+
+def test_numbers_that_layers_and_optimizers_of_keras_s_took_are_kept(tmp_path):
+    run = settings_script(tmp_path)
+    whole = run.uninterrupted()
+    assert run.chain(Kill(batches=15), Kill(batches=27)).differences(whole) == []
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="nothing is compiled on torch")
+def test_such_a_number_that_a_compiled_step_has_read_is_named(tmp_path):
+    with pytest.warns(UserWarning, match="changed while training, and a compiled") as told:
+        settings_script(tmp_path, eager=False).run()
+    sentences = " ".join(str(w.message) for w in told if w.category is UserWarning)
+    for name in ("Dropout.rate", "SGD.clipnorm", "SGD.weight_decay"):
+        assert sentences.count(name) == 1
+
+
 class Counting(keras.layers.Layer):
     """A layer that adds something of its own to its file."""
 

@@ -364,5 +364,22 @@ def test_tf_data_under_class_weights_goes_on_likewise(tmp_path):
     assert script.chain(Kill(17)).differences(whole) == []
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow", reason="TensorFlow trains on a copy of the arrays"
+)
+@pytest.mark.parametrize("which", [0, 1])
+def test_arrays_that_change_while_training_are_named_in_a_warning(which, tmp_path):
+    found = arrays()
+
+    class Relabels(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            found[which][-1] += 0.5
+
+    data = {"x": found[0], "y": found[1]}
+    script = Script(str(tmp_path / "b"), lambda: data, callbacks=lambda: [Relabels()])
+    with pytest.warns(UserWarning, match="the first epoch has changed the arrays given to fit"):
+        script.run()
+
+
 def test_the_names_are_public():
     assert keras_ratchet.data.resumable is resumable

@@ -70,16 +70,20 @@ def _spare_the_collector():
     gc.freeze()
 
 
+_LOOKED_AT = set()  # workers that are no DataLoader's: pools live on, and a search takes a second
+
+
 def end_workers():
     """End the workers of DataLoaders, as the end of the process would.
 
     If the collector finds an iterator, its queues are gone already, so that torch waits in vain,
     5 s for each worker.
     """
-    if multiprocessing.active_children():
+    if {child.pid for child in multiprocessing.active_children()} - _LOOKED_AT:
         for thing in gc.get_objects():
             if hasattr(type(thing), "_shutdown_workers"):
                 thing._shutdown_workers()
+        _LOOKED_AT.update(child.pid for child in multiprocessing.active_children())
 
 
 def scramble():

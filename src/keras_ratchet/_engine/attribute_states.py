@@ -1,8 +1,9 @@
 """Plain attributes of a model, its layers, metrics and losses: what has changed while training.
 
 An annealed factor, a counter, a replay buffer. What the constructors set is the script's to decide,
-so only what has changed since training began is kept, as of callbacks. Keras's own attributes are
-none of this.
+so only what has changed since training began is kept, as of callbacks. Of what Keras sets itself
+the numbers and switches that its layers and optimizers took as arguments count (the rate of a
+Dropout), the rest does not.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import xxhash
 from numpy.typing import NDArray
 
 from keras_ratchet import _backends
+from keras_ratchet._engine import optimizers
 from keras_ratchet._engine.plain import encode, owned
 from keras_ratchet._engine.reach import reach
-from keras_ratchet._keras.attributes import names_read_by_steps, own_attributes
+from keras_ratchet._keras.attributes import names_read_by_steps, own_attributes, settings
 
 _TENSOR = "keras_ratchet.tensor"
 _SCALARS = (str, bytes, bool, int, float, type(None), np.ndarray, np.generic)
@@ -66,7 +68,7 @@ class AttributeStates:
                 _put(owner, name, saved[key][name])
             elif begun is not None and begun.plain is not None and begun.has_changed(value):
                 _put(owner, name, begun.plain)
-        owners = reach(model).owners
+        owners = _owners(model)
         for key, values in saved.items():
             for name in values if key in owners else ():
                 if name not in vars(owners[key]):
@@ -82,7 +84,7 @@ class AttributeStates:
                 continue
             if not _digest(value):
                 lost += [] if _is_no_state(value) else [title]
-            elif compiled and name in names_read_by_steps(kind):
+            elif compiled and (name in names_read_by_steps(kind) or name in settings(owner)):
                 baked.append(title)
         self._told |= {*lost, *baked}
         found = ((lost, _LOST), (baked, _BAKED))
@@ -116,11 +118,19 @@ class _Begun:
 
 
 def _attributes(model: Any) -> Iterator[tuple[str, Any, str, Any]]:
-    """Yield key, owner, name and value of each attribute that is not Keras's."""
-    for key, owner in reach(model).owners.items():
-        for name, value in own_attributes(owner).items():
+    """Yield key, owner, name and value of each attribute that the user may set."""
+    for key, owner in _owners(model).items():
+        for name, value in {**settings(owner), **own_attributes(owner)}.items():
             if not isinstance(value, (*_PARTS, *_OTHERS)):
                 yield key, owner, name, value
+
+
+def _owners(model: Any) -> dict[str, Any]:
+    """Return what has attributes: what can be reached, and the optimizers."""
+    found = optimizers.keras_optimizers(model)
+    inner = {f"{name}.inner": getattr(one, "inner_optimizer", None) for name, one in found.items()}
+    found |= {name: one for name, one in inner.items() if one is not None}
+    return {**reach(model).owners, **found}
 
 
 def _plain(value: Any) -> Any:

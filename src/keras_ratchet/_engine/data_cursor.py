@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from keras_ratchet._engine.array_digest import digest_of
 from keras_ratchet._engine.data_states import DataStates
 from keras_ratchet._engine.sources import SourceState
 from keras_ratchet._keras import data_adapters, validation_data
@@ -42,6 +43,7 @@ class DataCursor:
         self._states = DataStates(self._roots(), list(getattr(model, "variables", ())))
         self._epochs = self._validations = 0
         self._watches: bool | None = None
+        self._arrays = ""
 
     def _roots(self) -> dict[str, Any]:
         """Return what to look into, by a name for people."""
@@ -72,6 +74,7 @@ class DataCursor:
         """Before the first epoch here, look at what cannot be kept: does the epoch change it?"""
         if self._watches is None:
             self._states.watch()
+            self._arrays = digest_of(data_adapters.arrays_of(self._iterator))
             self._watches = True
 
     def epoch_has_ended(self, epoch: int) -> list[str]:
@@ -79,6 +82,8 @@ class DataCursor:
         self._epochs += 1
         self._validations += self._fit is not None and self._fit.follows(epoch)
         lost = self._states.lost() if self._watches else []
+        if self._watches and self._arrays != digest_of(data_adapters.arrays_of(self._iterator)):
+            lost.append("the arrays given to fit")
         self._watches = False
         return lost
 

@@ -33,6 +33,33 @@ def attributes_beyond_base(thing: Any) -> dict[str, Any]:
     return _without(thing, _base() if _is_keras(kind) else frozenset())
 
 
+_NO_SETTINGS = frozenset({"name", "dtype", "trainable", "seed", "autocast"})
+
+
+def settings(thing: Any) -> dict[str, Any]:
+    """Return the numbers and switches that a class of Keras's took as arguments and reads.
+
+    Such as `rate` of Dropout and `clipnorm` of an optimizer: a callback may change them.
+    """
+    kind: Any = type(thing)
+    names = _arguments(kind)
+    kinds = (bool, int, float, type(None))
+    found = {name: value for name, value in vars(thing).items() if name in names}
+    return {name: value for name, value in found.items() if isinstance(value, kinds)}
+
+
+@functools.cache
+def _arguments(kind: Hashable) -> frozenset[str]:
+    """Return the names of the arguments of Keras's constructors among the bases of a class."""
+    makers = [vars(base).get("__init__") for base in _mro(kind) if _library(base) == "keras"]
+    codes = [code for maker in makers if (code := next(codes_of(maker), None)) is not None]
+    return frozenset(n for code in codes for n in code.co_varnames[: _count(code)]) - _NO_SETTINGS
+
+
+def _count(code: types.CodeType) -> int:
+    return code.co_argcount + code.co_kwonlyargcount
+
+
 def _without(thing: Any, names: frozenset[str]) -> dict[str, Any]:
     return {
         name: value

@@ -3,6 +3,7 @@
 | name | for | checked on |
 |---|---|---|
 | `fit`'s local `epoch_iterator`, its `data_adapter` | what the data is | 3.12.0, 3.15.1 |
+| `ArrayDataAdapter._inputs` | have the arrays changed? | 3.12.0 to 3.16 nightly |
 | `EpochIterator._num_batches`, `._distributed_dataset` | length; iterators made | 3.12.0, 3.15.1 |
 | `fit`'s locals `val_x`, `val_y`, `val_sample_weight` and sizes | its validation | 3.15.1 |
 | `data_adapter._epoch` | seeds orders, and DistributedSampler's | none before 3.16; 3.16 dev |
@@ -68,6 +69,16 @@ def data_source(iterator: Any) -> tuple[str, Any]:
     if adapter is None:
         return "loop", None
     return kind, getattr(adapter, attribute, None) if attribute else None
+
+
+def arrays_of(iterator: Any) -> list[Any]:
+    """Return the NumPy arrays that `fit` draws its batches from; of other data there are none."""
+    import keras
+    import numpy as np
+
+    adapter = getattr(iterator, "data_adapter", None)
+    inputs = keras.tree.flatten(getattr(adapter, "_inputs", None))
+    return [one for one in inputs if isinstance(one, np.ndarray)]
 
 
 def advance_dataset(iterator: Any, dataset: Any, epochs: int, batches: int | None) -> None:
