@@ -8,6 +8,7 @@ import pytest
 from support.resuming import Kill, Script, model
 from support.sources import numpy_arrays
 
+from keras_ratchet._engine.arguments import arguments_of, changes
 from keras_ratchet.errors import ConfigError
 
 
@@ -39,11 +40,16 @@ def gone_on(tmp_path, before, after, callbacks=list, epoch=0, **backup):
     ({"loss": "mse"}, "loss: ['binary_crossentropy'] when saved, ['mse'] now"),
     ({"loss": keras.losses.Huber(0.5)}, "loss: ['binary_crossentropy'] when saved, ['Huber'"),
     ({"dropout": 0.1}, "Dropout.rate: 0.4 when saved, 0.1 now"),
-], ids=str)  # fmt: skip
+], ids=lambda given: "-".join(given) if isinstance(given, dict) else "told")  # fmt: skip
 def test_what_was_edited_is_told_with_both_values_in_one_warning(tmp_path, edited, says):
     texts, _ = gone_on(tmp_path, net, lambda: net(**edited))
     assert len(texts) == 1
     assert says in texts[0] and texts[0].count("when saved") == 1
+
+
+def test_nan_is_the_same_as_nan():
+    masked = keras.Sequential([keras.Input((3, 4)), keras.layers.Masking(float("nan"))])
+    assert changes(arguments_of(masked), arguments_of(masked)) == []
 
 
 def test_the_saved_learning_rate_counts_unless_the_script_s_is_asked_for(tmp_path):

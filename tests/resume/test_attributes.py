@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from support.resuming import Kill, Script, arrays
 
+from keras_ratchet._engine.attribute_states import AttributeStates
+
 BACKEND = keras.backend.backend()
 only_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's own ops")
 
@@ -152,6 +154,30 @@ def test_such_a_number_that_a_compiled_step_has_read_is_named(tmp_path):
     sentences = " ".join(str(w.message) for w in told if w.category is UserWarning)
     for name in ("Dropout.rate", "SGD.clipnorm", "SGD.weight_decay"):
         assert sentences.count(name) == 1
+
+
+class Draws(keras.layers.Layer):
+    """Draws from a generator that another layer has, too."""
+
+    def __init__(self, generator):
+        super().__init__()
+        self.generator = generator
+
+    def call(self, x):
+        return x
+
+
+def test_a_generator_that_two_layers_share_stays_one():
+    def make():
+        generator = np.random.default_rng(0)
+        return keras.Sequential([keras.Input((4,)), Draws(generator), Draws(generator)])
+
+    model, again = make(), make()
+    states = AttributeStates(model)
+    model.layers[0].generator.random()
+    AttributeStates(again).restore(again, states.capture(model))
+    drawn = [[layer.generator.random() for layer in m.layers] for m in (model, again)]
+    assert drawn[0] == drawn[1]
 
 
 class Counting(keras.layers.Layer):

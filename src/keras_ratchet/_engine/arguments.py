@@ -60,8 +60,13 @@ def _changed(prefix: str, before: Mapping[str, Any], after: Mapping[str, Any]) -
     return [
         f"{prefix}{name}: {_text(before[name])} when saved, {_text(after[name])} now"
         for name in before
-        if name in after and before[name] != after[name]
+        if name in after and not _same(before[name], after[name])
     ]
+
+
+def _same(before: Any, after: Any) -> bool:
+    """Return whether two plain values are equal; NaN (of a Masking layer) is equal to NaN."""
+    return before == after or repr(before) == repr(after)
 
 
 def _text(value: Any) -> str:

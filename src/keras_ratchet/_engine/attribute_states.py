@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from keras_ratchet import _backends
 from keras_ratchet._engine import optimizers
-from keras_ratchet._engine.plain import encode, owned
+from keras_ratchet._engine.plain import RANDOM, encode, owned, random_state, set_random_state
 from keras_ratchet._engine.reach import reach
 from keras_ratchet._keras.attributes import names_read_by_steps, own_attributes, settings
 
@@ -175,10 +175,16 @@ def _put(owner: Any, name: str, value: Any) -> None:
     if isinstance(present, deque) and isinstance(value, deque) and present.maxlen == value.maxlen:
         present.clear()
         present.extend(value)
+    elif isinstance(value, RANDOM) and isinstance(present, RANDOM) and _same_kind(present, value):
+        set_random_state(present, *random_state(value))  # layers may draw from one generator
     elif _same_array(present, value):
         present[...] = value
     else:
         setattr(owner, name, value)
+
+
+def _same_kind(present: Any, value: Any) -> bool:
+    return bool(random_state(present)[0] == random_state(value)[0])
 
 
 def _same_array(present: Any, value: Any) -> bool:

@@ -7,7 +7,9 @@ there when training began. What cannot be kept and has changed in the first epoc
 
 from __future__ import annotations
 
+import copy
 import inspect
+import itertools
 import operator
 import types
 import weakref
@@ -26,6 +28,7 @@ from keras_ratchet.types import Stateful
 
 _TAG = "keras_ratchet"
 _SMALL_BYTES = 1 << 20
+_CONSTANTS = frozenset({str, int, float, bool, bytes, type(None)})
 _NO_STATE = (
     *("threading", "_thread", "queue", "concurrent", "multiprocessing", "subprocess", "asyncio"),
     *("logging", "_io", "io", "socket", "selectors", "weakref", "contextlib", "keras"),
@@ -58,6 +61,8 @@ class DataStates:
         """Return what has changed since training began, by place."""
         kept = {}
         for name, place in self._all().items():
+            if self._stands(name, place):
+                continue
             flat = self._flat(place)
             if flat is not MISSING and not self._is_as_begun(name, flat):
                 kept[name] = owned(flat)
@@ -68,6 +73,8 @@ class DataStates:
         places = self._all()
         for name, begun in self._begun.items():
             if name not in state and begun.flat is not MISSING:
+                if self._stands(name, places[name]):
+                    continue
                 flat = self._flat(places[name])
                 if flat is not MISSING and not self._is_as_begun(name, flat):
                     self._codec.put(places[name], begun.flat)
@@ -82,7 +89,7 @@ class DataStates:
         self._watched = {
             name: _sight(place.get())
             for name, place in self._all().items()
-            if self._flat(place) is MISSING
+            if not self._stands(name, place) and self._flat(place) is MISSING
         }
         self._opaque = [(name, value, _look(value)) for name, value in self._reach.opaque]
 
@@ -91,7 +98,8 @@ class DataStates:
         replaced = [
             name
             for name, place in self._all().items()
-            if self._flat(place) is MISSING
+            if not self._stands(name, place)
+            and self._flat(place) is MISSING
             and not _is_as_seen(self._watched.get(name), place.get())
             and not _has_no_state(place.get())
         ]
@@ -118,6 +126,10 @@ class DataStates:
         except (TypeError, ValueError, RecursionError):
             return MISSING
 
+    def _stands(self, name: str, place: Place) -> bool:
+        """Say at once that a container of constants holds the very objects that it began with."""
+        return name in self._begun and self._begun[name].holds(place.get())
+
     def _is_as_begun(self, name: str, flat: Any) -> bool:
         return name in self._begun and self._begun[name].digest == fingerprint(flat)[0]
 
@@ -128,6 +140,7 @@ class _Begun:
     def __init__(self, codec: _Codec, value: Any) -> None:
         self.digest: str | None = None
         self.flat: Any = MISSING
+        self._same = copy.copy(value) if _is_of_constants(value) else None
         try:
             flat = codec.flat(value)
         except (TypeError, ValueError, RecursionError):
@@ -135,6 +148,15 @@ class _Begun:
         self.digest, size_bytes = fingerprint(flat)
         if size_bytes <= _SMALL_BYTES:
             self.flat = owned(flat)
+
+    def holds(self, value: Any) -> bool:
+        """Say whether a container of constants holds the same objects still; False is no answer."""
+        same = self._same
+        if same is None or type(value) is not type(same) or len(value) != len(same):
+            return False
+        if isinstance(value, dict) and not all(map(operator.is_, value.values(), same.values())):
+            return False
+        return all(map(operator.is_, value, same))
 
 
 class _Codec:
@@ -168,6 +190,8 @@ class _Codec:
             return {_TAG: "object", "value": self._numbers[id(value)]}
         if keras.ops.is_tensor(value) or _is_torch(value):
             return _tensor(value)
+        if _is_of_constants(value):
+            return value
         if type(value) in (list, tuple, deque):
             return self._sequence(value)
         if type(value) is dict:
@@ -238,6 +262,20 @@ class _Codec:
         if isinstance(flat, deque):
             return deque((self.value(inner) for inner in flat), flat.maxlen)
         return owned(flat)
+
+
+def _is_of_constants(value: Any) -> bool:
+    """Say whether a container holds constants only, or tuples of them: paths, labels, rows."""
+    if type(value) not in (list, tuple, deque, dict):
+        return False
+    if isinstance(value, dict) and not _CONSTANTS.issuperset(map(type, value)):
+        return False
+    kinds = set(map(type, value.values() if isinstance(value, dict) else value))
+    if tuple in kinds:
+        items = value.values() if isinstance(value, dict) else value
+        rows = (item for item in items if type(item) is tuple)
+        kinds = (kinds - {tuple}) | set(map(type, itertools.chain.from_iterable(rows)))
+    return kinds <= _CONSTANTS
 
 
 def _is_torch(value: Any) -> bool:
