@@ -2,19 +2,17 @@
 
 Kept is what has changed since training began: plain data, random generators, the seeds and other
 small variables of layers, tensors, and how lists and attributes refer to the objects that were
-there when training began. What cannot be kept and has changed in the first epoch is named.
+there when training began. What cannot be kept and has changed in the first epoch is named, and
+what has become too large for every snapshot, such as a cache of images, when it is left out.
 """
 
 from __future__ import annotations
 
 import copy
-import inspect
 import itertools
 import operator
-import types
-import weakref
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import keras
@@ -23,16 +21,16 @@ import numpy as np
 from keras_ratchet import _backends
 from keras_ratchet._engine.callback_states import fingerprint
 from keras_ratchet._engine.data_reach import MISSING, Place, Reach, keeps_itself
+from keras_ratchet._engine.looks import has_no_state, is_as_seen, look, sight
 from keras_ratchet._engine.plain import RANDOM, owned, random_state, set_random_state
+from keras_ratchet._warn import warn
 from keras_ratchet.types import Stateful
 
 _TAG = "keras_ratchet"
 _SMALL_BYTES = 1 << 20
+_MOST_BYTES = 64 << 20  # that every snapshot may hold of the data, all together
+_TOO_LARGE = object()
 _CONSTANTS = frozenset({str, int, float, bool, bytes, type(None)})
-_NO_STATE = (
-    *("threading", "_thread", "queue", "concurrent", "multiprocessing", "subprocess", "asyncio"),
-    *("logging", "_io", "io", "socket", "selectors", "weakref", "contextlib", "keras"),
-)
 
 
 class DataStates:
@@ -56,17 +54,41 @@ class DataStates:
             self._begun[name] = _Begun(self._codec, place.get())
         self._watched: dict[str, Any] = {}
         self._opaque: list[tuple[str, Any, Any]] = []
+        self._told: set[str] = set()
 
     def capture(self) -> dict[str, Any]:
-        """Return what has changed since training began, by place."""
+        """Return what has changed since training began, by place; warn of what is too much."""
         kept = {}
         for name, place in self._all().items():
             if self._stands(name, place):
                 continue
-            flat = self._flat(place)
+            flat = self._flat(name, place)
             if flat is not MISSING and not self._is_as_begun(name, flat):
-                kept[name] = owned(flat)
-        return kept
+                kept[name] = flat
+        self._leave_out(kept)
+        return {name: owned(flat) for name, flat in kept.items()}
+
+    def _leave_out(self, kept: dict[str, Any]) -> None:
+        """Take the largest out until the rest may stand in every snapshot, and warn of each once.
+
+        What an object says of itself, by its state_dict(), stays.
+        """
+        sizes = {name: 0 if _is_in_place(flat) else _bytes_in(flat) for name, flat in kept.items()}
+        left_out = [name for name, flat in kept.items() if flat is _TOO_LARGE]
+        rest = sum(sizes.values())
+        for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
+            if rest > _MOST_BYTES:
+                left_out.append(name)
+                rest -= sizes[name]
+        for name in set(left_out):
+            del kept[name]
+        if untold := [name for name in left_out if name not in self._told]:
+            self._told.update(untold)
+            warn(
+                f"Resume may not be exact: training has changed {', '.join(untold)}, too large for "
+                f"every snapshot, so it is not kept. Of a cache that is filled anew nothing is "
+                f"lost. Else give the data set state_dict() and load_state_dict()."
+            )
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Put states back; what is in none of them is as it was when training began."""
@@ -75,7 +97,7 @@ class DataStates:
             if name not in state and begun.flat is not MISSING:
                 if self._stands(name, places[name]):
                     continue
-                flat = self._flat(places[name])
+                flat = self._flat(name, places[name])
                 if flat is not MISSING and not self._is_as_begun(name, flat):
                     self._codec.put(places[name], begun.flat)
         for name, flat in state.items():
@@ -87,11 +109,11 @@ class DataStates:
     def watch(self) -> None:
         """Look at what cannot be kept, before an epoch."""
         self._watched = {
-            name: _sight(place.get())
+            name: sight(place.get())
             for name, place in self._all().items()
-            if not self._stands(name, place) and self._flat(place) is MISSING
+            if not self._stands(name, place) and self._flat(name, place) is MISSING
         }
-        self._opaque = [(name, value, _look(value)) for name, value in self._reach.opaque]
+        self._opaque = [(name, value, look(value)) for name, value in self._reach.opaque]
 
     def lost(self) -> list[str]:
         """Return the names of what cannot be kept and is not as when `watch` was called."""
@@ -99,14 +121,14 @@ class DataStates:
             name
             for name, place in self._all().items()
             if not self._stands(name, place)
-            and self._flat(place) is MISSING
-            and not _is_as_seen(self._watched.get(name), place.get())
-            and not _has_no_state(place.get())
+            and self._flat(name, place) is MISSING
+            and not is_as_seen(self._watched.get(name), place.get())
+            and not has_no_state(place.get())
         ]
         changed = [
             name
-            for name, value, look in self._opaque
-            if look != _look(value) and not _has_no_state(value)
+            for name, value, seen in self._opaque
+            if seen != look(value) and not has_no_state(value)
         ]
         return list(dict.fromkeys([*replaced, *changed]))
 
@@ -120,9 +142,15 @@ class DataStates:
                 return Place(name, holder, name[len(above) + 1 :])
         return None
 
-    def _flat(self, place: Place) -> Any:
+    def _flat(self, name: str, place: Place) -> Any:
+        """Return plain data, MISSING if there is none, or _TOO_LARGE at little cost."""
+        value = place.get()
+        begun = self._begun[name].bytes_in if name in self._begun else 0
         try:
-            return self._codec.flat(place.get())
+            size_bytes = self._codec.bytes_in(value)
+            if size_bytes > _MOST_BYTES and size_bytes != begun:
+                return _TOO_LARGE
+            return self._codec.flat(value)
         except (TypeError, ValueError, RecursionError):
             return MISSING
 
@@ -140,8 +168,10 @@ class _Begun:
     def __init__(self, codec: _Codec, value: Any) -> None:
         self.digest: str | None = None
         self.flat: Any = MISSING
+        self.bytes_in = 0
         self._same = copy.copy(value) if _is_of_constants(value) else None
         try:
+            self.bytes_in = codec.bytes_in(value)
             flat = codec.flat(value)
         except (TypeError, ValueError, RecursionError):
             return
@@ -199,6 +229,10 @@ class _Codec:
         if not fingerprint(value)[0]:
             raise TypeError(f"a {type(value).__name__} cannot be kept")
         return value
+
+    def bytes_in(self, value: Any) -> int:
+        """Return about how much memory `flat` would need, without making it."""
+        return 0 if isinstance(value, np.memmap) else _bytes_in(value, self._numbers)
 
     def _sequence(self, values: Any) -> Any:
         if values and isinstance(values[0], int | float | str) and fingerprint(values)[0]:
@@ -278,6 +312,27 @@ def _is_of_constants(value: Any) -> bool:
     return kinds <= _CONSTANTS
 
 
+def _bytes_in(value: Any, known: Collection[int] = ()) -> int:
+    """Return about how much memory data takes; of objects that are known, their numbers' only."""
+    if value is None or isinstance(value, bool | int | float) or id(value) in known:
+        return 8
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(_bytes_in(k) + _bytes_in(inner, known) for k, inner in value.items())
+    if isinstance(value, list | tuple | deque | set | frozenset):
+        return sum(_bytes_in(inner, known) for inner in value)
+    if isinstance(value, np.ndarray):
+        return int(value.nbytes)
+    if keras.ops.is_tensor(value) or _is_torch(value):
+        return int(getattr(value, "nbytes", 0)) or _size_bytes(value)
+    return 0
+
+
+def _is_in_place(flat: Any) -> bool:
+    return isinstance(flat, dict) and flat.get(_TAG) in ("in place", "state")
+
+
 def _is_torch(value: Any) -> bool:
     torch = _backends.torch_loading()
     return torch is not None and bool(torch.is_tensor(value))
@@ -314,36 +369,3 @@ def _write(variable: Any, value: Any) -> None:
         _backends.tensorflow_loading().write(variable, np.array(value))
     else:
         variable.assign(np.array(value))
-
-
-def _look(value: Any) -> Any:
-    """Return what can be read of an object at little cost: where an iterator stands, an index."""
-    if isinstance(value, types.GeneratorType):  # once begun, nobody can tell where it is
-        over_or_new = (inspect.GEN_CLOSED, inspect.GEN_CREATED)
-        state = inspect.getgeneratorstate(value)
-        return state if state in over_or_new else object()
-    look: list[Any] = [operator.length_hint(value, -1) if hasattr(value, "__iter__") else -1]
-    if hasattr(value, "index") and not callable(value.index):  # a table's
-        look.append(fingerprint(np.asarray(value.index))[0] or list(value.index))
-    return look
-
-
-def _sight(value: Any) -> tuple[Any, Any]:
-    """Return a reference to a value, weak where possible, and what can be read of it."""
-    try:
-        return weakref.ref(value), _look(value)
-    except TypeError:
-        return (lambda: value), _look(value)
-
-
-def _is_as_seen(sight: tuple[Any, Any] | None, value: Any) -> bool:
-    return sight is not None and sight[0]() is value and sight[1] == _look(value)
-
-
-def _has_no_state(value: Any) -> bool:
-    """Say whether a value is a lock, a file, a thread, a function: not what data is made of."""
-    if value is MISSING or isinstance(value, types.ModuleType | types.FunctionType | type):
-        return True
-    if type(value).__name__.endswith("DataLoaderIter"):
-        return True
-    return type(value).__module__.partition(".")[0] in _NO_STATE
