@@ -13,6 +13,7 @@ from support.models import dense, fit
 
 import keras_ratchet
 from keras_ratchet._storage.lock import FileLock
+from keras_ratchet.callbacks import _leftover
 
 
 class Pruned(Exception):
@@ -95,3 +96,48 @@ def test_a_lock_that_nobody_has_any_more_is_given_back(tmp_path):
     del lock
     gc.collect()
     assert descriptors() == before - 1
+
+
+class Slow(keras.callbacks.Callback):
+    """Takes its time in `guard`; the thread that releases locks looks often meanwhile."""
+
+    def on_train_abort(self, error):
+        time.sleep(1.5)
+
+
+def test_in_guard_the_last_save_is_made_under_the_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(_leftover, "POLL_S", 0.05)
+    held = []
+    save = keras_ratchet.ModelCheckpoint(
+        tmp_path / "a.weights.h5", save_weights_only=True, save_freq=10**6, save_at_end=True
+    )
+    backup = keras_ratchet.BackupAndRestore(tmp_path / "backup")
+
+    class Look(keras.callbacks.Callback):
+        def on_train_abort(self, error):
+            held.extend([save._saves.series._lock is not None, backup.backups._lock is not None])
+
+    callbacks = [Slow(), Look(), save, backup, Prune()]
+    model = dense()
+    with pytest.raises(Pruned), keras_ratchet.guard(model, callbacks):
+        fit(model, callbacks)
+    assert held == [True, True]
+    assert save._saves.series._lock is None  # each has given it free itself
+    assert backup.backups._lock is None
+    assert (tmp_path / "a.weights.h5").exists()
+
+
+def test_a_lock_that_the_last_work_could_not_give_free_is_released_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(_leftover, "POLL_S", 0.05)
+    save = keras_ratchet.ModelCheckpoint(tmp_path / "a.weights.h5", save_weights_only=True)
+    monkeypatch.setattr(save, "on_train_abort", lambda error: 1 / 0)
+    callbacks = [save, Prune()]
+    model = dense()
+    with pytest.raises(Pruned) as kept, keras_ratchet.guard(model, callbacks):
+        fit(model, callbacks)
+    assert kept.value.__notes__
+    for _ in range(50):
+        if save._saves.series._lock is None:
+            break
+        time.sleep(0.1)
+    assert save._saves.series._lock is None

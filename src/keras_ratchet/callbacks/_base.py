@@ -8,6 +8,7 @@ import keras
 
 from keras_ratchet import _backends, _compat
 from keras_ratchet.callbacks._interrupt import CtrlC, watch
+from keras_ratchet.callbacks._leftover import last_work
 from keras_ratchet.callbacks._stand_in import check_subclass
 from keras_ratchet.errors import ConfigError
 
@@ -121,14 +122,19 @@ class RatchetCallback(keras.callbacks.Callback):
 
 def abandon(callbacks: list[Any], error: BaseException) -> None:
     """Let each callback do its last work; a failure is noted on `error`, which matters more."""
-    for callback in callbacks:
-        hook = getattr(callback, "on_train_abort", None)
-        if hook is None:
-            continue
-        try:
-            hook(error)
-        except Exception as failure:
-            error.add_note(f"{type(callback).__name__} could not finish its work: {failure!r}")
+    with last_work(callbacks):
+        for callback in callbacks:
+            _abandon(callback, error)
+
+
+def _abandon(callback: Any, error: BaseException) -> None:
+    hook = getattr(callback, "on_train_abort", None)
+    if hook is None:
+        return
+    try:
+        hook(error)
+    except Exception as failure:
+        error.add_note(f"{type(callback).__name__} could not finish its work: {failure!r}")
 
 
 def refuse_keras_2(model: Any, name: str) -> None:

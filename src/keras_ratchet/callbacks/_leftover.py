@@ -3,15 +3,19 @@
 A traceback that somebody keeps (a notebook, a debugger) keeps the callbacks alive, and with them
 their locks: an idle process would keep others out of its directory. So a thread looks once a
 second whether the `fit` that took a lock is still on its thread's stack; the next `fit` of the
-process looks, too, when it begins. Loops other than Keras's end with their objects only.
+process looks, too, when it begins. Under `guard` the last work is done after `fit` has left the
+stack: for as long as it lasts its callbacks keep their locks. Loops other than
+Keras's end with their objects only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +29,8 @@ class _Entry:
     callback: weakref.ref[Any]
     loop: Loop
     thread: int
+    is_at_work: bool = False  # does its last work, after which it gives its lock free itself
+    had_ended: bool = False  # when the thread looked last
 
     def runs(self) -> bool:
         """Return whether the loop is still running; from another thread any `fit` counts."""
@@ -32,6 +38,11 @@ class _Entry:
         if self.thread == threading.get_ident():
             return self.loop.runs(frame)
         return self.loop.is_above(frame)
+
+    def is_one_of(self, callbacks: list[Any]) -> bool:
+        """Return whether it is of one of these callbacks."""
+        own = self.callback()
+        return any(own is callback for callback in callbacks)
 
 
 class _Leftovers:
@@ -59,14 +70,39 @@ class _Leftovers:
         while True:
             pause.wait(POLL_S)
             with self._mutex:
-                self._sweep()
+                self._sweep(after_two_looks=True)
                 if not self._entries:
                     self._watched_in = 0
                     return
 
-    def _sweep(self) -> None:
-        """Release the locks of loops that have ended; one that is still written for stays."""
-        self._entries = [e for e in self._entries if e.runs() or not _released(e.callback())]
+    def _sweep(self, after_two_looks: bool = False) -> None:
+        """Release the locks of loops that have ended; one that is still written for stays.
+
+        An exception on its way from `fit` to `guard` is on neither's stack: the thread, which may
+        look at any time, releases nothing at its first look.
+        """
+        kept = []
+        for entry in self._entries:
+            has_ended = not entry.is_at_work and not entry.runs()
+            is_due = has_ended and (entry.had_ended or not after_two_looks)
+            entry.had_ended = has_ended
+            if not (is_due and _released(entry.callback())):
+                kept.append(entry)
+        self._entries = kept
+
+    @contextlib.contextmanager
+    def at_work(self, callbacks: list[Any]) -> Iterator[None]:
+        """Leave the locks of callbacks alone in this block; what they keep is released later."""
+        with self._mutex:
+            found = [e for e in self._entries if not e.is_at_work and e.is_one_of(callbacks)]
+            for entry in found:
+                entry.is_at_work = True
+        try:
+            yield
+        finally:
+            with self._mutex:
+                for entry in found:
+                    entry.is_at_work = False
 
 
 def _released(callback: Any) -> bool:
@@ -84,3 +120,12 @@ def watch_lock(callback: Any, callback_list: Any) -> None:
         callback_list: The `CallbackList` that it is in, or None.
     """
     _leftovers.add(callback, Loop(sys._getframe(1), callback_list))
+
+
+def last_work(callbacks: list[Any]) -> contextlib.AbstractContextManager[None]:
+    """Return a block in which callbacks keep their locks, though their `fit` has ended.
+
+    Args:
+        callbacks: Those that do their last work in it; each gives its lock free at its end.
+    """
+    return _leftovers.at_work(callbacks)
