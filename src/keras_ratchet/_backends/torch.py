@@ -133,8 +133,9 @@ def state_of(thing: Any) -> list[Foreign] | None:
     modules = [("", thing)]
     while modules:
         path, module = modules.pop(0)
-        own = [*_OF_MODULE(module, recurse=False), *module.named_buffers(recurse=False)]
-        found += [_Tensor(f"{path}{name}", module, name) for name, _ in own]
+        if module._parameters or module._buffers:
+            own = [*_OF_MODULE(module, recurse=False), *module.named_buffers(recurse=False)]
+            found += [_Tensor(f"{path}{name}", module, name) for name, _ in own]
         modules += [
             (f"{path}{name}.", child)
             for name, child in module.named_children()

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from keras_ratchet import _backends
 from keras_ratchet._engine import optimizers
 from keras_ratchet._engine.plain import RANDOM, encode, owned, random_state, set_random_state
-from keras_ratchet._engine.reach import reach
+from keras_ratchet._engine.reach import Reach, reach
 from keras_ratchet._keras.attributes import names_read_by_steps, own_attributes, settings
 
 _TENSOR = "keras_ratchet.tensor"
 _SCALARS = (str, bytes, bool, int, float, type(None), np.ndarray, np.generic)
+_UNCHANGING = (str, bytes, bool, int, float, type(None))
 # what symbolic tensors raise depends on their framework
 _NO_DATA = (
     TypeError,
@@ -48,17 +49,18 @@ class AttributeStates:
     """
 
     def __init__(self, model: Any) -> None:
-        self._begun = {(key, name): _Begun(value) for key, _, name, value in _attributes(model)}
+        attributes = _attributes(model)
+        self._begun = {(key, name): _Begun(value) for key, _, name, value in attributes}
         self._told: set[str] = set()
 
-    def capture(self, model: Any) -> dict[str, dict[str, Any]]:
+    def capture(self, model: Any, found: Reach | None = None) -> dict[str, dict[str, Any]]:
         """Return what has changed and can be kept, as plain data, by owner and name."""
-        found: dict[str, dict[str, Any]] = {}
-        for key, _, name, value in _attributes(model):
+        changed: dict[str, dict[str, Any]] = {}
+        for key, _, name, value in _attributes(model, found):
             begun = self._begun.get((key, name))
             if (begun is None or begun.has_changed(value)) and _digest(value):
-                found.setdefault(key, {})[name] = owned(_plain(value))
-        return found
+                changed.setdefault(key, {})[name] = owned(_plain(value))
+        return changed
 
     def restore(self, model: Any, saved: Mapping[str, Mapping[str, Any]]) -> None:
         """Restore what was saved; what had not changed then gets the value that it began with."""
@@ -68,16 +70,16 @@ class AttributeStates:
                 _put(owner, name, saved[key][name])
             elif begun is not None and begun.plain is not None and begun.has_changed(value):
                 _put(owner, name, begun.plain)
-        owners = _owners(model)
+        owners = _owners(model, reach(model))
         for key, values in saved.items():
             for name in values if key in owners else ():
                 if name not in vars(owners[key]):
                     _put(owners[key], name, values[name])
 
-    def complaints(self, model: Any, compiled: bool) -> list[str]:
+    def complaints(self, model: Any, compiled: bool, found: Reach | None = None) -> list[str]:
         """Return, once for each, sentences about what has changed and will not be exact."""
         lost, baked = [], []
-        for key, owner, name, value in _attributes(model):
+        for key, owner, name, value in _attributes(model, found):
             kind: Any = type(owner)
             begun, title = self._begun.get((key, name)), f"{type(owner).__name__}.{name}"
             if begun is None or title in self._told or not begun.has_changed(value):
@@ -87,8 +89,8 @@ class AttributeStates:
             elif compiled and (name in names_read_by_steps(kind) or name in settings(owner)):
                 baked.append(title)
         self._told |= {*lost, *baked}
-        found = ((lost, _LOST), (baked, _BAKED))
-        return [f"{', '.join(names)} {why}" for names, why in found if names]
+        told = ((lost, _LOST), (baked, _BAKED))
+        return [f"{', '.join(names)} {why}" for names, why in told if names]
 
 
 _LOST = (
@@ -109,28 +111,35 @@ class _Begun:
         self.plain = owned(_plain(value)) if self._digest else None
         self._value = None if self._digest else value
         self._length = _length(value)
+        self._same = (value,) if isinstance(value, _UNCHANGING) else ()
 
     def has_changed(self, value: Any) -> bool:
         """Say whether the attribute is another value now; of strange objects, another object."""
+        if self._same and value is self._same[0]:  # most are; digests take longer
+            return False
         if self._digest or _digest(value):
             return _digest(value) != self._digest
         return value is not self._value or _length(value) != self._length
 
 
-def _attributes(model: Any) -> Iterator[tuple[str, Any, str, Any]]:
-    """Yield key, owner, name and value of each attribute that the user may set."""
-    for key, owner in _owners(model).items():
+def _attributes(model: Any, found: Reach | None = None) -> Iterator[tuple[str, Any, str, Any]]:
+    """Yield key, owner, name and value of each attribute that the user may set.
+
+    What a framework keeps the state of (a `tf.Variable`) is kept where it is, see `extra_state`.
+    """
+    state_of = _backends.current().state_of
+    for key, owner in _owners(model, found or reach(model)).items():
         for name, value in {**settings(owner), **own_attributes(owner)}.items():
-            if not isinstance(value, (*_PARTS, *_OTHERS)):
+            if not isinstance(value, (*_PARTS, *_OTHERS)) and state_of(value) is None:
                 yield key, owner, name, value
 
 
-def _owners(model: Any) -> dict[str, Any]:
+def _owners(model: Any, found: Reach) -> dict[str, Any]:
     """Return what has attributes: what can be reached, and the optimizers."""
-    found = optimizers.keras_optimizers(model)
-    inner = {f"{name}.inner": getattr(one, "inner_optimizer", None) for name, one in found.items()}
-    found |= {name: one for name, one in inner.items() if one is not None}
-    return {**reach(model).owners, **found}
+    outer = optimizers.keras_optimizers(model)
+    inner = {f"{name}.inner": getattr(one, "inner_optimizer", None) for name, one in outer.items()}
+    outer |= {name: one for name, one in inner.items() if one is not None}
+    return {**found.owners, **outer}
 
 
 def _plain(value: Any) -> Any:

@@ -37,9 +37,14 @@ def is_complete(model: Any) -> bool:
     return anatomy.is_whole(model) and all(built)
 
 
-def built_for(model: Any, places: Places) -> dict[str, list[str]]:
-    """Return, for each Keras optimizer that is built, the places of its variables in its order."""
-    place_of = {id(v): name for name, v in places.variables(model, ("model",)).items()}
+def built_for(model: Any, named: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return, for each Keras optimizer that is built, the places of its variables in its order.
+
+    Args:
+        model: The model.
+        named: Its variables by place.
+    """
+    place_of = {id(v): name for name, v in named.items() if name.startswith("model/")}
     found = {}
     for name, one in optimizers.keras_optimizers(model).items():
         variables = anatomy.built_for(one)
@@ -55,7 +60,7 @@ def build_optimizers(model: Any, places: Places, saved: Mapping[str, Sequence[st
     again, after it had made other layers trainable.
     """
     named = places.variables(model, ("model",))
-    now = built_for(model, places)
+    now = built_for(model, named)
     for name, one in optimizers.keras_optimizers(model).items():
         wanted = saved.get(name)
         if not wanted or wanted == now.get(name) or any(place not in named for place in wanted):

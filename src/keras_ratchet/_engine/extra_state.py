@@ -12,15 +12,21 @@ from typing import Any
 from numpy.typing import NDArray
 
 from keras_ratchet import _backends
-from keras_ratchet._engine.reach import reach
+from keras_ratchet._engine.reach import Reach, reach
 from keras_ratchet._keras.anatomy import layers_of
 
 EXTRA = "extra/"
 
 
-def named_extras(model: Any) -> dict[str, Any]:
-    """Return all of it, each with a name that is the same in the next run of the script."""
-    return {f"{EXTRA}{extra.key}": extra.variable for extra in reach(model).extras}
+def named_extras(model: Any, found: Reach | None = None) -> dict[str, Any]:
+    """Return all of it, each with a name that is the same in the next run of the script.
+
+    Args:
+        model: The model.
+        found: What is reachable in it, if that is known.
+    """
+    extras = (reach(model) if found is None else found).extras
+    return {f"{EXTRA}{extra.key}": extra.variable for extra in extras}
 
 
 def weights_beyond(model: Any) -> list[Any]:

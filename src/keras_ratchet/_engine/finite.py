@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from keras_ratchet import _backends
 from keras_ratchet._backends.base import Foreign, all_finite
 from keras_ratchet._engine.best_weights import computed_with
-from keras_ratchet._engine.extra_state import weights_beyond
 
 _log = logging.getLogger("keras_ratchet")
 _NOTHING: Mapping[int, Any] = {}
@@ -75,11 +74,10 @@ class FiniteWatch:
                 return path_of(variable)
         return None
 
-    def bad_beyond(self, model: Any) -> str | None:
-        """Return what `bad` does, of what the model computes with beside its weights."""
+    def bad_among(self, variables: Iterable[Any]) -> str | None:
+        """Return what `bad` does, of some of the variables."""
         backend = _backends.current()
-        found = weights_beyond(model)
-        return next((path_of(v) for v in found if not self.accepts(v, backend.view(v))), None)
+        return next((path_of(v) for v in variables if not self.accepts(v, backend.view(v))), None)
 
     def accepts(self, variable: Any, value: NDArray[Any]) -> bool:
         """Say whether a value of a variable is finite but for the constants in it."""
@@ -91,17 +89,17 @@ class FiniteWatch:
         places = self._places.get(_key(variable))
         return places is not None and bool((np.isfinite(value) | places).all())
 
-    def looks(self, model: Any) -> dict[int, tuple[str, Look]]:
-        """Return, for the id of each weight, its path and what looks at its values.
+    def looks(self, variables: Iterable[Any]) -> dict[int, tuple[str, Look]]:
+        """Return, for the id of each variable, its path and what looks at its values.
 
         Args:
-            model: The model, whose weights may be looked at on another thread.
+            variables: What may be looked at on another thread.
         """
 
         def look(variable: Any) -> Look:
             return lambda value: self.accepts(variable, value)
 
-        return {id(v): (path_of(v), look(v)) for v in computed_with(model)}
+        return {id(v): (path_of(v), look(v)) for v in variables}
 
     def state_dict(self, model: Any, optimizer: Any = None) -> dict[str, Any]:
         """Return the constants, as plain data and arrays, by the places of their variables."""

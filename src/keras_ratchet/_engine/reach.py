@@ -32,6 +32,7 @@ _CODE = (type, types.ModuleType, types.FunctionType, types.MethodType, types.Bui
 _FOLLOWED = (keras.layers.Layer, keras.metrics.Metric, keras.losses.Loss)
 # `compile` keeps them beside the losses and metrics that it is given, which are followed
 _NOT_FOLLOWED = (keras.optimizers.Optimizer, keras.callbacks.Callback, keras.Variable)
+_empty: set[type] = set()  # classes in whose objects nothing is ever found, to be fast
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +62,18 @@ class Reach:
     owners: dict[str, Any] = field(default_factory=dict)
     extras: list[Extra] = field(default_factory=list)
     _known: dict[int, Any] = field(default_factory=dict)  # the objects too, or ids are used again
+    _values_due: list[Any] = field(default_factory=list)  # known variables, their values not yet
     _seen: set[int] = field(default_factory=set)
     _layers: set[int] = field(default_factory=set)
+    _state_of: Any = field(default_factory=lambda: _backends.current().state_of)
 
     def follow(self, key: str, thing: Any, depth: int = 0, top: bool = False) -> None:
         """Note an object if it is a variable, else look into it; layers each by itself (`top`)."""
-        if isinstance(thing, (*_LEAVES, *_CODE)) or id(thing) in self._seen:
+        if type(thing) in _empty or id(thing) in self._seen:
             return
-        if isinstance(thing, keras.random.SeedGenerator):
+        if isinstance(thing, (*_LEAVES, *_CODE)):
+            _note_empty(thing)
+        elif isinstance(thing, keras.random.SeedGenerator):
             self._add(key, thing.state, is_weight=False)
         elif isinstance(thing, keras.Variable):
             self._add(key, thing, is_weight=True)
@@ -81,34 +86,40 @@ class Reach:
 
     def _look_into(self, key: str, thing: Any, depth: int) -> None:
         """Take what a framework's own object holds, and follow attributes."""
-        held = _backends.current().state_of(thing)
+        held = self._state_of(thing)
         for foreign in held or ():
             foreign.path = f"{key.partition('.')[2]}.{foreign.name}".strip(".")
             self._add(f"{key}.{foreign.name}".rstrip("."), foreign, not foreign.is_stream)
         is_keras = isinstance(thing, _FOLLOWED)
         if not is_keras and (held is not None or depth > _DEPTH or not is_users(thing)):
+            if held is None and not is_users(thing):
+                _note_empty(thing)
             return
         self._seen.add(id(thing))
         self.owners[key] = thing
         if isinstance(thing, keras.metrics.Metric):  # the model's as soon as they are built
             self.know(thing.variables, [])
         for name, value in attributes_beyond_base(thing).items():
-            self.follow(f"{key}.{name}", value, 0 if is_keras else depth + 1)
+            if type(value) not in _empty:
+                self.follow(f"{key}.{name}", value, 0 if is_keras else depth + 1)
         if isinstance(thing, keras.layers.Layer) and id(thing) not in self._layers:
             for i, variable in enumerate(thing.variables):
                 self._add(f"{key}#{i}", variable, not is_seed(variable))
 
     def _add(self, key: str, variable: Any, is_weight: bool) -> None:
-        # a module's wrapper is made for this call, its tensor is not
-        thing = variable.value if isinstance(variable, Foreign) else variable
+        thing = variable
+        if isinstance(variable, Foreign):  # made for this call, its tensor is not
+            thing = variable.value
+            self._known |= {id(v): v for v in (one.value for one in self._values_due)}
+            self._values_due.clear()
         if id(thing) not in self._known:
             self._known[id(thing)] = thing
             self.extras.append(Extra(key, variable, is_weight))
 
     def know(self, variables: list[Any], layers: list[Any]) -> None:
         """Leave out what is kept anyhow."""
-        things = [*variables, *(variable.value for variable in variables)]
-        self._known |= {id(thing): thing for thing in things}
+        self._known |= {id(variable): variable for variable in variables}
+        self._values_due += variables
         self._layers |= {id(layer) for layer in layers}
 
 
@@ -131,6 +142,12 @@ def reach(model: Any) -> Reach:
         for i, variable in enumerate(group):
             found.extras += _replicas(f"{kind} {i:05d}", variable, kind == "variables")
     return found
+
+
+def _note_empty(thing: Any) -> None:
+    """Note that in objects like this one nothing is found; a proxy's class says nothing."""
+    if thing.__class__ is type(thing):
+        _empty.add(type(thing))
 
 
 def is_seed(variable: Any) -> bool:

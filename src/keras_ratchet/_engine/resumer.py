@@ -21,6 +21,7 @@ from keras_ratchet._engine.compare import differences, facts_of, other_backend
 from keras_ratchet._engine.data_cursor import DataCursor
 from keras_ratchet._engine.extra_state import EXTRA, named_extras, restore_extras
 from keras_ratchet._engine.places import Places
+from keras_ratchet._engine.reach import reach
 from keras_ratchet._engine.stages import Stage
 from keras_ratchet._engine.train_state import (
     TrainState,
@@ -304,7 +305,9 @@ class Resumer:
         """
         now = rng.capture()
         whole = position.batch == 0
-        named = self.places.variables(model) | named_extras(model)
+        found = reach(model)
+        at_places = self.places.variables(model)
+        named = at_places | named_extras(model, found)
         return TrainState(
             position=position,
             variables={},
@@ -317,9 +320,9 @@ class Resumer:
             logs=dict(logs),
             facts=self._facts(model),
             torch_optimizers=optimizers.torch_states(model),
-            built_for=building.built_for(model, self.places),
-            trainable=self.flags.state(model, self.places),
-            attributes={} if self.unkept is None else self.unkept.look(model, position),
+            built_for=building.built_for(model, at_places),
+            trainable=self.flags.state(model, self.places, at_places),
+            attributes={} if self.unkept is None else self.unkept.look(model, position, found),
             elapsed_s=self.elapsed_s,
         )
 

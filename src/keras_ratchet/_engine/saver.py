@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from keras_ratchet import _compat_saving
+from keras_ratchet._engine.best_weights import weights_of
+from keras_ratchet._engine.extra_state import weights_beyond
 from keras_ratchet._engine.facts import state_bytes
 from keras_ratchet._engine.finite import FiniteWatch, Look
 from keras_ratchet._engine.holding import Holder, Values
@@ -109,8 +111,9 @@ class ModelSaver:
             return held[0]
 
         frozen = form.freeze(model, hold)
-        looks, beyond = self.watch.looks(model), self.watch.bad_beyond(model)
-        return _HeldFile(form, frozen, held[0], looks, beyond)
+        beyond = weights_beyond(model)
+        looks = self.watch.looks([*(weights_of(model) or ()), *beyond])
+        return _HeldFile(form, frozen, held[0], looks, self.watch.bad_among(beyond))
 
     def free(self) -> None:
         """Give memory back."""

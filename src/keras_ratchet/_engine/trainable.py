@@ -12,12 +12,19 @@ from keras_ratchet._engine.places import Places
 Flags = dict[str, bool]
 
 
-def flags_of(model: Any, places: Places) -> Flags:
-    """Return what is trainable and what is not: layers and variables, by place."""
+def flags_of(model: Any, places: Places, named: Mapping[str, Any] | None = None) -> Flags:
+    """Return what is trainable and what is not: layers and variables, by place.
+
+    Args:
+        model: The model.
+        places: Where its layers and variables lie.
+        named: Its variables by place, if they are known.
+    """
+    if named is None:
+        named = places.variables(model, ("model",))
     flags = {f"layer/{path}": bool(layer.trainable) for path, layer in places.layers(model).items()}
-    for name, variable in places.variables(model, ("model",)).items():
-        flags[name] = bool(variable.trainable)
-    return flags
+    own = ((name, variable) for name, variable in named.items() if name.startswith("model/"))
+    return flags | {name: bool(variable.trainable) for name, variable in own}
 
 
 def set_flags(model: Any, places: Places, flags: Mapping[str, bool]) -> None:
@@ -66,9 +73,9 @@ class FlagsWatch:
         if not any(function is known for known in self._functions):
             self._functions, self._traced = [function], flags_of(model, places)
 
-    def state(self, model: Any, places: Places) -> dict[str, Flags]:
+    def state(self, model: Any, places: Places, named: Mapping[str, Any]) -> dict[str, Flags]:
         """Return the flags of now, and what was otherwise at the two other moments."""
-        now = flags_of(model, places)
+        now = flags_of(model, places, named)
         return {
             "now": now,
             "begin": {name: not now[name] for name in changed(now, self._begin)},

@@ -8,6 +8,7 @@ import keras
 
 from keras_ratchet import _backends
 from keras_ratchet._engine.attribute_states import AttributeStates
+from keras_ratchet._engine.reach import Reach
 from keras_ratchet._warn import warn
 from keras_ratchet.types import Position
 
@@ -28,13 +29,19 @@ class Unkept:
         self.attributes = AttributeStates(model)
         self._looked = False
 
-    def look(self, model: Any, position: Position) -> dict[str, dict[str, Any]]:
-        """Return the attributes to be kept; warn of what cannot be."""
-        kept = self.attributes.capture(model)
+    def look(self, model: Any, position: Position, found: Reach) -> dict[str, dict[str, Any]]:
+        """Return the attributes to be kept; warn of what cannot be.
+
+        Args:
+            model: The model.
+            position: What is done.
+            found: What is reachable in the model now.
+        """
+        kept = self.attributes.capture(model, found)
         if not (position.epoch or position.batch):
             return kept
         eager = keras.backend.backend() == "torch" or bool(getattr(model, "run_eagerly", False))
-        sentences = self.attributes.complaints(model, compiled=not eager)
+        sentences = self.attributes.complaints(model, not eager, found)
         if not self._looked:
             self._looked = True
             if ops := _backends.current().random_ops(getattr(model, "train_function", None)):

@@ -23,14 +23,16 @@ _LIBRARIES = ("keras", "torch", "tensorflow", "flax")
 
 def own_attributes(thing: Any) -> dict[str, Any]:
     """Return the attributes of a Keras object, or any other, that Keras does not set itself."""
+    held = vars(thing)
     kind: Any = type(thing)
-    return _without(thing, set_by_libraries(kind) | _base() if _is_keras(kind) else frozenset())
+    return {name: held[name] for name in _own(kind, tuple(held))}
 
 
 def attributes_beyond_base(thing: Any) -> dict[str, Any]:
     """Return the attributes of a Keras object that every layer or model does not have."""
+    held = vars(thing)
     kind: Any = type(thing)
-    return _without(thing, _base() if _is_keras(kind) else frozenset())
+    return {name: held[name] for name in _beyond_base(kind, tuple(held))}
 
 
 _NO_SETTINGS = frozenset({"name", "dtype", "trainable", "seed", "autocast"})
@@ -42,10 +44,10 @@ def settings(thing: Any) -> dict[str, Any]:
     Such as `rate` of Dropout and `clipnorm` of an optimizer: a callback may change them.
     """
     kind: Any = type(thing)
-    names = _arguments(kind)
     kinds = (bool, int, float, type(None))
-    found = {name: value for name, value in vars(thing).items() if name in names}
-    return {name: value for name, value in found.items() if isinstance(value, kinds)}
+    held = vars(thing)
+    names = _settings(kind, tuple(held))
+    return {name: held[name] for name in names if isinstance(held[name], kinds)}
 
 
 @functools.cache
@@ -60,12 +62,25 @@ def _count(code: types.CodeType) -> int:
     return code.co_argcount + code.co_kwonlyargcount
 
 
-def _without(thing: Any, names: frozenset[str]) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in vars(thing).items()
-        if name not in names and not name.startswith(_PREFIXES)
-    }
+# objects of one class mostly have the same attributes, so that a model has few such lists of names
+@functools.lru_cache(maxsize=1024)
+def _settings(kind: Hashable, names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if name in _arguments(kind))
+
+
+@functools.lru_cache(maxsize=1024)
+def _own(kind: Hashable, names: tuple[str, ...]) -> tuple[str, ...]:
+    known = set_by_libraries(kind) | _base() if _is_keras(kind) else frozenset()
+    return _without(names, known)
+
+
+@functools.lru_cache(maxsize=1024)
+def _beyond_base(kind: Hashable, names: tuple[str, ...]) -> tuple[str, ...]:
+    return _without(names, _base() if _is_keras(kind) else frozenset())
+
+
+def _without(names: tuple[str, ...], known: frozenset[str]) -> tuple[str, ...]:
+    return tuple(n for n in names if n not in known and not n.startswith(_PREFIXES))
 
 
 @functools.cache
