@@ -7,7 +7,7 @@
 | `torch_optimizers` | those of torch in the model's attributes | train begin |
 | `built_for` | for which variables each optimizer was built, in its order | train begin |
 | `metrics/*` | running sums of the metrics | first epoch's begin, after Keras's reset |
-| `trainable` | which layers and variables are trainable, at four moments | see `trainable.py` |
+| `trainable` | which layers and variables are trainable, at three moments | see `trainable.py` |
 | `extra/*` | state of the model that is no Keras variable of its own | train begin |
 | `attributes` | plain attributes of the model and its layers that have changed | train begin |
 | `rng` | streams now: Python, NumPy, the backend, Keras's global seeds | see `epoch_rng` |
