@@ -1,7 +1,10 @@
 """What other callbacks remember over a restart."""
 
+import datetime
 import itertools
+import json
 import logging
+import pathlib
 import random
 import warnings
 from pathlib import Path
@@ -14,6 +17,7 @@ from support.sources import numpy_arrays
 
 import keras_ratchet
 from keras_ratchet._engine.callback_states import CallbackStates
+from keras_ratchet._engine.plain import decode, encode
 
 C = keras.callbacks
 
@@ -283,6 +287,42 @@ def test_what_cannot_be_kept_is_named_in_one_warning(tmp_path):
     assert "training is interrupted: Forgetful.handle, Forgetful.tally. Give" in said[0]
 
 
+class Notes(C.Callback):
+    """Has moments, paths and tensors, as callbacks of many projects have."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.start = datetime.datetime.now(datetime.UTC)
+        self.day, self.folder = self.start.date(), pathlib.Path("epochs") / str(epoch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.took = datetime.timedelta(seconds=epoch, microseconds=3)
+        self.prediction = self.model(np.ones((2, 4), "f4"))
+        self.seen = [keras.ops.convert_to_tensor([float(epoch)]), 3]
+
+
+def test_moments_paths_and_tensors_are_kept_without_an_alarm(tmp_path):
+    whole, again = killed_and_not(tmp_path, lambda _: [Notes()])
+    names = ["day", "folder", "took", "prediction", "seen"]
+    assert attributes(whole[0], names) == attributes(again[0], names)
+
+
+def test_moments_paths_and_tensors_are_the_same_when_put_back():
+    notes = Notes()
+    states = CallbackStates([notes])
+    notes.start = datetime.datetime.now(datetime.UTC)
+    notes.naive, notes.took = datetime.datetime(2026, 11, 1, 3), datetime.timedelta(-1, 5, 7)
+    notes.day, notes.folder = datetime.date(2026, 1, 2), pathlib.Path("a") / "b"
+    notes.tensors = {"a": [keras.ops.convert_to_tensor([1.5, 2.5])]}
+    arrays = {}
+    data = json.loads(json.dumps(encode(states.capture(), arrays, "")))
+    other = Notes()
+    CallbackStates([other]).load(decode(data, arrays))
+    assert keras.ops.is_tensor(other.tensors["a"][0])
+    assert np.array_equal(keras.ops.convert_to_numpy(other.tensors["a"][0]), [1.5, 2.5])
+    for name in ("start", "naive", "took", "day", "folder"):
+        assert getattr(other, name) == getattr(notes, name)
+
+
 def test_what_only_the_constructor_or_the_begin_of_training_set_is_no_alarm(tmp_path):
     class Logger(C.EarlyStopping):
         """As those of keras-tuner, dvclive and mlflow."""
@@ -460,7 +500,7 @@ def test_a_memory_mapped_array_is_data_not_state(tmp_path):
     holder = Holder()
     states = CallbackStates([holder])
     holder.data[:] = 1
-    assert next(iter(states.capture().values())) == {} and states.not_kept() == []
+    assert next(iter(states.capture().values())) == {} and states.lost() == []
 
 
 def test_history_holds_all_epochs_and_the_next_fit_begins_at_0(tmp_path):

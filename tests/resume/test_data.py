@@ -1,11 +1,13 @@
 """`keras_ratchet.data`: orders that are pure, sources with a state, what is not drawn again."""
 
+import datetime
 import os
 import pickle
 import random
 import subprocess
 import sys
 import time
+import warnings
 
 import keras
 import numpy as np
@@ -304,7 +306,21 @@ def test_an_iterator_that_cannot_be_kept_is_warned_about_once(tmp_path):
 
     with pytest.warns(UserWarning, match=r"has changed Drawing\.noise, which") as caught:
         Script(str(tmp_path / "b"), data).run()
-    assert sum("will not be exact" in str(w.message) for w in caught) == 1
+    said = [str(w.message) for w in caught if "will not be exact" in str(w.message)]
+    assert len(said) == 1 and "Give the data set state_dict()" in said[0]
+    assert "not the table" not in said[0]
+
+
+def test_a_data_set_may_note_the_time(tmp_path):
+    class Timed(Batches):
+        def on_epoch_end(self):
+            super().on_epoch_end()
+            self.ended = datetime.datetime.now()
+
+    script = Script(str(tmp_path / "b"), lambda: {"x": Timed()})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Resume will not")
+        script.run()
 
 
 def test_steps_per_epoch_that_cut_a_pass_are_warned_about(tmp_path):

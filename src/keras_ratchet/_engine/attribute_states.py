@@ -22,20 +22,10 @@ from keras_ratchet import _backends
 from keras_ratchet._engine import optimizers
 from keras_ratchet._engine.plain import RANDOM, encode, owned, random_state, set_random_state
 from keras_ratchet._engine.reach import Reach, reach
+from keras_ratchet._engine.tensors import NO_DATA, plain, thing
 from keras_ratchet._keras.attributes import names_read_by_steps, own_attributes, settings
 
-_TENSOR = "keras_ratchet.tensor"
-_SCALARS = (str, bytes, bool, int, float, type(None), np.ndarray, np.generic)
 _UNCHANGING = (str, bytes, bool, int, float, type(None))
-# what symbolic tensors raise depends on their framework
-_NO_DATA = (
-    TypeError,
-    ValueError,
-    RecursionError,
-    NotImplementedError,
-    AttributeError,
-    RuntimeError,
-)
 _PARTS = (keras.layers.Layer, keras.metrics.Metric, keras.losses.Loss, keras.Variable)
 _OTHERS = (keras.optimizers.Optimizer, keras.callbacks.Callback, keras.random.SeedGenerator)
 _LIBRARIES = ("keras", "tensorflow", "torch", "jax", "jaxlib", "keras_ratchet")
@@ -59,7 +49,7 @@ class AttributeStates:
         for key, _, name, value in _attributes(model, found):
             begun = self._begun.get((key, name))
             if (begun is None or begun.has_changed(value)) and _digest(value):
-                changed.setdefault(key, {})[name] = owned(_plain(value))
+                changed.setdefault(key, {})[name] = owned(plain(value))
         return changed
 
     def restore(self, model: Any, saved: Mapping[str, Mapping[str, Any]]) -> None:
@@ -108,7 +98,7 @@ class _Begun:
 
     def __init__(self, value: Any) -> None:
         self._digest = _digest(value)
-        self.plain = owned(_plain(value)) if self._digest else None
+        self.plain = owned(plain(value)) if self._digest else None
         self._value = None if self._digest else value
         self._length = _length(value)
         self._same = (value,) if isinstance(value, _UNCHANGING) else ()
@@ -142,44 +132,9 @@ def _owners(model: Any, found: Reach) -> dict[str, Any]:
     return {**found.owners, **outer}
 
 
-def _plain(value: Any) -> Any:
-    """Return data without Keras's tracking containers and with tensors as marked arrays.
-
-    Raises:
-        TypeError: If it holds anything else.
-    """
-    if isinstance(value, _SCALARS):
-        return value
-    if isinstance(value, deque):
-        return deque(map(_plain, value), value.maxlen)
-    for kind in (list, set):
-        if isinstance(value, kind):
-            return kind(map(_plain, value))
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if type(value) is tuple:
-        return tuple(map(_plain, value))
-    if keras.ops.is_tensor(value) and not getattr(value, "requires_grad", False):
-        return (_TENSOR, np.array(keras.ops.convert_to_numpy(value)))
-    return value
-
-
-def _thing(value: Any) -> Any:
-    """Return what `_plain` was given, but for the containers' classes."""
-    if type(value) is tuple and len(value) == 2 and type(value[0]) is str and value[0] == _TENSOR:
-        return keras.ops.convert_to_tensor(np.array(value[1]))
-    if type(value) in (list, tuple, set):
-        return type(value)(map(_thing, value))
-    if type(value) is deque:
-        return deque(map(_thing, value), value.maxlen)
-    if type(value) is dict:
-        return {key: _thing(inner) for key, inner in value.items()}
-    return value
-
-
 def _put(owner: Any, name: str, value: Any) -> None:
     """Set an attribute, in place where another object may hold it too."""
-    value = _thing(owned(value))
+    value = thing(owned(value))
     present: Any = getattr(owner, name, None)
     if isinstance(present, deque) and isinstance(value, deque) and present.maxlen == value.maxlen:
         present.clear()
@@ -206,8 +161,8 @@ def _digest(value: Any) -> str:
     """Return a digest of data, or nothing if it cannot be kept."""
     arrays: dict[str, NDArray[Any]] = {}
     try:
-        text = json.dumps(encode(_plain(value), arrays, ""))
-    except _NO_DATA:
+        text = json.dumps(encode(plain(value), arrays, ""))
+    except NO_DATA:
         return ""
     hasher = xxhash.xxh3_128(text.encode())
     for array in arrays.values():

@@ -6,7 +6,8 @@ A callback joins in one of four ways:
 * it is one of Keras's, and listed here;
 * it is a subclass of one of these without a state_dict() of its own: what it adds is kept too;
 * its attributes are plain data (numbers, strings, arrays, containers of them): they are kept as
-  they are. Attributes that cannot be kept are named in one warning when training begins.
+  they are, and so are tensors. What has changed and cannot be kept is named in one warning, at
+  the first save or when the first epoch ends.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 
 from keras_ratchet._engine.identities import Identity, identity, matched
 from keras_ratchet._engine.plain import RANDOM, encode, owned, random_state, set_random_state
+from keras_ratchet._engine.tensors import NO_DATA, holds_tensor, plain, thing
 from keras_ratchet._engine.traces import trace_of
 from keras_ratchet.types import Stateful
 
@@ -116,15 +118,6 @@ class CallbackStates:
             if self._traces[key].get(name) != trace
         ]
 
-    def not_kept(self) -> list[str]:
-        """Return `Class.attribute` for everything that a restart will forget."""
-        return [
-            f"{type(callback).__name__}.{name}"
-            for callback in self._callbacks.values()
-            for name, value in _strange(callback).items()
-            if not _is_plain(name, value) and not _harmless(name, value)
-        ]
-
     def _state_of(self, key: str, callback: Any) -> dict[str, Any]:
         begun = self._begun[key]
         strange = {
@@ -190,7 +183,7 @@ def _put(callback: Any, name: str, value: Any) -> None:
         if random_state(present)[0] == kind:
             set_random_state(present, kind, state)
             return
-    setattr(callback, name, owned(value))
+    setattr(callback, name, thing(owned(value)))
 
 
 def _is_ours(callback: Any) -> bool:
@@ -199,6 +192,22 @@ def _is_ours(callback: Any) -> bool:
 
 
 def _strange(callback: Any) -> dict[str, Any]:
+    """Return the attributes that nobody but the callback knows of, with tensors as arrays."""
+    found = _unknown(callback)
+    return {name: _with_arrays(v) if holds_tensor(v) else v for name, v in found.items()}
+
+
+def _with_arrays(value: Any) -> Any:
+    """Return a value with its tensors as marked arrays; as it is if that does not make it plain."""
+    try:
+        data = plain(value, graphs=True)
+        encode(data, {}, "")
+    except NO_DATA:
+        return value
+    return data
+
+
+def _unknown(callback: Any) -> dict[str, Any]:
     """Return the attributes that nobody but the callback knows of.
 
     Of a subclass of one that we know (ours, CSVLogger) these are what it adds, unless it says

@@ -77,13 +77,16 @@ class DataCursor:
             self._arrays = digest_of(data_adapters.arrays_of(self._iterator))
             self._watches = True
 
-    def epoch_has_ended(self, epoch: int) -> list[str]:
-        """Count an epoch and its validation; after the first one return what it has lost."""
+    def epoch_has_ended(self, epoch: int) -> dict[str, bool]:
+        """Count an epoch and its validation; after the first one return what it has lost.
+
+        With each name goes whether these are rows that the user may have shuffled.
+        """
         self._epochs += 1
         self._validations += self._fit is not None and self._fit.follows(epoch)
-        lost = self._states.lost() if self._watches else []
+        lost = self._states.lost() if self._watches else {}
         if self._watches and self._arrays != digest_of(data_adapters.arrays_of(self._iterator)):
-            lost.append("the arrays given to fit")
+            lost["the arrays given to fit"] = True
         self._watches = False
         return lost
 

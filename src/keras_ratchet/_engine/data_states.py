@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import itertools
 import operator
+import pathlib
 from collections import deque
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -30,7 +31,7 @@ _TAG = "keras_ratchet"
 _SMALL_BYTES = 1 << 20
 _MOST_BYTES = 64 << 20  # that every snapshot may hold of the data, all together
 _TOO_LARGE = object()
-_CONSTANTS = frozenset({str, int, float, bool, bytes, type(None)})
+_CONSTANTS = frozenset({str, int, float, bool, bytes, type(None), type(pathlib.Path())})
 
 
 class DataStates:
@@ -115,10 +116,10 @@ class DataStates:
         }
         self._opaque = [(name, value, look(value)) for name, value in self._reach.opaque]
 
-    def lost(self) -> list[str]:
-        """Return the names of what cannot be kept and is not as when `watch` was called."""
+    def lost(self) -> dict[str, bool]:
+        """Return the names of what cannot be kept and has changed since `watch`: is it a table?"""
         replaced = [
-            name
+            (name, place.get())
             for name, place in self._all().items()
             if not self._stands(name, place)
             and self._flat(name, place) is MISSING
@@ -126,11 +127,11 @@ class DataStates:
             and not has_no_state(place.get())
         ]
         changed = [
-            name
+            (name, value)
             for name, value, seen in self._opaque
             if seen != look(value) and not has_no_state(value)
         ]
-        return list(dict.fromkeys([*replaced, *changed]))
+        return {name: hasattr(value, "iloc") for name, value in [*replaced, *changed]}
 
     def _all(self) -> dict[str, Place]:
         return {**self._places, **{place.name: place for place in self._reach.new()}}

@@ -1,8 +1,8 @@
 """Python data as JSON plus arrays, and back: what a state may be made of. Never pickle.
 
 Kept exactly: None, bool, int, float (NaN and infinities too), str, bytes, NumPy arrays and
-scalars, Python's and NumPy's random generators, and lists, tuples, sets, deques and dicts (with
-any of these as keys) of them.
+scalars, dates, times and paths, Python's and NumPy's random generators, and lists, tuples, sets,
+deques and dicts (with any of these as keys) of them.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import base64
 import copy
 import math
+import pathlib
 import random
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 import keras
@@ -23,6 +25,12 @@ from keras_ratchet._formats.state import can_hold
 
 _TAG = "$"
 _BIT_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
+_MOMENTS: dict[str, Callable[[Any], Any]] = {
+    "path": pathlib.Path,
+    "timedelta": lambda parts: timedelta(*parts),
+    "date": date.fromisoformat,
+    "datetime": datetime.fromisoformat,
+}
 RANDOM = (random.Random, np.random.RandomState, np.random.Generator)
 
 
@@ -48,6 +56,8 @@ def encode(value: Any, arrays: dict[str, NDArray[Any]], path: str) -> Any:
         return _encode_dict(value, arrays, path)
     if type(value) in (list, tuple, set, frozenset, deque):
         return _encode_sequence(value, arrays, path)
+    if isinstance(value, date | timedelta | pathlib.Path):
+        return _encode_moment(value, path)
     raise TypeError(f"{path} is a {type(value).__name__}, which cannot be saved")
 
 
@@ -85,6 +95,18 @@ def _encode_sequence(value: Any, arrays: dict[str, NDArray[Any]], path: str) -> 
     return tagged
 
 
+def _encode_moment(value: Any, path: str) -> dict[str, Any]:
+    """Return a path, or the kinds of dates whose text says all of them."""
+    zone = getattr(value, "tzinfo", None)
+    if isinstance(value, pathlib.Path):
+        return {_TAG: "path", "value": str(value)}
+    if type(value) is timedelta:
+        return {_TAG: "timedelta", "value": [value.days, value.seconds, value.microseconds]}
+    if type(value) in (date, datetime) and (zone is None or type(zone) is timezone):
+        return {_TAG: type(value).__name__, "value": value.isoformat()}
+    raise TypeError(f"{path} is a {type(value).__name__}, which cannot be saved")
+
+
 def decode(data: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
     """Return the value that `encode` described.
 
@@ -108,6 +130,8 @@ def decode(data: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
         return _random(*decode(value, arrays))
     if kind == "bytes":
         return base64.b64decode(value, validate=True)
+    if kind in _MOMENTS:
+        return _MOMENTS[kind](value)
     if kind == "dict":
         return {decode(key, arrays): decode(inner, arrays) for key, inner in value}
     if kind == "deque":
@@ -156,6 +180,8 @@ def owned(value: Any) -> Any:
         return {key: owned(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [owned(inner) for inner in value]
+    if isinstance(value, date | timedelta | pathlib.Path):
+        return value
     if hasattr(value, "shape") and not isinstance(value, np.generic):
         return np.array(keras.ops.convert_to_numpy(value))
     return copy.deepcopy(value)

@@ -1,7 +1,8 @@
-"""What a resume will not keep, said when training begins."""
+"""What a resume will not keep, said when training begins, or as soon as it has changed."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from keras_ratchet import _backends
@@ -58,11 +59,16 @@ def warn_of_generators(source: Any) -> bool:
     return True
 
 
-def warn_of_changes(lost: list[str]) -> None:
-    """Warn, after the first epoch, of what it has changed in the data and nobody can keep."""
+def warn_of_changes(lost: Mapping[str, bool]) -> None:
+    """Warn, after the first epoch, of what it has changed in the data and nobody can keep.
+
+    Args:
+        lost: The names, and whether these are tables or arrays, whose rows may be shuffled.
+    """
     if lost:
+        shuffle = "Shuffle row numbers, not the table: an array of indices is kept. Or give"
+        cure = shuffle if any(lost.values()) else "Give"
         warn(
             f"Resume will not be exact: the first epoch has changed {', '.join(lost)}, which "
-            f"cannot be kept. Shuffle row numbers, not the table: an array of indices is kept. Or "
-            f"give the data set state_dict() and load_state_dict()."
+            f"cannot be kept. {cure} the data set state_dict() and load_state_dict()."
         )
