@@ -1,5 +1,6 @@
 """Plain attributes of a model that training changes, and random ops of TensorFlow's own."""
 
+import tracemalloc
 import warnings
 from collections import deque
 
@@ -98,6 +99,22 @@ def test_attributes_that_training_changes_are_kept(tmp_path):
         outcome = run.chain(Kill(epoch=0), Kill(batches=17))
     assert outcome.differences(whole) == []
     assert state(made[-1]) == expected
+
+
+def test_a_large_array_is_not_copied_when_training_begins_and_kept_once_it_changes():
+    model = Annealed()
+    model.build((None, 4))
+    model.large, model.none = np.zeros(1 << 20), None
+    tracemalloc.start()
+    states = AttributeStates(model)
+    assert tracemalloc.get_traced_memory()[0] < 1 << 20
+    tracemalloc.stop()
+    assert states.capture(model) == {}
+    model.large[5] = model.none = 1
+    kept = next(iter(states.capture(model).values()))
+    assert set(kept) == {"large", "none"} and kept["large"][5] == 1
+    states.restore(model, {})
+    assert model.none is None
 
 
 def test_an_attribute_that_cannot_be_kept_is_named_once(tmp_path):

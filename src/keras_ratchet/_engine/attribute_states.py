@@ -25,6 +25,7 @@ from keras_ratchet._engine.reach import Reach, reach
 from keras_ratchet._engine.tensors import NO_DATA, plain, thing
 from keras_ratchet._keras.attributes import names_read_by_steps, own_attributes, settings
 
+_SMALL_BYTES = 1 << 20
 _UNCHANGING = (str, bytes, bool, int, float, type(None))
 _PARTS = (keras.layers.Layer, keras.metrics.Metric, keras.losses.Loss, keras.Variable)
 _OTHERS = (keras.optimizers.Optimizer, keras.callbacks.Callback, keras.random.SeedGenerator)
@@ -48,7 +49,10 @@ class AttributeStates:
         changed: dict[str, dict[str, Any]] = {}
         for key, _, name, value in _attributes(model, found):
             begun = self._begun.get((key, name))
-            if (begun is None or begun.has_changed(value)) and _digest(value):
+            if begun is not None and begun.is_same(value):
+                continue
+            digest, _ = _digest(value)
+            if digest and (begun is None or begun.has_changed(value, digest)):
                 changed.setdefault(key, {})[name] = owned(plain(value))
         return changed
 
@@ -58,7 +62,7 @@ class AttributeStates:
             begun = self._begun.get((key, name))
             if name in saved.get(key, {}):
                 _put(owner, name, saved[key][name])
-            elif begun is not None and begun.plain is not None and begun.has_changed(value):
+            elif begun is not None and begun.is_copied and begun.has_changed(value):
                 _put(owner, name, begun.plain)
         owners = _owners(model, reach(model))
         for key, values in saved.items():
@@ -72,9 +76,12 @@ class AttributeStates:
         for key, owner, name, value in _attributes(model, found):
             kind: Any = type(owner)
             begun, title = self._begun.get((key, name)), f"{type(owner).__name__}.{name}"
-            if begun is None or title in self._told or not begun.has_changed(value):
+            if begun is None or title in self._told or begun.is_same(value):
                 continue
-            if not _digest(value):
+            digest, _ = _digest(value)
+            if not begun.has_changed(value, digest):
+                continue
+            if not digest:
                 lost += [] if _is_no_state(value) else [title]
             elif compiled and (name in names_read_by_steps(kind) or name in settings(owner)):
                 baked.append(title)
@@ -94,21 +101,32 @@ _BAKED = (
 
 
 class _Begun:
-    """What an attribute was when training began."""
+    """What an attribute was when training began: a digest, and a copy if that costs little."""
 
     def __init__(self, value: Any) -> None:
-        self._digest = _digest(value)
-        self.plain = owned(plain(value)) if self._digest else None
+        self._digest, size_bytes = _digest(value)
+        self.is_copied = bool(self._digest) and size_bytes <= _SMALL_BYTES
+        self.plain = owned(plain(value)) if self.is_copied else None
         self._value = None if self._digest else value
         self._length = _length(value)
-        self._same = (value,) if isinstance(value, _UNCHANGING) else ()
+        self._same: tuple[Any, ...] = (value,) if isinstance(value, _UNCHANGING) else ()
 
-    def has_changed(self, value: Any) -> bool:
-        """Say whether the attribute is another value now; of strange objects, another object."""
-        if self._same and value is self._same[0]:  # most are; digests take longer
+    def is_same(self, value: Any) -> bool:
+        """Say at once that it is the same constant, as most are; False is no answer."""
+        return bool(self._same) and value is self._same[0]
+
+    def has_changed(self, value: Any, digest: str | None = None) -> bool:
+        """Say whether the attribute is another value now; of strange objects, another object.
+
+        Args:
+            value: The attribute now.
+            digest: Its digest, if that is known.
+        """
+        if self.is_same(value):
             return False
-        if self._digest or _digest(value):
-            return _digest(value) != self._digest
+        digest = _digest(value)[0] if digest is None else digest
+        if self._digest or digest:
+            return digest != self._digest
         return value is not self._value or _length(value) != self._length
 
 
@@ -157,17 +175,17 @@ def _same_array(present: Any, value: Any) -> bool:
     return present.shape == value.shape and present.dtype == value.dtype and present.flags.writeable
 
 
-def _digest(value: Any) -> str:
-    """Return a digest of data, or nothing if it cannot be kept."""
+def _digest(value: Any) -> tuple[str, int]:
+    """Return a digest of data and the size of its arrays; an empty one if it cannot be kept."""
     arrays: dict[str, NDArray[Any]] = {}
     try:
         text = json.dumps(encode(plain(value), arrays, ""))
     except NO_DATA:
-        return ""
+        return "", 0
     hasher = xxhash.xxh3_128(text.encode())
     for array in arrays.values():
         hasher.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
-    return str(hasher.hexdigest())
+    return str(hasher.hexdigest()), sum(array.nbytes for array in arrays.values())
 
 
 def _length(value: Any) -> int:
