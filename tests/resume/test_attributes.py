@@ -1,5 +1,6 @@
 """Plain attributes of a model that training changes, and random ops of TensorFlow's own."""
 
+import itertools
 import tracemalloc
 import warnings
 from collections import deque
@@ -99,6 +100,29 @@ def test_attributes_that_training_changes_are_kept(tmp_path):
         outcome = run.chain(Kill(epoch=0), Kill(batches=17))
     assert outcome.differences(whole) == []
     assert state(made[-1]) == expected
+
+
+class Slotted:
+    """An object without a `__dict__`."""
+
+    __slots__ = ("value",)
+
+    def __init__(self):
+        self.value = 0
+
+
+def test_iterators_and_slots_that_change_are_named():
+    model = Annealed()
+    model.build((None, 4))
+    model.count, model.memo, model.inner = itertools.count(), Slotted(), [Slotted()]
+    model.still = [itertools.count(), Slotted()]
+    states = AttributeStates(model)
+    assert states.complaints(model, True) == []
+    next(model.count)
+    model.memo.value += 1
+    model.inner[0].value += 1
+    (said,) = states.complaints(model, True)
+    assert said.startswith("Annealed.count, Annealed.memo, Annealed.inner changed while training")
 
 
 def test_a_large_array_is_not_copied_when_training_begins_and_kept_once_it_changes():

@@ -287,6 +287,37 @@ def test_what_cannot_be_kept_is_named_in_one_warning(tmp_path):
     assert "training is interrupted: Forgetful.handle, Forgetful.tally. Give" in said[0]
 
 
+class Slotted:
+    """An object without a `__dict__`."""
+
+    __slots__ = ("value",)
+
+    def __init__(self):
+        self.value = 0
+
+
+class Drawing(C.Callback):
+    """Draws from iterators, and changes what is in slots."""
+
+    def __init__(self):
+        super().__init__()
+        self.count, self.left = itertools.count(), iter(list(range(9)))
+        self.squares = (i * i for i in range(99))
+        self.memo, self.inner, self.still = Slotted(), [Slotted()], [itertools.count(), Slotted()]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        next(self.count), next(self.left), next(self.squares)
+        self.memo.value += 1
+        self.inner[0].value += 1
+
+
+def test_iterators_and_slots_that_change_are_named(tmp_path):
+    script = Script(str(tmp_path / "b"), numpy_arrays, callbacks=lambda: [Drawing()])
+    names = ", ".join(f"Drawing.{n}" for n in ("count", "left", "squares", "memo", "inner"))
+    with pytest.warns(UserWarning, match=f"interrupted: {names}. Give"):
+        script.run(save_freq="epoch")
+
+
 class Notes(C.Callback):
     """Has moments, paths and tensors, as callbacks of many projects have."""
 

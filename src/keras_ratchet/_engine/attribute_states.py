@@ -23,6 +23,7 @@ from keras_ratchet._engine import optimizers
 from keras_ratchet._engine.plain import RANDOM, encode, owned, random_state, set_random_state
 from keras_ratchet._engine.reach import Reach, reach
 from keras_ratchet._engine.tensors import NO_DATA, plain, thing
+from keras_ratchet._engine.traces import inside
 from keras_ratchet._keras.attributes import names_read_by_steps, own_attributes, settings
 
 _SMALL_BYTES = 1 << 20
@@ -109,6 +110,7 @@ class _Begun:
         self.plain = owned(plain(value)) if self.is_copied else None
         self._value = None if self._digest else value
         self._length = _length(value)
+        self._inside = None if self._digest else inside(value)
         self._same: tuple[Any, ...] = (value,) if isinstance(value, _UNCHANGING) else ()
 
     def is_same(self, value: Any) -> bool:
@@ -127,7 +129,9 @@ class _Begun:
         digest = _digest(value)[0] if digest is None else digest
         if self._digest or digest:
             return digest != self._digest
-        return value is not self._value or _length(value) != self._length
+        if value is not self._value or _length(value) != self._length:
+            return True
+        return bool(inside(value) != self._inside)
 
 
 def _attributes(model: Any, found: Reach | None = None) -> Iterator[tuple[str, Any, str, Any]]:
