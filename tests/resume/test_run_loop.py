@@ -2,12 +2,12 @@
 
 import gc
 import os
-import random
 import signal
 
 import keras
 import numpy as np
 import pytest
+from support import resuming
 from support.resuming import arrays, values
 
 import keras_ratchet
@@ -78,7 +78,7 @@ def script(directory, how="torch", cut=lambda epoch, batch: None, **arguments):
     """Run the script once from scratch; return what it ends with."""
     gc.collect()
     keras.backend.clear_session()
-    keras.utils.set_random_seed(random.SystemRandom().randrange(2**31))
+    resuming.scramble()
     keras.utils.set_random_seed(7)
     model, optimizer, loader = build(how)
     stopping = keras_ratchet.EarlyStopping(
@@ -194,6 +194,7 @@ def test_a_finished_loop_is_not_repeated(tmp_path, how):
 
 def test_a_loop_that_was_stopped_early_is_not_repeated(tmp_path):
     def stopped():
+        resuming.scramble()
         keras.utils.set_random_seed(7)
         model, optimizer, loader = build("torch")
         stopping = keras_ratchet.EarlyStopping(monitor="val_loss", patience=1)

@@ -36,7 +36,7 @@ class KillIn(keras.callbacks.Callback):
 
 def process(directory, plans, kill=None, *, between=lambda net, turn: None, **backup):
     """Run the script once; return histories, weights and optimizer, or None if it was killed."""
-    scramble()
+    scramble(as_new_process=False)
     seed_all(5)
     net, histories, callback = resuming.model(), [], None
     x, y = arrays()
@@ -171,3 +171,20 @@ def test_a_cell_that_is_run_again_in_its_notebook_says_nothing(tmp_path):
     assert process(directory, [{"epochs": 2}], KillIn(0, 4)) is None
     process(directory, [{"epochs": 2}])
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def test_folds_that_share_a_directory_and_keep_it_are_warned_of_in_the_first_run(tmp_path):
+    directory = str(tmp_path / "b")
+    first = process(directory, [{"epochs": 2}], delete_checkpoint=False)
+    with pytest.warns(UserWarning, match="already finished the training of another model.*own"):
+        second = process(directory, [{"epochs": 2}], delete_checkpoint=False)
+    assert_same(second, first)  # nothing was trained, as the warning says
+
+
+def test_a_cell_that_is_run_again_with_more_epochs_goes_on_with_that_warning(tmp_path):
+    whole = process(str(tmp_path / "a"), [{"epochs": 3}])
+    directory = str(tmp_path / "b")
+    process(directory, [{"epochs": 2}], delete_checkpoint=False)
+    with pytest.warns(UserWarning, match="already finished the training of another model"):
+        more = process(directory, [{"epochs": 3}], delete_checkpoint=False)
+    assert_same(more, whole)

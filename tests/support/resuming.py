@@ -17,6 +17,7 @@ import numpy as np
 from support import beside
 
 import keras_ratchet
+from keras_ratchet._engine import stages
 
 ROWS, BATCH, EPOCHS = 40, 4, 3
 PER_EPOCH = ROWS // BATCH
@@ -86,9 +87,11 @@ def end_workers():
         _LOOKED_AT.update(child.pid for child in multiprocessing.active_children())
 
 
-def scramble():
-    """Put all random streams somewhere else, and forget the last run."""
+def scramble(*, as_new_process=True):
+    """Put all random streams somewhere else, and forget the last run, as a new process has."""
     _spare_the_collector()
+    if as_new_process:
+        stages._total.clear()
     keras.backend.clear_session()
     seed_all(random.SystemRandom().randrange(2**31))
 

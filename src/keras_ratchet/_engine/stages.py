@@ -85,6 +85,8 @@ class Stage:
             return "past"
         if saved["others"] > self._others:
             self._warn_of_others(saved["others"])
+        elif saved["others"] < self._others and len(before) == here == 0:
+            self._warn_of_this_process()  # after other numbers of fits the others below say so
         if len(before) == here:
             return "mine"
         if len(before) > here and list(self.plan) == before[here]["plan"]:
@@ -120,6 +122,14 @@ class Stage:
             f"trainings of other models had ended there before, and in this one it is "
             f"{self._others}. If these are folds or trials, this one goes on from the weights of "
             f"another: give each a backup_dir of its own."
+        )
+
+    def _warn_of_this_process(self) -> None:
+        warn(
+            f"This process has already finished the training of another model in "
+            f"{self.directory!r}, and this `fit` goes on from the snapshot there: it begins with "
+            f"the weights of that model, and trains only the epochs that it has more. If these "
+            f"are folds or trials, give each a backup_dir of its own."
         )
 
     def _warn_of_skipping(self, finished: int) -> None:
