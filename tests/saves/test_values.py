@@ -97,6 +97,12 @@ class Delay(keras.callbacks.Callback):
         super().__init__()
         self.then = self.at_writing = self._block = None
 
+    def state_dict(self):
+        return {}  # nothing of it has to outlast a restart
+
+    def load_state_dict(self, state):
+        pass
+
     def on_epoch_end(self, epoch, logs=None):
         if epoch == 0:
             self.then = state_of(self.model)

@@ -22,7 +22,7 @@ _RUNS_CODE = ("Lambda", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLaye
 def own_layers(model: Any) -> list[Any]:
     """Return one layer of each class that is not Keras's, small ones only."""
     found: dict[type, Any] = {}
-    for layer in model._flatten_layers(include_self=False, recursive=True):
+    for layer in _in_config(model):
         if not _is_of_keras(layer) and _size(layer) <= _MOST_WEIGHTS:
             found.setdefault(type(layer), layer)
     return list(found.values())
@@ -30,9 +30,16 @@ def own_layers(model: Any) -> list[Any]:
 
 def layers_that_run_code(model: Any) -> list[str]:
     """Return the classes of layers that Keras makes again only with `safe_mode=False`."""
-    layers = model._flatten_layers(include_self=False, recursive=True)
-    names = dict.fromkeys(type(layer).__name__ for layer in layers if _is_of_keras(layer))
+    names = dict.fromkeys(type(layer).__name__ for layer in _in_config(model))
     return [name for name in names if name in _RUNS_CODE]
+
+
+def _in_config(model: Any) -> Iterator[Any]:
+    """Yield the layers that a model's config tells of; a user's class makes its own by itself."""
+    if _is_of_keras(model):
+        for layer in model._flatten_layers(include_self=False, recursive=False):
+            yield layer
+            yield from _in_config(layer)
 
 
 def _is_of_keras(layer: Any) -> bool:
