@@ -27,6 +27,7 @@ import h5py
 import ml_dtypes
 import numpy as np
 
+from keras_ratchet._formats.members import open_member
 from keras_ratchet._formats.safety import check_file
 from keras_ratchet.errors import LoadError
 
@@ -171,7 +172,7 @@ def _open(path: str, stack: contextlib.ExitStack) -> Any:
         archive = stack.enter_context(zipfile.ZipFile(path))
         if _KEEPS_NO_NAMES in archive.namelist():
             raise LoadError(f"the weights of {path!r} are a pickle, which is never read here.")
-        source = stack.enter_context(archive.open("model.weights.h5"))
+        source = open_member(archive, "model.weights.h5", stack)
     return stack.enter_context(h5py.File(source, "r"))
 
 

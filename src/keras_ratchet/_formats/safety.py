@@ -8,6 +8,7 @@ end. Nothing is unpickled here or later, and Keras's `safe_mode` stays on.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import zipfile
@@ -16,6 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from keras_ratchet._formats.members import open_member
 from keras_ratchet.errors import LoadError
 
 _ALLOWED = ("config.json", "metadata.json", "model.weights.h5", "model.weights.npz")
@@ -70,8 +72,9 @@ def _check_archive(path: str) -> None:
 def _check_weights(archive: zipfile.ZipFile, names: list[str]) -> None:
     if "model.weights.h5" in names:
         size = archive.getinfo("model.weights.h5").file_size
-        with archive.open("model.weights.h5") as inner, h5py.File(inner, "r") as h5:
-            _check_h5(h5, size)
+        with contextlib.ExitStack() as stack:
+            inner = open_member(archive, "model.weights.h5", stack)
+            _check_h5(stack.enter_context(h5py.File(inner, "r")), size)
     if "model.weights.npz" in names:
         with archive.open("model.weights.npz") as inner, zipfile.ZipFile(inner) as arrays:
             for member in arrays.infolist():
