@@ -32,10 +32,12 @@ def tensorflow_loading() -> Any:
 
 
 def torch_plain(state: Any) -> Any:
-    """Return the state of a torch object with its tensors as arrays; None stays None."""
-    return None if state is None else torch_loading().plain(state)
+    """Return the state of a torch object with its tensors, if there can be any, as arrays."""
+    torch = torch_loading()
+    return state if torch is None or state is None else torch.plain(state)
 
 
 def torch_tensors(state: Any) -> Any:
     """Return what `torch_plain` was given."""
-    return None if state is None else torch_loading().tensors(state)
+    torch = torch_loading()
+    return state if torch is None or state is None else torch.tensors(state)
