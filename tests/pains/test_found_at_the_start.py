@@ -90,7 +90,8 @@ def test_a_directory_that_is_deleted_during_the_run_is_made_anew(tmp_path):
     assert count() == 2  # one for each of the two
     assert seen == [True]
     assert held(tmp_path / "run" / "e4.weights.h5") == 4
-    resumed = train(keras_ratchet.BackupAndRestore(tmp_path / "run" / "backup"))
+    with pytest.warns(UserWarning, match="already finished the training of another model"):
+        resumed = train(keras_ratchet.BackupAndRestore(tmp_path / "run" / "backup"))
     assert resumed.history.history["val_loss"] == LOSSES
 
 
