@@ -46,6 +46,10 @@ class Unkept(keras_ratchet.EarlyStopping):
         super().__init__("loss", patience=9)
         self.things = object()
 
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        self.things = object()
+
 
 MAKERS = {
     "EarlyStopping": lambda path: OwnStopping("loss", patience=9),
