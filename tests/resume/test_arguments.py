@@ -9,6 +9,7 @@ from support.resuming import Kill, Script, model
 from support.sources import numpy_arrays
 
 from keras_ratchet._engine.arguments import arguments_of, changes
+from keras_ratchet._engine.resumer import Resumer
 from keras_ratchet.errors import ConfigError
 
 
@@ -50,6 +51,18 @@ def test_what_was_edited_is_told_with_both_values_in_one_warning(tmp_path, edite
 def test_nan_is_the_same_as_nan():
     masked = keras.Sequential([keras.Input((3, 4)), keras.layers.Masking(float("nan"))])
     assert changes(arguments_of(masked), arguments_of(masked)) == []
+
+
+def test_a_rate_that_the_script_no_longer_tells_is_said_to_be_unheeded(tmp_path):
+    """Fits one epoch at a time: the ones that were finished have put later steps in place."""
+    trained = net()
+    trained.optimizer.iterations.assign(3)
+    resumer = Resumer(None, None, None, script_sets_rate=True)
+    resumer._script = arguments_of(trained)
+    (sentence,) = resumer._compare_script(arguments_of(net(1e-4)))
+    assert "learning_rate='script' cannot be heeded" in sentence
+    resumer.script_sets_rate = False
+    assert resumer._compare_script(arguments_of(net(1e-4))) == []
 
 
 def test_the_saved_learning_rate_counts_unless_the_script_s_is_asked_for(tmp_path):

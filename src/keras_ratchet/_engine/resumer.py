@@ -153,6 +153,11 @@ class Resumer:
         The saved one is noted again, so that the next resume tells of it too.
         """
         found = changes(saved, self._script)
+        if self.script_sets_rate and saved and saved["steps"] != self._script["steps"]:
+            return [
+                "learning_rate='script' cannot be heeded, since the optimizer has made steps "
+                "before this fit and no longer tells what the script says; the saved rate goes on"
+            ]
         if not rate_differs(saved, self._script):
             return found
         rates = self._script["optimizer"]
