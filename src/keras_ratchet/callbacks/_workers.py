@@ -6,9 +6,8 @@ for them for ever. So it lets the training process make room first:
 
 | the worker | what it does |
 |---|---|
-| waits for work | leaves: the lock is released on the way, and the pool makes another worker |
-| has a batch in hand | finishes it, and goes on until the training process ends it |
-| has one, and the training process was not asked to make room | ends after `_PATIENCE_S` |
+| waits for work, or has a batch in hand | goes on until the training process ends it |
+| the same, and the training process was not asked to make room | ends after `_PATIENCE_S` |
 | is no worker of `multiprocessing`, or training is over | the signal's default, at once |
 """
 
@@ -53,8 +52,6 @@ class Workers:
         if self._shared[0] == _OVER or not _runs(frame, "multiprocessing.process", "_bootstrap"):
             _die(number)
         elif number == signal.SIGTERM:  # the others are for the training process only
-            if _runs(frame, "multiprocessing.queues", "get"):
-                raise SystemExit(128 + number)
             signal.signal(number, signal.SIG_DFL)  # pools end their workers with this one
             threading.Thread(target=self._wait, args=(number,), daemon=True).start()
 
