@@ -119,7 +119,7 @@ class Backups:
         state: TrainState,
         reason: str,
         blocked_s: float,
-        done: Callable[[Saved], None],
+        done: Done,
     ) -> None:
         """Write a snapshot, now or beside training, then drop those beyond `keep`.
 

@@ -18,6 +18,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from keras_ratchet._keras.fit import locals_of_fit
+
 
 def epoch_iterator() -> Any:
     """Return the `EpochIterator` of the `fit` that is calling, or None in a custom loop."""
@@ -37,19 +39,14 @@ def fit_validation() -> dict[str, Any]:
 
     Without validation there is only its `batch_size`.
     """
-    from keras.src.trainers.epoch_iterator import EpochIterator
-
-    frame: Any = sys._getframe(1)
-    while frame is not None:
-        here = frame.f_locals
-        if isinstance(here.get("epoch_iterator"), EpochIterator) and "validation_data" in here:
-            size = {"batch_size": here["validation_batch_size"] or here["batch_size"]}
-            if here["validation_data"] is None:
-                return size
-            data = {name: here[f"val_{name}"] for name in ("x", "y", "sample_weight")}
-            return {**data, **size, "steps": here["validation_steps"]}
-        frame = frame.f_back
-    return {}
+    here = locals_of_fit()
+    if not here:
+        return {}
+    size = {"batch_size": here["validation_batch_size"] or here["batch_size"]}
+    if here["validation_data"] is None:
+        return size
+    data = {name: here[f"val_{name}"] for name in ("x", "y", "sample_weight")}
+    return {**data, **size, "steps": here["validation_steps"]}
 
 
 _KINDS = {

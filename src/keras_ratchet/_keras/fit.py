@@ -12,15 +12,25 @@ import sys
 from typing import Any
 
 
-def first_epoch() -> int:
-    """Return the `initial_epoch` that the `fit` that is calling was given; 0 in a custom loop."""
+def locals_of_fit() -> dict[str, Any]:
+    """Return the local variables of the `fit` that is calling; nothing in a custom loop.
+
+    An `evaluate` or `predict` in between has an iterator too, but no `validation_data`.
+    """
+    from keras.src.trainers.epoch_iterator import EpochIterator
+
     frame: Any = sys._getframe(1)
     while frame is not None:
-        here = frame.f_locals
-        if "epoch_iterator" in here and "initial_epoch" in here:
-            return int(here["initial_epoch"] or 0)
+        here: dict[str, Any] = frame.f_locals
+        if isinstance(here.get("epoch_iterator"), EpochIterator) and "validation_data" in here:
+            return here
         frame = frame.f_back
-    return 0
+    return {}
+
+
+def first_epoch() -> int:
+    """Return the `initial_epoch` that the `fit` that is calling was given; 0 in a custom loop."""
+    return int(locals_of_fit().get("initial_epoch") or 0)
 
 
 def initial_epoch(model: Any) -> int:

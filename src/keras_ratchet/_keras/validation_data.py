@@ -12,11 +12,12 @@ call, never before.
 
 from __future__ import annotations
 
-import sys
 import types
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
+
+from keras_ratchet._keras.fit import locals_of_fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +58,8 @@ class FitValidation:
 
 def of_fit() -> FitValidation | None:
     """Return how the `fit` that is calling validates, or None if it does not."""
-    from keras.src.trainers.epoch_iterator import EpochIterator
-
-    frame: Any = sys._getframe(1)
-    while frame is not None:
-        here = frame.f_locals
-        if isinstance(here.get("epoch_iterator"), EpochIterator) and "validation_data" in here:
-            return None if here["validation_data"] is None else _found(here)
-        frame = frame.f_back
-    return None
+    here = locals_of_fit()
+    return _found(here) if here.get("validation_data") is not None else None
 
 
 def _found(here: dict[str, Any]) -> FitValidation:
