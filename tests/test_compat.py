@@ -6,8 +6,11 @@ import keras
 import numpy as np
 from support.models import data, dense
 
-from keras_ratchet import _compat
 from keras_ratchet._keras import data_adapters
+from keras_ratchet._keras.anatomy import batch_normalizations
+from keras_ratchet._keras.callback_list import calling_list
+from keras_ratchet._keras.ema import ema_pairs, is_swapped
+from keras_ratchet._keras.metrics import is_running_mean, metric_direction, metrics_are_known
 
 
 def test_the_savers_still_take_what_we_give_them():
@@ -31,29 +34,29 @@ def test_the_savers_still_take_what_we_give_them():
 
 def test_metric_directions_are_found_by_their_name_in_the_logs():
     model = dense(metrics=["mae", "accuracy"])
-    assert not _compat.metrics_are_known(model)
+    assert not metrics_are_known(model)
     model.fit(*data(), verbose=0)
-    assert _compat.metrics_are_known(model)
-    assert _compat.metric_direction(model, "val_mae") == "min"
-    assert _compat.metric_direction(model, "accuracy") == "max"
-    assert _compat.metric_direction(model, "val_decoder_loss") == "min"
-    assert _compat.metric_direction(model, "val_bleu") is None
+    assert metrics_are_known(model)
+    assert metric_direction(model, "val_mae") == "min"
+    assert metric_direction(model, "accuracy") == "max"
+    assert metric_direction(model, "val_decoder_loss") == "min"
+    assert metric_direction(model, "val_bleu") is None
 
 
 def test_the_loss_in_the_logs_of_a_batch_is_a_mean_that_counts():
     model = dense(metrics=["mae", "auc"])
-    assert not _compat.is_running_mean(model, "loss")  # nothing is counted yet
+    assert not is_running_mean(model, "loss")  # nothing is counted yet
     x, y = data()
     model.fit(x, y > 0, verbose=0)
-    assert _compat.is_running_mean(model, "loss") and _compat.is_running_mean(model, "mae")
-    assert not _compat.is_running_mean(model, "auc") and not _compat.is_running_mean(model, "f1")
+    assert is_running_mean(model, "loss") and is_running_mean(model, "mae")
+    assert not is_running_mean(model, "auc") and not is_running_mean(model, "f1")
 
 
 def test_metrics_that_are_not_built_yet_are_known_by_their_names():
     model = dense(metrics=["mae", keras.metrics.R2Score()], weighted_metrics=["mse"])
-    assert _compat.metrics_are_known(model, ["val_bleu", "val_decoder_loss"])
+    assert metrics_are_known(model, ["val_bleu", "val_decoder_loss"])
     for name in ("val_mae", "out_r2_score", "mse"):
-        assert not _compat.metrics_are_known(model, ["val_bleu", name])
+        assert not metrics_are_known(model, ["val_bleu", name])
 
 
 def test_per_output_metrics_are_found():
@@ -63,8 +66,8 @@ def test_per_output_metrics_are_found():
     model.compile("sgd", {"a": "mse", "b": "mse"}, metrics={"a": ["mae"], "b": ["accuracy"]})
     x, y = data()
     model.fit(x, {"a": y, "b": y}, verbose=0)
-    assert _compat.metric_direction(model, "val_a_mae") == "min"
-    assert _compat.metric_direction(model, "b_accuracy") == "max"
+    assert metric_direction(model, "val_a_mae") == "min"
+    assert metric_direction(model, "b_accuracy") == "max"
 
 
 def test_a_callback_finds_the_list_it_is_in():
@@ -73,7 +76,7 @@ def test_a_callback_finds_the_list_it_is_in():
     class Finder(keras.callbacks.Callback):
         def set_model(self, model):
             super().set_model(model)
-            found.append(_compat.calling_list())
+            found.append(calling_list())
 
     bare = keras.callbacks.CallbackList(Finder(), model=dense())
     listed = keras.callbacks.CallbackList([Finder()], add_history=True, model=dense())
@@ -89,12 +92,12 @@ def test_the_swap_of_averages_is_where_we_think():
     model.fit(*data(), verbose=0)
     swap = keras.callbacks.SwapEMAWeights()
     swap.set_model(model)
-    pairs = _compat.ema_pairs(model.optimizer)
+    pairs = ema_pairs(model.optimizer)
     assert [id(w) for w, _ in pairs] == [id(w) for w in model.trainable_variables]
     average = np.array(keras.ops.convert_to_numpy(pairs[0][1]))
-    assert not _compat.is_swapped(swap)
+    assert not is_swapped(swap)
     swap.on_test_begin()
-    assert _compat.is_swapped(swap)
+    assert is_swapped(swap)
     assert np.allclose(keras.ops.convert_to_numpy(pairs[0][0]), average)
     swap.on_test_end()
 
@@ -132,5 +135,5 @@ def test_a_callback_finds_what_fit_validates_on():
 def test_normalization_layers_are_found_at_any_depth():
     inner = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization(name="inner")])
     model = keras.Sequential([keras.Input((3,)), inner, keras.layers.Dense(2)])
-    assert [layer.name for layer in _compat.batch_normalizations(model)] == ["inner"]
+    assert [layer.name for layer in batch_normalizations(model)] == ["inner"]
     assert hasattr(inner.layers[0], "momentum")

@@ -30,7 +30,7 @@ PUBLIC = [
     "KeepEvery",
     "KeepNewer",
     "StopReason",
-    "SnapshotInfo",
+    "CheckpointInfo",
     "AverageRecord",
     "data",
     "errors",
@@ -90,7 +90,7 @@ def test_keras_arguments_keep_their_positions_and_defaults(name):
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in added)
 
 
-RECORDS = ["StopReason", "SnapshotInfo", "AverageRecord"]
+RECORDS = ["StopReason", "CheckpointInfo", "AverageRecord"]
 MODULES = ["data", "errors", "plots", "policy"]
 
 

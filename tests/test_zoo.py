@@ -17,8 +17,8 @@ from support.h5compare import differences
 from support.keras_files import BY_KERAS, Saves, members
 from support.stamped import SUFFIXES
 
-from keras_ratchet._compat_saving import Parts
-from keras_ratchet._engine.holding import Holder
+from keras_ratchet._engine.capture.variable_buffers import VariableBuffers
+from keras_ratchet._keras.saving import Parts
 
 SEEDS = (1, 2)
 LATER = 99
@@ -361,8 +361,10 @@ def test_a_walk_that_is_remembered_for_too_long_would_be_seen(change, tmp_path, 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_values_that_are_not_held_would_be_seen(suffix, tmp_path, monkeypatch):
-    hold = Holder.hold
-    monkeypatch.setattr(Holder, "hold", lambda self, sources, lasting: hold(self, sources, False))
+    hold = VariableBuffers.hold
+    monkeypatch.setattr(
+        VariableBuffers, "hold", lambda self, sources, lasting: hold(self, sources, False)
+    )
     for ours, theirs in Visit("sequential", tmp_path).pairs(suffix):
         differ = between_archives if suffix == ".keras" else bytes.__ne__
         assert differ(ours, theirs)

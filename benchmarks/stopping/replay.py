@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_ratchet._formats.means import mean_of
+from keras_ratchet._formats.numeric import mean_of
 from keras_ratchet.policy import Criterion, Moment, Monitor
-from keras_ratchet.policy.averaging import Average, Candidate, choose, order, place_for
-from keras_ratchet.policy.judge import judge_of, settle
+from keras_ratchet.policy.directions import judge_of, settle
 from keras_ratchet.policy.monitor import Mode
+from keras_ratchet.policy.soup import Average, Candidate, choose, order, place_for
 from keras_ratchet.types import AverageRecord
 from stopping.records import Record
 from stopping.rules import Rule

@@ -15,7 +15,7 @@ from keras_ratchet.policy import (
     Smoothed,
     UpStrips,
 )
-from keras_ratchet.policy.averaging import Average
+from keras_ratchet.policy.soup import Average
 
 BUDGET = 200  # epochs
 Restores = Literal["best", "best by min_delta", "last", "refit, epochs", "refit, steps"]

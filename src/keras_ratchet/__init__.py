@@ -18,7 +18,7 @@ r"""Training that never loses ground: Keras 3 callbacks for stopping, best weigh
 | `Run` | the same for a training loop written by hand |
 | `data` | data sets for which resume is exact: `ResumableDataset`, `resumable` |
 | `guard` | the callbacks' last work is done after an exception too |
-| `StopReason`, `SnapshotInfo` | why training stopped; what is known about a checkpoint |
+| `StopReason`, `CheckpointInfo` | why training stopped; what is known about a checkpoint |
 | `AverageRecord` | which average of weights a model ended with, and why |
 | `errors` | every exception raised on purpose |
 
@@ -32,11 +32,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keras_ratchet import data, errors, plots, policy
-    from keras_ratchet._engine.loader import load_model, load_weights
-    from keras_ratchet._engine.refit import refit
-    from keras_ratchet._engine.soups import mean, soup
-    from keras_ratchet._storage.records import checkpoints
+    from keras_ratchet._storage.listing import checkpoints
     from keras_ratchet._storage.verify import verify
+    from keras_ratchet.averaging import mean, soup
     from keras_ratchet.callbacks.backup_and_restore import BackupAndRestore
     from keras_ratchet.callbacks.early_stopping import EarlyStopping
     from keras_ratchet.callbacks.guard import guard
@@ -45,9 +43,11 @@ if TYPE_CHECKING:
     from keras_ratchet.callbacks.reduce_lr_on_plateau import ReduceLROnPlateau
     from keras_ratchet.callbacks.rollback import Rollback
     from keras_ratchet.callbacks.terminate_on_nan import TerminateOnNaN
+    from keras_ratchet.loading import load_model, load_weights
     from keras_ratchet.policy.retention import KeepBest, KeepEvery, KeepLast, KeepNewer
+    from keras_ratchet.refitting import refit
     from keras_ratchet.run import Run
-    from keras_ratchet.types import AverageRecord, SnapshotInfo, StopReason
+    from keras_ratchet.types import AverageRecord, CheckpointInfo, StopReason
 
 __version__ = "0.1.0"
 
@@ -73,7 +73,7 @@ __all__ = [
     "KeepEvery",
     "KeepNewer",
     "StopReason",
-    "SnapshotInfo",
+    "CheckpointInfo",
     "AverageRecord",
     "data",
     "errors",
@@ -91,19 +91,19 @@ _HOME = {
     "TerminateOnNaN": "keras_ratchet.callbacks.terminate_on_nan",
     "Run": "keras_ratchet.run",
     "guard": "keras_ratchet.callbacks.guard",
-    "load_model": "keras_ratchet._engine.loader",
-    "load_weights": "keras_ratchet._engine.loader",
-    "soup": "keras_ratchet._engine.soups",
-    "mean": "keras_ratchet._engine.soups",
-    "refit": "keras_ratchet._engine.refit",
-    "checkpoints": "keras_ratchet._storage.records",
+    "load_model": "keras_ratchet.loading",
+    "load_weights": "keras_ratchet.loading",
+    "soup": "keras_ratchet.averaging",
+    "mean": "keras_ratchet.averaging",
+    "refit": "keras_ratchet.refitting",
+    "checkpoints": "keras_ratchet._storage.listing",
     "verify": "keras_ratchet._storage.verify",
     "KeepBest": "keras_ratchet.policy.retention",
     "KeepLast": "keras_ratchet.policy.retention",
     "KeepEvery": "keras_ratchet.policy.retention",
     "KeepNewer": "keras_ratchet.policy.retention",
     "StopReason": "keras_ratchet.types",
-    "SnapshotInfo": "keras_ratchet.types",
+    "CheckpointInfo": "keras_ratchet.types",
     "AverageRecord": "keras_ratchet.types",
 }
 

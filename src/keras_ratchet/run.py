@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import keras
 
-from keras_ratchet.callbacks._base import abandon
 from keras_ratchet.callbacks.backup_and_restore import BackupAndRestore
+from keras_ratchet.callbacks.base import abandon
 from keras_ratchet.errors import ConfigError
 
 T = TypeVar("T")

@@ -138,7 +138,7 @@ class AverageRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotInfo:
+class CheckpointInfo:
     """What is known about one checkpoint.
 
     Attributes:

@@ -8,8 +8,8 @@ import pytest
 from support.averages import TOLERANCE, best_first, bits, loss_of, network, oracle_soup, recorded
 from support.models import data, dense, fit
 
-from keras_ratchet import _backends, _compat
-from keras_ratchet._engine.averaging import (
+from keras_ratchet import _backends
+from keras_ratchet._engine.averaging.averager import (
     Averager,
     Cut,
     Member,
@@ -17,12 +17,13 @@ from keras_ratchet._engine.averaging import (
     moving,
     undisturbed,
 )
-from keras_ratchet._engine.statistics import StatisticsData, reestimate
-from keras_ratchet._engine.validation import Validation, validation_of
-from keras_ratchet._formats.means import mean_of
+from keras_ratchet._engine.averaging.moving_statistics import StatisticsData, reestimate
+from keras_ratchet._engine.averaging.validation import Validation, validation_of
+from keras_ratchet._formats.numeric import mean_of
+from keras_ratchet._keras.ema import ema_pairs
 from keras_ratchet.errors import ConfigError, MetricError, MissingMetricError
-from keras_ratchet.policy.averaging import Candidate
 from keras_ratchet.policy.monitor import Monitor
+from keras_ratchet.policy.soup import Candidate
 
 LOSS = Monitor("val_loss")
 
@@ -367,7 +368,7 @@ def test_averages_that_share_memory_on_jax_are_no_obstacle():
     for _ in range(2):
         model.fit(x, y, verbose=0)
         snapshots.append(model.get_weights())
-        for weight, slot in _compat.ema_pairs(model.optimizer):
+        for weight, slot in ema_pairs(model.optimizer):
             slot.assign(weight)  # as fit leaves them
         measured = averager(model, [snapshots[-1]] * 2, validation_of((x, y), {}))
         measured.score((0, 1))

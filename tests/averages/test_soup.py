@@ -11,8 +11,8 @@ from support.checkpoints import flip_bit
 from support.models import data, dense, fit
 
 import keras_ratchet
-from keras_ratchet._engine.facts import fingerprint
-from keras_ratchet._engine.saver import save_model
+from keras_ratchet._engine.saving.model_file import save_model
+from keras_ratchet._engine.saving.provenance import fingerprint
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet.errors import (
     ConfigError,

@@ -7,7 +7,7 @@ from support.pains import run, tiny
 
 import keras_ratchet
 from keras_ratchet import policy
-from keras_ratchet.callbacks._stand_in import inherited, refused
+from keras_ratchet.callbacks._drop_in import inherited, refused
 from keras_ratchet.errors import ConfigError
 
 NAMES = ["EarlyStopping", "ModelCheckpoint", "BackupAndRestore", "ReduceLROnPlateau"]
@@ -55,8 +55,8 @@ def test_what_a_newer_keras_adds_to_its_class_is_taken_out(name, monkeypatch):
             raise AssertionError("Keras's code has run")
 
     Newer.__module__ = "keras.src.callbacks.newer"
-    from keras_ratchet.callbacks._base import RatchetCallback
-    from keras_ratchet.callbacks._stand_in import stand_in
+    from keras_ratchet.callbacks._drop_in import stand_in
+    from keras_ratchet.callbacks.base import RatchetCallback
 
     ours = type(name, (RatchetCallback, Newer), {"__module__": "keras_ratchet.callbacks.x"})
     assert {"on_test_end", "_new_helper"} <= set(inherited(ours))

@@ -12,9 +12,9 @@ from support.checkpoints import Holder, facts, flip_bit, snapshot
 from support.models import dense, fit
 
 import keras_ratchet
-from keras_ratchet._engine.facts import fingerprint
-from keras_ratchet._engine.saver import save_model
-from keras_ratchet._formats import means
+from keras_ratchet._engine.saving.model_file import save_model
+from keras_ratchet._engine.saving.provenance import fingerprint
+from keras_ratchet._formats import numeric
 from keras_ratchet._formats.readers import open_weights
 
 SUFFIXES = [".keras", ".weights.h5", ".h5"]
@@ -43,8 +43,8 @@ def series(root, suffix=".keras", model=None):
 def mean(weights, *epochs):
     """Return the mean of the weights of some epochs, in double precision on the way."""
     chosen = [[np.asarray(w, "float64") for w in weights[epoch - 1]] for epoch in epochs]
-    means = [np.mean(values, axis=0) for values in zip(*chosen, strict=True)]
-    return [m.astype(w.dtype) for m, w in zip(means, weights[0], strict=True)]
+    averages = [np.mean(values, axis=0) for values in zip(*chosen, strict=True)]
+    return [m.astype(w.dtype) for m, w in zip(averages, weights[0], strict=True)]
 
 
 def loaded(path, model):
@@ -253,7 +253,7 @@ def test_layers_that_only_look_a_little_like_it_are_averaged(tmp_path):
     model(np.zeros((1, 4), "float32"))
     model.save_weights(tmp_path / "a.weights.h5")
     with open_weights(str(tmp_path / "a.weights.h5")) as weights:
-        assert means.moving_statistics(weights) == {"bn/vars/0", "bn/vars/1"}
+        assert numeric.moving_statistics(weights) == {"bn/vars/0", "bn/vars/1"}
 
 
 def test_mixed_models_and_formats_are_refused(ratchet, tmp_path):
@@ -293,18 +293,18 @@ def test_what_cannot_work_is_refused(ratchet, tmp_path):
 
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(ratchet, tmp_path, monkeypatch):
-    from keras_ratchet._storage import durable
+    from keras_ratchet._storage import disk
 
     series(tmp_path)
     target = tmp_path / "soup.keras"
     target.write_text("old")
     before = sorted(p.name for p in tmp_path.iterdir())
 
-    class Full(durable.Disk):
+    class Full(disk.Disk):
         def write(self, fd, data):
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(durable, "disk", Full())
+    monkeypatch.setattr(disk, "current", Full())
     assert "No space left" in ratchet("soup", tmp_path, "-o", target, "-f", code=2).stderr
     assert target.read_text() == "old"
     assert sorted(p.name for p in tmp_path.iterdir()) == before

@@ -14,11 +14,11 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 import keras
 import numpy as np
 
-from keras_ratchet._engine.saver import save_model
-from keras_ratchet._formats.state import write_arrays
-from keras_ratchet._storage import local
+from keras_ratchet._engine.saving.model_file import save_model
+from keras_ratchet._formats.safetensors import write_arrays
+from keras_ratchet._storage import snapshot_directory
+from keras_ratchet._storage.listing import pin
 from keras_ratchet._storage.manifest import Manifest
-from keras_ratchet._storage.records import pin
 from keras_ratchet.types import Position
 
 PLACE = Path(__file__).parent / "schema1"
@@ -78,7 +78,7 @@ def snapshot():
     """Write a snapshot directory in mid-epoch."""
     arrays = {f"weights/{i}": w for i, w in enumerate(weights(3))}
     text = json.dumps({"position": [3, 4, 34]}).encode()
-    with local.SnapshotDraft(str(PLACE), "epoch-00003-batch-0000004") as draft:
+    with snapshot_directory.SnapshotDraft(str(PLACE), "epoch-00003-batch-0000004") as draft:
         draft.write("state.safetensors", lambda file: write_arrays(arrays, file))
         draft.write("state.json", lambda file: file.write(text))
         draft.commit(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hunt import expected, grammar, running
 
-from keras_ratchet._engine.train_state import TrainState
+from keras_ratchet._engine.resume.train_state import TrainState
 
 BACKEND = keras.backend.backend()
 NUMBER = {"torch": 24, "tensorflow": 8, "jax": 8}[BACKEND]

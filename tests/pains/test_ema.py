@@ -7,7 +7,7 @@ from support.models import Curve, Stamp, data, dense, fit, stamp_of
 from support.pains import KERAS_IS_AS_DESCRIBED, At, press_ctrl_c, tiny
 
 import keras_ratchet
-from keras_ratchet import _compat
+from keras_ratchet._keras.ema import ema_pairs, is_swapped
 
 VALIDATION = data(16, seed=1)
 
@@ -57,7 +57,7 @@ def score(model):
 
 def averages(model):
     """Return the averages as arrays."""
-    return [keras.ops.convert_to_numpy(a) for _, a in _compat.ema_pairs(model.optimizer)]
+    return [keras.ops.convert_to_numpy(a) for _, a in ema_pairs(model.optimizer)]
 
 
 @pytest.mark.parametrize(("on_epoch", "ours_is_first"), [(0, 0), (0, 1), (1, 0), (1, 1)])
@@ -252,7 +252,7 @@ def test_pain_10_ctrl_c_restores_the_best_averages(hook, on_epoch, ours_is_first
     fit(model, [*callbacks, Look()], validation_data=VALIDATION)  # and training goes on from there
     for a, b in zip(before, seen[0], strict=True):
         np.testing.assert_array_equal(a, b)
-    assert not _compat.is_swapped(swap) or on_epoch
+    assert not is_swapped(swap) or on_epoch
 
 
 @pytest.mark.parametrize("ours_is_first", [False, True])

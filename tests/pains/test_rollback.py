@@ -30,7 +30,7 @@ from support.versions import AT_MOST_3_15
 
 import keras_ratchet
 from keras_ratchet import Rollback
-from keras_ratchet._engine.best_weights import BestWeights
+from keras_ratchet._engine.capture.best_weights import BestWeights
 from keras_ratchet.errors import ConfigError, MissingMetricError, ScheduleError
 
 GRAPH = {"run_eagerly": False}

@@ -14,7 +14,7 @@ from support.pains import KERAS_IS_AS_DESCRIBED, At, press_ctrl_c, run, tiny
 from support.versions import AT_MOST_3_15
 
 import keras_ratchet
-from keras_ratchet._storage import durable
+from keras_ratchet._storage import disk
 from keras_ratchet.errors import ConfigError, SaveError
 
 NAMES = ["m.keras", "m.weights.h5", "m.h5"]
@@ -84,7 +84,7 @@ def test_pain_2_a_save_that_fails_half_way_leaves_the_older_file_whole(name, tmp
     assert files_in(path.parent) == [name]
 
 
-class FullDisk(durable.Disk):
+class FullDisk(disk.Disk):
     """A disk with room for some more writes."""
 
     def __init__(self, writes):
@@ -103,7 +103,7 @@ def test_pain_2_a_full_disk_is_an_error_that_leaves_the_older_file_whole(
     name, writes, tmp_path, monkeypatch
 ):
     path = tmp_path / name
-    fill = At("epoch_begin", 2, lambda: monkeypatch.setattr(durable, "disk", FullDisk(writes)))
+    fill = At("epoch_begin", 2, lambda: monkeypatch.setattr(disk, "current", FullDisk(writes)))
     look = At("epoch_end", 1, lambda: seen.append(content(path)))
     seen = []
     with pytest.raises(SaveError, match="Free some space") as caught:
@@ -117,7 +117,7 @@ def test_pain_2_a_full_disk_is_an_error_that_leaves_the_older_file_whole(
 def test_a_failed_save_does_not_lose_the_best_weights_in_memory(tmp_path, monkeypatch):
     model = tiny()
     stopper = keras_ratchet.EarlyStopping(patience=9, restore_best_weights=True)
-    fill = At("epoch_begin", 2, lambda: monkeypatch.setattr(durable, "disk", FullDisk(0)))
+    fill = At("epoch_begin", 2, lambda: monkeypatch.setattr(disk, "current", FullDisk(0)))
     with pytest.raises(SaveError):
         run(fill, stopper, checkpoint(tmp_path / "m.keras"), model=model, val_loss=[2, 1, 3, 4])
     assert stamp_of(model) == 2
@@ -127,7 +127,7 @@ def test_after_a_failed_save_the_next_fit_saves_again(tmp_path, monkeypatch):
     path = tmp_path / "m.weights.h5"
     ours = checkpoint(path)
     with monkeypatch.context() as full:
-        fill = At("epoch_begin", 0, lambda: full.setattr(durable, "disk", FullDisk(0)))
+        fill = At("epoch_begin", 0, lambda: full.setattr(disk, "current", FullDisk(0)))
         with pytest.raises(SaveError):
             run(fill, ours, val_loss=[1])
     run(ours, val_loss=[1])
@@ -304,14 +304,14 @@ def test_a_path_object_and_a_string_are_the_same(tmp_path):
 
 
 def test_a_save_that_ctrl_c_interrupts_twice_leaves_the_older_file_whole(tmp_path, monkeypatch):
-    class Impatient(durable.Disk):
+    class Impatient(disk.Disk):
         def write(self, fd, data):
             press_ctrl_c()
             press_ctrl_c()
             return super().write(fd, data)
 
     path = tmp_path / "m.weights.h5"
-    press = At("epoch_begin", 1, lambda: monkeypatch.setattr(durable, "disk", Impatient()))
+    press = At("epoch_begin", 1, lambda: monkeypatch.setattr(disk, "current", Impatient()))
     with pytest.raises(KeyboardInterrupt):
         run(press, checkpoint(path, background=False), val_loss=[2, 1])
     assert stamp_in(path) == 1

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_ratchet
-from keras_ratchet._engine.statistics import StatisticsData, reestimate
+from keras_ratchet._engine.averaging.moving_statistics import StatisticsData, reestimate
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "torch", reason="torch's modules live on torch only"

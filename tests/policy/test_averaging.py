@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_ratchet.errors import ConfigError
-from keras_ratchet.policy.averaging import (
+from keras_ratchet.policy.monitor import Monitor
+from keras_ratchet.policy.soup import (
     Candidate,
     check_average,
     choose,
@@ -17,8 +18,7 @@ from keras_ratchet.policy.averaging import (
     refused,
     unmeasured,
 )
-from keras_ratchet.policy.monitor import Monitor
-from keras_ratchet.types import Position, SnapshotInfo
+from keras_ratchet.types import CheckpointInfo, Position
 
 VALUES = st.one_of(st.floats(allow_nan=True), st.integers(-3, 3).map(float))
 MODES = st.sampled_from(["min", "max"])
@@ -149,7 +149,7 @@ def test_one_moment_under_two_names_has_one_vote():
     def info(name, epoch, value, **more):
         position = Position(epoch, 0, epoch * 10)
         fields = {"manifest": True, "position": position, "metrics": {"val_loss": value}}
-        return SnapshotInfo(name, f"/runs/{name}", **{**fields, **more})
+        return CheckpointInfo(name, f"/runs/{name}", **{**fields, **more})
 
     files = [
         info("best.keras", 3, 0.1),

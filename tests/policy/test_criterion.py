@@ -23,7 +23,7 @@ from keras_ratchet.policy import (
     Verdict,
 )
 from keras_ratchet.policy.criterion import AnyOf, Not, from_json, to_json
-from keras_ratchet.policy.judge import judge_of, settle
+from keras_ratchet.policy.directions import judge_of, settle
 
 YES, NO, UNKNOWN = "yes", "no", "missing"
 

@@ -27,7 +27,7 @@ from keras_ratchet.policy import (
     Smoothed,
     UpStrips,
 )
-from keras_ratchet.policy.judge import settle
+from keras_ratchet.policy.directions import settle
 
 modes = st.sampled_from(["min", "max"])
 metric = st.just("m") | st.builds(Smoothed, st.just("m"), st.sampled_from([0.0, 0.5, 0.9]))

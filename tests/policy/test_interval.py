@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_ratchet.callbacks._pace import Pace
+from keras_ratchet.callbacks._schedule import Pace
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy.interval import Cost, Interval, daly, interval_of
 from keras_ratchet.policy.trigger import EveryBatches

@@ -9,7 +9,7 @@ from support.criteria import first_yes, moments, stops_at, verdicts
 
 from keras_ratchet.errors import ConfigError, MetricError
 from keras_ratchet.policy import GeneralizationLoss, ProgressQuotient, UpStrips
-from keras_ratchet.policy.judge import settle
+from keras_ratchet.policy.directions import settle
 
 positive = st.floats(0.125, 8) | st.sampled_from([1.0, 0.5])
 errors = st.lists(positive, min_size=1, max_size=30)

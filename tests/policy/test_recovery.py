@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_ratchet.errors import ConfigError
-from keras_ratchet.policy.recovery import Recovery, RecoveryState, Retries, RolledBack
+from keras_ratchet.policy.rollback import Recovery, RecoveryState, Retries, RolledBack
 from keras_ratchet.policy.spikes import RunningMean, Spikes
 from keras_ratchet.types import Verdict
 

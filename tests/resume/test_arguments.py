@@ -8,8 +8,8 @@ import pytest
 from support.resuming import Kill, Script, model
 from support.sources import numpy_arrays
 
-from keras_ratchet._engine.arguments import arguments_of, changes
-from keras_ratchet._engine.resumer import Resumer
+from keras_ratchet._engine.resume.arguments import arguments_of, changes
+from keras_ratchet._engine.resume.resumer import Resumer
 from keras_ratchet.errors import ConfigError
 
 

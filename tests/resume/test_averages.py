@@ -6,7 +6,7 @@ import pytest
 from support.resuming import Kill, Killed, Script, arrays, model
 
 import keras_ratchet
-from keras_ratchet._engine.validation import Validation
+from keras_ratchet._engine.averaging.validation import Validation
 
 EPOCHS = 5
 KILLS = {
@@ -123,12 +123,12 @@ def test_a_finished_run_that_is_started_again_has_its_average_and_makes_no_other
 
 
 def test_a_resume_that_forgets_the_runners_up_would_be_noticed(tmp_path, monkeypatch):
-    from keras_ratchet._engine.snapshots import Snapshots
+    from keras_ratchet._engine.averaging.top_k_weights import TopKWeights
 
     run = script(tmp_path, "mean")
     expected = run.uninterrupted()
     monkeypatch.setattr(
-        Snapshots, "state_dict", lambda self, monitor, whole=Snapshots.state_dict: {
+        TopKWeights, "state_dict", lambda self, monitor, whole=TopKWeights.state_dict: {
             **whole(self, monitor),
             **({"others": []} if self.best.filled else {}),
         }

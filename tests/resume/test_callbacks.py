@@ -16,8 +16,8 @@ from support.resuming import PER_EPOCH, Kill, Killed, Script, arrays, model
 from support.sources import numpy_arrays
 
 import keras_ratchet
-from keras_ratchet._engine.callback_states import CallbackStates
-from keras_ratchet._engine.plain import decode, encode
+from keras_ratchet._engine.resume.callback_states import CallbackStates
+from keras_ratchet._engine.resume.state_codec import decode, encode
 
 C = keras.callbacks
 

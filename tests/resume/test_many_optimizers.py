@@ -6,7 +6,7 @@ import pytest
 from support.many_optimizers import Agent, Gan, InDict, InObject, WithTorch, made, net
 from support.resuming import Kill, Script, arrays
 
-from keras_ratchet._engine import optimizers
+from keras_ratchet._engine.capture import optimizers
 
 BACKEND = keras.backend.backend()
 KILLS = {"between": Kill(20), "within": Kill(17)}

@@ -10,7 +10,7 @@ from support.resuming import Kill, Script, arrays, model
 from support.sources import Batches, loader, numpy_arrays
 from support.versions import AT_MOST_3_15
 
-from keras_ratchet._engine.train_state import TrainState
+from keras_ratchet._engine.resume.train_state import TrainState
 
 
 class DrawsFromAll(keras.callbacks.Callback):

@@ -15,9 +15,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from keras_ratchet._engine.plain import RANDOM, decode, encode, random_state
-from keras_ratchet._engine.train_state import TrainState
-from keras_ratchet._formats.state import read_arrays, write_arrays
+from keras_ratchet._engine.resume.state_codec import RANDOM, decode, encode, random_state
+from keras_ratchet._engine.resume.train_state import TrainState
+from keras_ratchet._formats.safetensors import read_arrays, write_arrays
 from keras_ratchet.errors import LoadError
 from keras_ratchet.types import Position
 

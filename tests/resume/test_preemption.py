@@ -15,10 +15,10 @@ from support import beside
 from support.resuming import EPOCHS, PER_EPOCH, Script, arrays, model, scramble
 
 import keras_ratchet
-from keras_ratchet._storage import durable
-from keras_ratchet.callbacks import _pace, _preemption, _saves
+from keras_ratchet._storage import disk
+from keras_ratchet.callbacks import _saves, _schedule, _signals
 from keras_ratchet.errors import ConfigError
-from keras_ratchet.policy.preempt import Deadline
+from keras_ratchet.policy.deadline import Deadline
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
 
@@ -256,7 +256,7 @@ def test_ctrl_c_in_mid_epoch_saves_no_partial_epoch_as_a_whole_one(tmp_path):
     assert one.run().differences(whole) == []
 
 
-class SlowDisk(durable.Disk):
+class SlowDisk(disk.Disk):
     """A disk that takes its time."""
 
     def sync(self, fd):
@@ -267,7 +267,7 @@ class SlowDisk(durable.Disk):
 def test_a_save_that_does_not_fit_into_the_grace_period_is_not_begun(tmp_path, whole, monkeypatch):
     one = script(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(durable, "disk", SlowDisk())
+        patch.setattr(disk, "current", SlowDisk())
         backup, first = cut(one, "batch 3", 2, send("SIGTERM"), signals=("SIGTERM",), grace_s=0.2)
     assert "so the last one stands" in str(backup.stop_reason)
     assert first.epochs == [0, 1]
@@ -312,7 +312,7 @@ def an_hour_ahead(kind):
 
 def test_a_deadline_ends_training_when_another_step_might_not_fit(tmp_path, whole, monkeypatch):
     one, clock = script(tmp_path), Clock()
-    for module in (_preemption, _pace, _saves):
+    for module in (_signals, _schedule, _saves):
         monkeypatch.setattr(module, "time", clock)
 
     def last():
@@ -328,12 +328,12 @@ def test_a_deadline_ends_training_when_another_step_might_not_fit(tmp_path, whol
 @pytest.mark.parametrize("kind", ["seconds", "time of day", "datetime", "aware datetime", "slurm"])
 def test_a_deadline_is_given_in_any_of_five_ways(monkeypatch, kind):
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 3600))
-    armed = _preemption.Preemption((), 30, an_hour_ahead(kind))
+    armed = _signals.Preemption((), 30, an_hour_ahead(kind))
     assert armed.active
     armed.arm(None)
     assert armed.due(0.1, 0.1) is None
     clock = Clock()
-    monkeypatch.setattr(_preemption, "time", clock)
+    monkeypatch.setattr(_signals, "time", clock)
     clock.ahead_s = 3600 - 100
     assert armed.due(0.1, 0.1) is None
     assert armed.due(0.1, 1000).cause == "the deadline"

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from keras_ratchet.callbacks import _workers
+from keras_ratchet.callbacks import _worker_signals
 from keras_ratchet.callbacks._loop import Loop
-from keras_ratchet.callbacks._preemption import Preemption
+from keras_ratchet.callbacks._signals import Preemption
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
 SCRIPT = Path(__file__).parents[1] / "support" / "grouped.py"
@@ -75,7 +75,7 @@ def test_no_batch_is_lost_when_workers_hear_the_signal_too(tmp_path, busy):
 
 
 def test_workers_of_a_training_that_failed_can_be_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(_workers, "_PATIENCE_S", 0.3)
+    monkeypatch.setattr(_worker_signals, "_PATIENCE_S", 0.3)
     with pool_in_training(sys._getframe()) as (_, pool):
         pool.map_async(time.sleep, [60, 60], chunksize=1)
         time.sleep(0.3)

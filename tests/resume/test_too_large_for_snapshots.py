@@ -7,8 +7,8 @@ import pytest
 from support.resuming import Script
 from support.sources import Batches
 
-from keras_ratchet._engine import data_states
-from keras_ratchet._engine.data_states import DataStates
+from keras_ratchet._engine.resume import data_states
+from keras_ratchet._engine.resume.data_states import DataStates
 
 MIB = 1 << 20
 

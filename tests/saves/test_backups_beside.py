@@ -14,7 +14,7 @@ from support.resuming import Kill, Script
 from support.sources import Batches
 
 import keras_ratchet
-from keras_ratchet._engine.backups import Backups
+from keras_ratchet._engine.resume.snapshot_store import SnapshotStore
 from keras_ratchet._storage import journal
 from keras_ratchet.errors import SaveError
 
@@ -73,7 +73,7 @@ def hold_up():
 def test_an_error_is_raised_at_the_next_hook_with_the_traceback_of_its_thread(
     tmp_path, monkeypatch
 ):
-    real = Backups._write
+    real = SnapshotStore._write
 
     def no_space(this, name, state, facts):
         if name == LAST:
@@ -81,7 +81,7 @@ def test_an_error_is_raised_at_the_next_hook_with_the_traceback_of_its_thread(
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(this, name, state, facts)
 
-    monkeypatch.setattr(Backups, "_write", no_space)
+    monkeypatch.setattr(SnapshotStore, "_write", no_space)
     block = Block()
     callbacks = [backup_to(tmp_path, every_s=1e6), At(4, block.stand), At(6, block.go)]
     with pytest.raises(SaveError, match="No space left on device") as caught:

@@ -14,9 +14,9 @@ from support import beside
 from support.models import Curve, dense, fit
 
 import keras_ratchet
-from keras_ratchet._engine import file_save, writer
-from keras_ratchet._engine.writer import Writer
-from keras_ratchet._storage import durable, journal
+from keras_ratchet._engine.saving import background, file_save
+from keras_ratchet._engine.saving.background import BackgroundWriter
+from keras_ratchet._storage import disk, journal
 from keras_ratchet.errors import SaveError
 
 HELD_UP_S = 0.3
@@ -74,7 +74,7 @@ def test_an_error_is_raised_at_the_next_hook_with_the_traceback_of_its_thread(tm
     begun = []
     late = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: begun.append(epoch))
     drained = At(2, lambda: None)
-    drained.on_epoch_begin = lambda epoch, logs=None: writer.drain()
+    drained.on_epoch_begin = lambda epoch, logs=None: background.drain()
     with pytest.raises(SaveError, match="No space left on device") as caught:
         fit(dense(), [drained, saver(tmp_path), late], epochs=5)
     assert begun == [0, 1]  # the error was raised as the third epoch began
@@ -189,7 +189,7 @@ class Flight:
 
     def __init__(self, monkeypatch):
         self.now, self.most = 0, 0
-        real = Writer.submit
+        real = BackgroundWriter.submit
 
         def submit(this, work, done, **arguments):
             this.wait()
@@ -204,7 +204,7 @@ class Flight:
 
             real(this, counted, done, **arguments)
 
-        monkeypatch.setattr(Writer, "submit", submit)
+        monkeypatch.setattr(BackgroundWriter, "submit", submit)
 
 
 def test_a_busy_writer_is_waited_for(tmp_path, monkeypatch):
@@ -265,13 +265,13 @@ def test_buffers_are_used_again_and_given_back(tmp_path):
 
 
 def test_saves_reach_the_disk_in_the_order_of_their_hooks(tmp_path, monkeypatch):
-    moved, real = [], durable.disk.replace
+    moved, real = [], disk.current.replace
 
     def replace(source, target):
         real(source, target)
         moved.append(os.path.basename(target))
 
-    monkeypatch.setattr(durable.disk, "replace", replace)
+    monkeypatch.setattr(disk.current, "replace", replace)
     callbacks = [saver(tmp_path, f"{name}{{epoch}}.weights.h5") for name in "cab"]
     fit(dense(), [At(0, hold_up), *callbacks], epochs=3)
     files = [name for name in moved if name.endswith(".h5")]
@@ -281,7 +281,7 @@ def test_saves_reach_the_disk_in_the_order_of_their_hooks(tmp_path, monkeypatch)
 def test_a_save_in_line_comes_after_those_under_way(tmp_path):
     block = beside.Roadblock()
     order = []
-    first, second = Writer(), Writer()
+    first, second = BackgroundWriter(), BackgroundWriter()
     first.submit(lambda: order.append(1) or True, bool, model=NO_MODEL, in_line=False)
     threading.Timer(HELD_UP_S, block.lift).start()
     second.submit(lambda: order.append(2) or True, bool, model=NO_MODEL, in_line=True)
@@ -289,7 +289,7 @@ def test_a_save_in_line_comes_after_those_under_way(tmp_path):
 
 
 def test_a_forked_child_neither_waits_for_its_parents_saves_nor_repeats_them():
-    block, own, ran = beside.Roadblock(), Writer(), []
+    block, own, ran = beside.Roadblock(), BackgroundWriter(), []
     own.submit(lambda: ran.append(os.getpid()) or True, bool, model=NO_MODEL, in_line=False)
     pid = os.fork()
     if pid == 0:
@@ -297,7 +297,7 @@ def test_a_forked_child_neither_waits_for_its_parents_saves_nor_repeats_them():
         signal.alarm(30)
         try:
             own.wait()
-            writer.drain()
+            background.drain()
             own.submit(lambda: ran.append("child") or True, bool, model=NO_MODEL, in_line=False)
             own.wait()
             code = 0 if ran == ["child"] else 2

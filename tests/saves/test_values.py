@@ -16,9 +16,10 @@ from support import beside
 from support.models import data
 
 import keras_ratchet
-from keras_ratchet import _backends, _compat
-from keras_ratchet._engine.places import COLLECTIONS, Places
-from keras_ratchet._formats.state import read_arrays
+from keras_ratchet import _backends
+from keras_ratchet._engine.capture.variable_names import COLLECTIONS, Places
+from keras_ratchet._formats.safetensors import read_arrays
+from keras_ratchet._keras.ema import ema_pairs
 
 EPOCHS, ON = 3, 3  # epochs in all; batches of the second one before the first is written
 FILES = ("m.keras", "m.weights.h5", "m.h5")
@@ -236,7 +237,7 @@ class Averages(keras.callbacks.Callback):
         self.scored, self.raw = [], []
 
     def on_epoch_end(self, epoch, logs=None):
-        pairs = _compat.ema_pairs(self.model.optimizer)
+        pairs = ema_pairs(self.model.optimizer)
         self.scored.append(copies(average for _, average in pairs))
         self.raw.append(copies(weight for weight, _ in pairs))
 

@@ -10,9 +10,9 @@ from support.models import dense, stamp_of
 from support.scenarios import commit, facts
 
 import keras_ratchet
-from keras_ratchet._engine.saver import save_model
-from keras_ratchet._storage import local
-from keras_ratchet._storage.files import SIDE
+from keras_ratchet._engine.saving.model_file import save_model
+from keras_ratchet._storage import snapshot_directory
+from keras_ratchet._storage.single_file import SIDE
 from keras_ratchet.errors import CorruptError
 
 PLACES = 200
@@ -67,7 +67,7 @@ def test_a_flipped_bit_of_its_manifest_is_found(suffix, quick_path):
     assert missed(manifest_of(path), path) == 0
 
 
-@pytest.mark.parametrize("name", ["state.bin", "state.json", local.MANIFEST])
+@pytest.mark.parametrize("name", ["state.bin", "state.json", snapshot_directory.MANIFEST])
 def test_a_flipped_bit_of_a_snapshot_is_found(name, quick_path):
     commit(quick_path, "step-1", 1)
     path = Path(quick_path, "step-1")

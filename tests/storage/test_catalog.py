@@ -5,7 +5,7 @@ import os
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_ratchet._storage import files, records
+from keras_ratchet._storage import listing, single_file
 from keras_ratchet._storage.catalog import Catalog
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet.types import Position
@@ -23,13 +23,13 @@ def do(directory, action, name, value):
     if action in ("save", "save again"):
         facts = Manifest({}, Position(value), {"loss": value / 2}, saved_at=float(value))
         content = b"same" if action == "save again" else bytes([value])
-        files.save_file(path, lambda d: d.write(lambda f: f.write(content)), facts)
+        single_file.save_file(path, lambda d: d.write(lambda f: f.write(content)), facts)
     elif action == "pin" and os.path.exists(path):
-        records.pin(path)
+        listing.pin(path)
     elif action == "unpin":
-        records.unpin(path)
+        listing.unpin(path)
     elif action == "delete" and os.path.exists(path):
-        files.delete_file(path)
+        single_file.delete_file(path)
     elif action == "foreign":
         with open(os.path.join(directory, f"foreign-{name}"), "wb") as file:
             file.write(b"x")
@@ -46,7 +46,7 @@ def test_after_every_change_the_catalog_says_what_a_fresh_look_says(steps):
         catalog = Catalog()
         for step in steps:
             do(directory, *step)
-            fresh = [r for r in records.checkpoints(directory) if r.manifest]
+            fresh = [r for r in listing.checkpoints(directory) if r.manifest]
             assert catalog.files(directory) == fresh
 
 

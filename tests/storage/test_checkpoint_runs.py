@@ -13,9 +13,9 @@ from support import beside
 from support.models import Curve, Stamp, dense, fit, stamp_of
 
 import keras_ratchet
-from keras_ratchet._engine import series
-from keras_ratchet._storage import durable, files, journal, space
-from keras_ratchet._storage.records import pin
+from keras_ratchet._engine.saving import checkpoint_store
+from keras_ratchet._storage import disk, journal, single_file, space
+from keras_ratchet._storage.listing import pin
 from keras_ratchet.errors import ConfigError, SaveError
 
 TEMPLATE = "e{epoch}.weights.h5"
@@ -103,7 +103,7 @@ def test_a_corrupt_best_file_does_not_count(tmp_path, caplog):
         train(tmp_path, path.name, val_loss=[0.4], save_best_only=True)
     assert "does not verify" in caplog.text
     assert held(path) == 1
-    assert len(list((tmp_path / files.SIDE).glob("*.json"))) == 1
+    assert len(list((tmp_path / single_file.SIDE).glob("*.json"))) == 1
 
 
 def test_a_best_by_another_metric_does_not_count(tmp_path):
@@ -148,7 +148,7 @@ def test_the_right_files_stay(rules, stay, tmp_path):
     dropped = {event["name"] for event in events(tmp_path, "drop")}
     assert dropped == {f"e{n}.weights.h5" for n in range(1, 8)} - {f"e{n}.weights.h5" for n in stay}
     assert all(event["reason"] for event in events(tmp_path, "drop"))
-    assert len(list((tmp_path / files.SIDE).glob("*.json"))) == len(stay)
+    assert len(list((tmp_path / single_file.SIDE).glob("*.json"))) == len(stay)
 
 
 def test_nan_is_dropped_before_any_number(tmp_path):
@@ -270,7 +270,7 @@ class _Usage(NamedTuple):
     free: int
 
 
-class FailingDisk(durable.Disk):
+class FailingDisk(disk.Disk):
     """Refuses to write drafts of checkpoints while `code` is set."""
 
     code = None
@@ -283,9 +283,9 @@ class FailingDisk(durable.Disk):
 
 @pytest.fixture
 def failing(monkeypatch):
-    disk = FailingDisk()
-    monkeypatch.setattr(durable, "disk", disk)
-    return disk
+    failing = FailingDisk()
+    monkeypatch.setattr(disk, "current", failing)
+    return failing
 
 
 class ErrorsByEpoch(keras.callbacks.Callback):
@@ -356,7 +356,7 @@ def test_a_directory_that_cannot_be_made_is_an_error_before_the_training(tmp_pat
 
 
 def test_little_room_is_a_warning_at_the_beginning(tmp_path, monkeypatch):
-    size = series.state_bytes(MODEL)
+    size = checkpoint_store.state_bytes(MODEL)
     monkeypatch.setattr(space, "free_bytes", lambda directory: int(1.5 * size))
     with pytest.warns(UserWarning, match="one checkpoint takes about"):
         train(tmp_path, val_loss=[0.5])
@@ -411,7 +411,7 @@ def test_the_next_start_removes_leftovers_of_this_path_and_nothing_else(tmp_path
         (tmp_path / name).write_text("x")
     train(tmp_path, val_loss=[0.4])
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"e1.weights.h5", files.SIDE, *theirs}
+    assert names == {"e1.weights.h5", single_file.SIDE, *theirs}
 
 
 # Clocks that go back, disks that do not delete, names that look alike, links.
@@ -453,11 +453,11 @@ def test_a_clock_that_is_set_back_does_not_cost_the_newest_backup(tmp_path, monk
 
 
 def test_a_best_file_whose_retention_fails_is_remembered_all_the_same(tmp_path, monkeypatch):
-    class NoDelete(durable.Disk):
+    class NoDelete(disk.Disk):
         def rename(self, source, target):
             raise PermissionError(errno.EACCES, "no")
 
-    monkeypatch.setattr(durable, "disk", NoDelete())
+    monkeypatch.setattr(disk, "current", NoDelete())
     with pytest.warns(UserWarning, match="could not delete"):
         callback = train(
             tmp_path, val_loss=[0.5, 0.4, 0.3], save_best_only=True, keep_last=1,

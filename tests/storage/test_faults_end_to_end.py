@@ -14,8 +14,8 @@ from support import beside
 from support.scenarios import Scenario, all_runs
 
 import keras_ratchet
-from keras_ratchet._engine import series
-from keras_ratchet._engine.writer import drain
+from keras_ratchet._engine.saving import checkpoint_store
+from keras_ratchet._engine.saving.background import drain
 
 LOSSES = [0.5, 0.4]
 ONE_BY_ONE = (
@@ -148,7 +148,7 @@ def not_inside_a_format(number, verb):
 
 @pytest.fixture(autouse=True)
 def versions_are_asked_for_once(monkeypatch):
-    monkeypatch.setattr(series, "versions", functools.cache(series.versions))
+    monkeypatch.setattr(checkpoint_store, "versions", functools.cache(checkpoint_store.versions))
 
 
 def test_a_fault_at_any_call_of_a_training_costs_no_checkpoint(quick_path):

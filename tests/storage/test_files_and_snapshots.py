@@ -11,9 +11,9 @@ import pytest
 from support.scenarios import commit, content, facts, is_ours, save
 
 import keras_ratchet
-from keras_ratchet._storage import durable, files, local
+from keras_ratchet._storage import disk, single_file, snapshot_directory
+from keras_ratchet._storage.listing import checkpoints, pin, record, unpin
 from keras_ratchet._storage.manifest import Manifest
-from keras_ratchet._storage.records import checkpoints, pin, record, unpin
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def names(directory):
 
 
 def manifests(root):
-    return sorted(path.name for path in (root / files.SIDE).glob("*.json"))
+    return sorted(path.name for path in (root / single_file.SIDE).glob("*.json"))
 
 
 # Single files.
@@ -54,7 +54,7 @@ def test_the_longest_names_that_fit_are_saved(root):
     assert len(os.fsencode(name)) + 38 <= 255
     save(root, name, 1)
     assert keras_ratchet.verify(str(root / name))
-    assert names(root) == [files.SIDE, name]
+    assert names(root) == [single_file.SIDE, name]
 
 
 def test_a_name_that_is_too_long_is_an_os_error_and_harms_nothing(root):
@@ -62,7 +62,7 @@ def test_a_name_that_is_too_long_is_an_os_error_and_harms_nothing(root):
     with pytest.raises(OSError) as error:
         save(root, f"{'x' * 230}.keras", 2)
     assert error.value.errno == errno.ENAMETOOLONG
-    assert names(root) == [files.SIDE, "best.keras"]
+    assert names(root) == [single_file.SIDE, "best.keras"]
     assert len(manifests(root)) == 1
 
 
@@ -70,9 +70,9 @@ def test_names_with_odd_characters_work(root):
     for name in ("a b.keras", "ä\n.keras", "[*]?.keras", "-rf.keras", "a.keras.keras"):
         save(root, name, 1)
         assert keras_ratchet.verify(str(root / name))
-        files.delete_file(str(root / name))
-    assert names(root) == [files.SIDE]
-    assert names(root / files.SIDE) == []
+        single_file.delete_file(str(root / name))
+    assert names(root) == [single_file.SIDE]
+    assert names(root / single_file.SIDE) == []
 
 
 def test_a_file_of_another_name_keeps_its_manifest(root):
@@ -80,7 +80,7 @@ def test_a_file_of_another_name_keeps_its_manifest(root):
     save(root, "best.keras", 1)
     save(root, "best.keras.keras", 2)
     save(root, "best.keras", 3)
-    files.delete_file(str(root / "best.keras"))
+    single_file.delete_file(str(root / "best.keras"))
     assert keras_ratchet.verify(str(root / "best.keras.keras"))
     assert len(manifests(root)) == 1
 
@@ -88,14 +88,14 @@ def test_a_file_of_another_name_keeps_its_manifest(root):
 def test_a_crash_between_manifest_and_file_is_told_apart_by_the_digest(root):
     save(root, "best.keras", 1)
     [old] = manifests(root)
-    kept = (root / files.SIDE / old).read_bytes()
+    kept = (root / single_file.SIDE / old).read_bytes()
     save(root, "best.keras", 2)
-    (root / files.SIDE / old).write_bytes(kept)
+    (root / single_file.SIDE / old).write_bytes(kept)
     assert len(manifests(root)) == 2
     assert keras_ratchet.verify(str(root / "best.keras"))
     assert record(str(root / "best.keras")).position.epoch == 2
-    assert files.manifest_of(str(root / "best.keras")).position.epoch == 2
-    files.sweep(str(root), is_ours)
+    assert single_file.manifest_of(str(root / "best.keras")).position.epoch == 2
+    single_file.sweep(str(root), is_ours)
     assert manifests(root) != [old]
     assert len(manifests(root)) == 1
 
@@ -104,24 +104,24 @@ def test_a_damaged_file_keeps_all_its_manifests_through_a_sweep(root):
     """They are the evidence: none of them matches, and none is known to be the wrong one."""
     save(root, "best.keras", 1)
     [old] = manifests(root)
-    kept = (root / files.SIDE / old).read_bytes()
+    kept = (root / single_file.SIDE / old).read_bytes()
     save(root, "best.keras", 2)
-    (root / files.SIDE / old).write_bytes(kept)
+    (root / single_file.SIDE / old).write_bytes(kept)
     (root / "best.keras").write_bytes(b"damaged")
-    assert files.sweep(str(root), is_ours) == []
+    assert single_file.sweep(str(root), is_ours) == []
     assert keras_ratchet.verify(str(root / "best.keras")).status == "corrupt"
 
 
 def test_a_sweep_of_a_directory_that_is_not_there_does_nothing(root):
-    assert files.sweep(str(root / "nowhere"), is_ours) == []
-    assert local.sweep_snapshots(str(root / "nowhere")) == []
+    assert single_file.sweep(str(root / "nowhere"), is_ours) == []
+    assert snapshot_directory.sweep_snapshots(str(root / "nowhere")) == []
 
 
 def test_adopting_a_file_does_not_touch_it(root):
     path = root / "plain.keras"
     path.write_bytes(content(1))
     os.utime(path, (1e9, 1e9))
-    files.adopt(str(path), facts(1))
+    single_file.adopt(str(path), facts(1))
     assert keras_ratchet.verify(str(path))
     assert path.read_bytes() == content(1)
     assert path.stat().st_mtime == 1e9
@@ -129,11 +129,11 @@ def test_adopting_a_file_does_not_touch_it(root):
 
 def test_adopting_cures_a_damaged_manifest(root):
     save(root, "best.keras", 1)
-    (root / files.SIDE / manifests(root)[0]).write_bytes(b"{")
+    (root / single_file.SIDE / manifests(root)[0]).write_bytes(b"{")
     outcome = keras_ratchet.verify(str(root / "best.keras"))
     assert outcome.status == "corrupt"
     assert "ratchet adopt" in outcome.problem
-    files.adopt(str(root / "best.keras"), facts(1))
+    single_file.adopt(str(root / "best.keras"), facts(1))
     assert keras_ratchet.verify(str(root / "best.keras"))
 
 
@@ -148,19 +148,19 @@ def test_a_pin_is_seen_and_taken_away_and_goes_with_its_file(root):
     unpin(path)
     assert not record(path).pinned
     pin(path)
-    files.delete_file(path)
+    single_file.delete_file(path)
     save(root, "best.keras", 2)
     assert not record(path).pinned
 
 
 def test_a_pin_that_cannot_be_taken_away_is_an_error(root, monkeypatch):
-    class Refuses(durable.Disk):
+    class Refuses(disk.Disk):
         def unlink(self, path):
             raise PermissionError(errno.EACCES, "no", path)
 
     save(root, "best.keras", 1)
     pin(str(root / "best.keras"))
-    monkeypatch.setattr(durable, "disk", Refuses())
+    monkeypatch.setattr(disk, "current", Refuses())
     with pytest.raises(PermissionError):
         unpin(str(root / "best.keras"))
 
@@ -168,7 +168,7 @@ def test_a_pin_that_cannot_be_taken_away_is_an_error(root, monkeypatch):
 def test_a_draft_that_cannot_be_opened_leaves_no_noise_behind():
     """Python closes what `__init__` left, also where there is no descriptor yet."""
     code = (
-        "from keras_ratchet._storage.durable import DraftFile\n"
+        "from keras_ratchet._storage.disk import DraftFile\n"
         "try:\n    DraftFile('/nowhere/x')\nexcept FileNotFoundError:\n    pass\n"
     )
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", code]
@@ -190,9 +190,9 @@ def test_a_snapshot_of_a_name_that_is_taken_is_refused_and_leaves_nothing(root):
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "..", "a\0b"])
 def test_a_snapshot_and_its_files_stay_in_their_directory(name, root):
     with pytest.raises(ValueError, match="leads out"):
-        local.SnapshotDraft(str(root), name)
+        snapshot_directory.SnapshotDraft(str(root), name)
     with (
-        local.SnapshotDraft(str(root), "step-1") as draft,
+        snapshot_directory.SnapshotDraft(str(root), "step-1") as draft,
         pytest.raises(ValueError, match="leads out"),
     ):
         draft.write(name, lambda file: None)
@@ -213,7 +213,7 @@ def test_a_file_that_somebody_put_into_a_snapshot_survives_its_delete(root):
     (root / "step-1" / "notes.txt").write_text("mine")
     (root / "step-1" / "plots").mkdir()
     (root / "step-1" / "plots" / "loss.png").write_text("mine")
-    local.delete_snapshot(str(root / "step-1"))
+    snapshot_directory.delete_snapshot(str(root / "step-1"))
     assert names(root / "step-1") == ["notes.txt", "plots"]
     assert (root / "step-1" / "plots" / "loss.png").read_text() == "mine"
     assert names(root) == ["step-1"]
@@ -227,18 +227,18 @@ def test_a_link_to_a_snapshot_is_no_snapshot(root):
     (root / "latest").symlink_to(root / "step-2")
     assert [info.name for info in checkpoints(str(root))] == ["step-1", "step-2"]
     with pytest.raises(OSError, match="symbolic link"):
-        local.delete_snapshot(str(root / "latest"))
+        snapshot_directory.delete_snapshot(str(root / "latest"))
     (root / ".trash-0123abcd-latest").symlink_to(root / "step-2")
-    local.sweep_snapshots(str(root))
+    snapshot_directory.sweep_snapshots(str(root))
     assert keras_ratchet.verify(str(root / "latest"))
     assert keras_ratchet.verify(str(root / "step-2"))
 
 
 def test_a_damaged_snapshot_can_be_deleted(root):
     commit(root, "step-1", 1)
-    (root / "step-1" / local.MANIFEST).write_bytes(b"{")
+    (root / "step-1" / snapshot_directory.MANIFEST).write_bytes(b"{")
     assert keras_ratchet.verify(str(root / "step-1")).status == "corrupt"
-    local.delete_snapshot(str(root / "step-1"))
+    snapshot_directory.delete_snapshot(str(root / "step-1"))
     assert names(root) == []
 
 
@@ -254,7 +254,10 @@ def test_an_error_while_a_snapshot_is_written_leaves_nothing(root):
     def fail(file):
         raise RuntimeError("boom")
 
-    with pytest.raises(RuntimeError), local.SnapshotDraft(str(root), "step-1") as draft:
+    with (
+        pytest.raises(RuntimeError),
+        snapshot_directory.SnapshotDraft(str(root), "step-1") as draft,
+    ):
         draft.write("a.bin", lambda file: file.write(b"x"))
         draft.write("b.bin", fail)
     assert names(root) == []
@@ -269,7 +272,7 @@ def test_every_fact_of_a_manifest_survives_the_disk(root):
         reason="because\n“why”",
     )
     save(root, "best.keras", 3)
-    files.adopt(str(root / "best.keras"), full)
-    back = files.manifest_of(str(root / "best.keras"))
+    single_file.adopt(str(root / "best.keras"), full)
+    back = single_file.manifest_of(str(root / "best.keras"))
     assert repr(replace(back, files={})) == repr(replace(full, files={}))
     assert Manifest(files={}).position.step is None

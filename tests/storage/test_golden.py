@@ -12,8 +12,8 @@ import pytest
 from support.versions import KERAS
 
 import keras_ratchet
-from keras_ratchet._formats.state import read_arrays
-from keras_ratchet._storage import files, local
+from keras_ratchet._formats.safetensors import read_arrays
+from keras_ratchet._storage import single_file, snapshot_directory
 from keras_ratchet._storage.manifest import SCHEMA, read_manifest
 from keras_ratchet.types import Position
 
@@ -100,8 +100,8 @@ def test_the_reader_in_the_docs_reads_them():
     [code] = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     reader = {}
     exec(compile(code, "docs/formats.md", "exec"), reader)
-    places = [(GOLDEN, path) for path in (GOLDEN / files.SIDE).glob("*.json")]
-    places.append((GOLDEN / SNAPSHOT, GOLDEN / SNAPSHOT / local.MANIFEST))
+    places = [(GOLDEN, path) for path in (GOLDEN / single_file.SIDE).glob("*.json")]
+    places.append((GOLDEN / SNAPSHOT, GOLDEN / SNAPSHOT / snapshot_directory.MANIFEST))
     for directory, path in places:
         manifest = reader["read_manifest"](path)
         assert reader["is_whole"](directory, manifest)
@@ -116,7 +116,10 @@ def test_the_reader_in_the_docs_reads_them():
 
 @pytest.mark.parametrize(
     "path",
-    [*sorted((GOLDEN / files.SIDE).glob("*.json")), GOLDEN / SNAPSHOT / local.MANIFEST],
+    [
+        *sorted((GOLDEN / single_file.SIDE).glob("*.json")),
+        GOLDEN / SNAPSHOT / snapshot_directory.MANIFEST,
+    ],
     ids=lambda path: path.name,
 )
 def test_the_same_facts_give_the_same_manifest_today_byte_for_byte(path):
@@ -126,8 +129,8 @@ def test_the_same_facts_give_the_same_manifest_today_byte_for_byte(path):
 def test_a_sweep_leaves_them_alone(tmp_path):
     shutil.copytree(GOLDEN, tmp_path / "copy")
     before = sorted((tmp_path / "copy").rglob("*"))
-    assert files.sweep(str(tmp_path / "copy"), lambda name: True) == []
-    assert local.sweep_snapshots(str(tmp_path / "copy")) == []
+    assert single_file.sweep(str(tmp_path / "copy"), lambda name: True) == []
+    assert snapshot_directory.sweep_snapshots(str(tmp_path / "copy")) == []
     assert sorted((tmp_path / "copy").rglob("*")) == before
 
 

@@ -15,9 +15,9 @@ from support.models import dense
 
 import keras_ratchet
 from keras_ratchet._formats.safety import check_file
-from keras_ratchet._storage import journal, local
-from keras_ratchet._storage.files import SIDE
+from keras_ratchet._storage import journal, snapshot_directory
 from keras_ratchet._storage.manifest import Manifest, read_manifest
+from keras_ratchet._storage.single_file import SIDE
 from keras_ratchet.errors import CorruptError, LoadError
 
 TESTS = Path(__file__).parent.parent
@@ -143,7 +143,7 @@ MANIFESTS = {**SEALED, **hostile.RAW_MANIFESTS}
 
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_a_hostile_manifest_is_refused(name, quick_path):
-    path = Path(quick_path, "step-1", local.MANIFEST)
+    path = Path(quick_path, "step-1", snapshot_directory.MANIFEST)
     path.parent.mkdir()
     path.write_bytes(MANIFESTS[name])
     Path(quick_path, "step-1", "w.bin").write_bytes(b"x")
@@ -173,7 +173,7 @@ def test_a_snapshot_file_that_is_no_plain_file_is_never_opened(kind, quick_path)
     root = Path(quick_path)
     secret = root / "secret"
     secret.write_bytes(b"x")
-    with local.SnapshotDraft(quick_path, "step-1") as draft:
+    with snapshot_directory.SnapshotDraft(quick_path, "step-1") as draft:
         draft.write("w.bin", lambda file: file.write(b"x"))
         draft.commit(Manifest(files={}))
     path = root / "step-1" / "w.bin"

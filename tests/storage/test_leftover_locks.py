@@ -13,7 +13,7 @@ from support.models import dense, fit
 
 import keras_ratchet
 from keras_ratchet._storage.lock import FileLock
-from keras_ratchet.callbacks import _leftover
+from keras_ratchet.callbacks import _abandoned_locks
 
 
 class Pruned(Exception):
@@ -106,7 +106,7 @@ class Slow(keras.callbacks.Callback):
 
 
 def test_in_guard_the_last_save_is_made_under_the_lock(tmp_path, monkeypatch):
-    monkeypatch.setattr(_leftover, "POLL_S", 0.05)
+    monkeypatch.setattr(_abandoned_locks, "POLL_S", 0.05)
     held = []
     save = keras_ratchet.ModelCheckpoint(
         tmp_path / "a.weights.h5", save_weights_only=True, save_freq=10**6, save_at_end=True
@@ -128,7 +128,7 @@ def test_in_guard_the_last_save_is_made_under_the_lock(tmp_path, monkeypatch):
 
 
 def test_a_lock_that_the_last_work_could_not_give_free_is_released_later(tmp_path, monkeypatch):
-    monkeypatch.setattr(_leftover, "POLL_S", 0.05)
+    monkeypatch.setattr(_abandoned_locks, "POLL_S", 0.05)
     save = keras_ratchet.ModelCheckpoint(tmp_path / "a.weights.h5", save_weights_only=True)
     monkeypatch.setattr(save, "on_train_abort", lambda error: 1 / 0)
     callbacks = [save, Prune()]

@@ -16,8 +16,8 @@ from support.models import dense, stamp_of
 from support.scenarios import facts
 
 import keras_ratchet
-from keras_ratchet._engine.saver import save_model
-from keras_ratchet._storage.files import SIDE, adopt
+from keras_ratchet._engine.saving.model_file import save_model
+from keras_ratchet._storage.single_file import SIDE, adopt
 from keras_ratchet.errors import CorruptError, LoadError
 
 SUFFIXES = [".keras", ".weights.h5", ".h5"]
@@ -212,13 +212,13 @@ def test_custom_objects_are_passed_on(tmp_path):
 WRITE = """
 import sys
 sys.path.insert(0, sys.argv[2])
-from support.scenarios import files, retain, save
+from support.scenarios import single_file, retain, save
 
 for version in range(1, 10**6):
     save(sys.argv[1], "best.keras", 1 + version % 50)
     save(sys.argv[1], f"ckpt-{version % 6}.keras", 1 + version % 50)
     if version % 3 == 0:
-        files.delete_file(f"{sys.argv[1]}/ckpt-{version % 6}.keras")
+        single_file.delete_file(f"{sys.argv[1]}/ckpt-{version % 6}.keras")
     if version == 6:
         print("going", flush=True)
 """

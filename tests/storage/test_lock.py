@@ -13,8 +13,8 @@ import pytest
 from support.models import dense, fit, stamp_of
 
 import keras_ratchet
-from keras_ratchet._storage.files import SIDE
 from keras_ratchet._storage.lock import FileLock
+from keras_ratchet._storage.single_file import SIDE
 from keras_ratchet.errors import LockedError
 
 HOLD = """

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from support.models import dense
 
-from keras_ratchet._engine.lineage import holds
-from keras_ratchet._formats.members import open_member
+from keras_ratchet._engine.saving.lineage import holds
+from keras_ratchet._formats.zip_members import open_member
 
 DATA = np.random.default_rng(0).bytes(100_000)
 

@@ -14,8 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from support.faults import CRASHES, Crash, FaultDisk, reboot
 from support.scenarios import content, is_ours, save
 
-from keras_ratchet._storage import durable, files
-from keras_ratchet._storage.records import checkpoints, pin, unpin
+from keras_ratchet._storage import disk, single_file
+from keras_ratchet._storage.listing import checkpoints, pin, unpin
 from keras_ratchet._storage.verify import verify
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy.retention import (
@@ -27,7 +27,7 @@ from keras_ratchet.policy.retention import (
     combined,
     plan,
 )
-from keras_ratchet.types import Position, SnapshotInfo
+from keras_ratchet.types import CheckpointInfo, Position
 
 NOW = 1000.0
 VALUES = st.one_of(
@@ -72,7 +72,7 @@ FACTS = st.tuples(
 
 def named(facts):
     return [
-        SnapshotInfo(
+        CheckpointInfo(
             f"ckpt-{number}",
             f"/runs/ckpt-{number}",
             manifest,
@@ -178,7 +178,7 @@ def test_keep_best_keeps_the_k_best_and_keep_last_the_n_newest(found, k, ranking
 
 
 def made(name, epoch, **metrics):
-    return SnapshotInfo(
+    return CheckpointInfo(
         name, f"/{name}", True, position=Position(epoch), metrics=metrics, saved_at=float(epoch)
     )
 
@@ -246,11 +246,11 @@ class Checkpoints(RuleBasedStateMachine):
         super().__init__()
         place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         self.root = tempfile.mkdtemp(dir=place)
-        self.disk = durable.disk = FaultDisk(self.root)
+        self.disk = disk.current = FaultDisk(self.root)
         self.versions, self.pinned, self.next = {}, set(), 1
 
     def teardown(self):
-        durable.disk = durable.Disk()
+        disk.current = disk.Disk()
         reboot(self.root)
         shutil.rmtree(self.root)
 
@@ -264,7 +264,7 @@ class Checkpoints(RuleBasedStateMachine):
     def delete(self, data):
         name = data.draw(st.sampled_from(sorted(self.versions)))
         after = {n: v for n, v in self.versions.items() if n != name}
-        self._do(lambda: files.delete_file(self._path(name)), after)
+        self._do(lambda: single_file.delete_file(self._path(name)), after)
 
     @precondition(lambda self: self.versions)
     @rule(data=st.data())
@@ -288,7 +288,7 @@ class Checkpoints(RuleBasedStateMachine):
                 assert decision.snapshot.name not in self.pinned
                 name = decision.snapshot.name
                 after = {k: v for k, v in self.versions.items() if k != name}
-                self._do(lambda name=name: files.delete_file(self._path(name)), after)
+                self._do(lambda name=name: single_file.delete_file(self._path(name)), after)
 
     @rule(mode=st.sampled_from(CRASHES), at=st.integers(1, 24))
     def arm(self, mode, at):
@@ -297,7 +297,7 @@ class Checkpoints(RuleBasedStateMachine):
 
     @rule()
     def reopen(self):
-        self._do(lambda: files.sweep(self.root, is_ours), self.versions)
+        self._do(lambda: single_file.sweep(self.root, is_ours), self.versions)
 
     @invariant()
     def what_is_there_is_what_was_saved(self):
@@ -323,7 +323,7 @@ class Checkpoints(RuleBasedStateMachine):
     def _start_again(self):
         self.disk.restart()
         reboot(self.root)
-        files.sweep(self.root, is_ours)
+        single_file.sweep(self.root, is_ours)
         names = [name for _, _, found in os.walk(self.root) for name in found]
         assert not [name for name in names if name.startswith((".draft-", ".trash-"))]
 
@@ -333,7 +333,9 @@ class Checkpoints(RuleBasedStateMachine):
         for name in filter(is_ours, os.listdir(self.root)):
             with open(self._path(name), "rb") as file:
                 found[name] = by_content.get(file.read(), "?")
-        return found, {name for name in found if os.path.exists(files.pin_path(self._path(name)))}
+        return found, {
+            name for name in found if os.path.exists(single_file.pin_path(self._path(name)))
+        }
 
 
 Checkpoints.TestCase.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)

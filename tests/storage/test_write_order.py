@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support import scenarios
 
-from keras_ratchet._storage import files, journal, local
+from keras_ratchet._storage import journal, single_file, snapshot_directory
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet.cli import history
 
@@ -19,7 +19,7 @@ def steps(text):
     return [[" ".join(step.split()) for step in re.split(r"^\d\. ", f, flags=re.M)] for f in found]
 
 
-@pytest.mark.parametrize("module", [files, local], ids=["files", "local"])
+@pytest.mark.parametrize("module", [single_file, snapshot_directory], ids=["files", "local"])
 def test_the_page_and_the_docstring_list_the_same_steps(module):
     [ours] = steps(module.__doc__)
     assert len(ours) > 4

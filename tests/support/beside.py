@@ -12,26 +12,26 @@ WANTED = bool(os.environ.get("RATCHET_BACKGROUND"))
 def apply():
     """Let no save be too small for a thread, unless a test says otherwise."""
     if WANTED:
-        from keras_ratchet._engine import file_save
+        from keras_ratchet._engine.saving import file_save
 
         file_save.BLINK_BYTES = -1
 
 
 def settle():
     """Wait for all saves under way: before a test looks at the disk, or changes it."""
-    from keras_ratchet._engine import writer
+    from keras_ratchet._engine.saving import background
 
-    writer.drain()
+    background.drain()
 
 
 class Roadblock:
     """Holds up all saves beside training that begin from now on, until it is lifted."""
 
     def __init__(self):
-        from keras_ratchet._engine.writer import Writer
+        from keras_ratchet._engine.saving.background import BackgroundWriter
 
         self._lifted = threading.Event()
-        self._writer = Writer()
+        self._writer = BackgroundWriter()
         self._writer.submit(lambda: self._lifted.wait(60), _is_true, model=self, in_line=False)
 
     def lift(self):

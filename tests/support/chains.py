@@ -23,7 +23,7 @@ import keras
 import numpy as np
 from support import beside, forking
 
-from keras_ratchet._storage import durable
+from keras_ratchet._storage import disk
 
 EPOCHS, ROWS, BATCH = 7, 48, 6
 RUN_LIMIT_S = 240  # many times what a run takes: a bound, not an expectation
@@ -140,14 +140,14 @@ class Reports(keras.callbacks.Callback):
         self._at("epoch end")
         if epoch == self._epoch and self._place == "save":
             beside.settle()  # the next write is that of a snapshot
-            durable.disk = DeadlyDisk()
+            disk.current = DeadlyDisk()
 
     def on_train_end(self, logs=None):
         self._now = self._epoch
         self._at("train end")
 
 
-class DeadlyDisk(durable.Disk):
+class DeadlyDisk(disk.Disk):
     """The process ends in the middle of the first write into a snapshot."""
 
     def write(self, fd, data):
@@ -155,7 +155,7 @@ class DeadlyDisk(durable.Disk):
         kill_myself()
 
 
-class SlowDisk(durable.Disk):
+class SlowDisk(disk.Disk):
     """A disk that takes its time."""
 
     def sync(self, fd):
@@ -334,7 +334,7 @@ def be_preempted(chain, say, place, epoch, sent):
             time.sleep(0.005)
 
     if chain.slow:
-        durable.disk = SlowDisk()
+        disk.current = SlowDisk()
     [saves] = backup(chain)
     try:
         train(chain, say, Reports(say, place, epoch, wait), [saves])

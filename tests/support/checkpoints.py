@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from keras_ratchet._storage import files, journal, local
+from keras_ratchet._storage import journal, single_file, snapshot_directory
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet.types import Position
 
@@ -32,7 +32,7 @@ def save(directory, name, manifest, content=None):
     """Save a file with its manifest; return its path."""
     path = os.path.join(directory, name)
     data = f"bytes of {name}".encode() * 100 if content is None else content
-    files.save_file(path, lambda draft: draft.write(lambda file: file.write(data)), manifest)
+    single_file.save_file(path, lambda draft: draft.write(lambda file: file.write(data)), manifest)
     return path
 
 
@@ -47,7 +47,7 @@ def series(directory, *val_losses):
 def snapshot(directory, epoch):
     """Save a snapshot directory as BackupAndRestore does; return its path."""
     name = f"epoch-{epoch:05d}-batch-0000000"
-    with local.SnapshotDraft(directory, name) as draft:
+    with snapshot_directory.SnapshotDraft(directory, name) as draft:
         draft.write("state.json", lambda file: file.write(b"{}"))
         draft.commit(facts(epoch, series="", ranking=()))
     return os.path.join(directory, name)
@@ -81,9 +81,9 @@ class Holder:
     """Another process that holds the lock of a series, as a training does."""
 
     _CODE = (
-        "import sys; from keras_ratchet._storage import files; "
-        "from keras_ratchet._storage.lock import FileLock; "
-        "lock = FileLock(files.series_lock_path(sys.argv[1], sys.argv[2]), 'x'); lock.acquire(); "
+        "import sys; from keras_ratchet._storage.lock import FileLock; "
+        "from keras_ratchet._storage.single_file import series_lock_path; "
+        "lock = FileLock(series_lock_path(sys.argv[1], sys.argv[2]), 'x'); lock.acquire(); "
         "print('held', flush=True); sys.stdin.read()"
     )
 

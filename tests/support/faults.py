@@ -1,6 +1,6 @@
 """A disk that fails on demand, and forgets what was not synced.
 
-`FaultDisk` takes the place of `durable.disk`. It counts every call, and at call number `at` it
+`FaultDisk` takes the place of `disk.current`. It counts every call, and at call number `at` it
 does what its mode says:
 
 | mode | what happens at the call |
@@ -24,7 +24,7 @@ import random
 import shutil
 from pathlib import Path
 
-from keras_ratchet._storage import durable, lock
+from keras_ratchet._storage import disk, lock
 
 ERRORS = ("error", "late error", "errors from then on")
 LOST = {
@@ -42,7 +42,7 @@ class Crash(BaseException):
     """The process has ended here: nothing may catch it, and nothing cleans up after it."""
 
 
-class FaultDisk(durable.Disk):
+class FaultDisk(disk.Disk):
     """Passes calls on to the real file system under `root`, counted, until one is to fail.
 
     Syncs are noted and not done: a test's power does not fail.

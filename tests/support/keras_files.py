@@ -13,7 +13,7 @@ from keras.src.legacy.saving import legacy_h5_format
 from keras.src.saving import saving_lib
 
 from keras_ratchet import ModelCheckpoint
-from keras_ratchet._engine.writer import Writer
+from keras_ratchet._engine.saving.background import BackgroundWriter
 
 
 def weights(model):
@@ -84,7 +84,7 @@ class Saves:
 @contextlib.contextmanager
 def held_up():
     """Let no file be written within the block."""
-    gate, before = threading.Event(), Writer()
+    gate, before = threading.Event(), BackgroundWriter()
     before.submit(lambda: gate.wait(60), lambda _: None, model=None, in_line=False)
     try:
         yield

@@ -17,7 +17,7 @@ import numpy as np
 from support import beside
 
 import keras_ratchet
-from keras_ratchet._engine import stages
+from keras_ratchet._engine.resume import stages
 
 ROWS, BATCH, EPOCHS = 40, 4, 3
 PER_EPOCH = ROWS // BATCH

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from support.faults import CRASHES, LOST, MODES, Crash, FaultDisk, reboot
 
-from keras_ratchet._storage import durable, files, local
-from keras_ratchet._storage.aside import set_aside
+from keras_ratchet._storage import disk, single_file, snapshot_directory
+from keras_ratchet._storage.earlier_runs import set_aside
+from keras_ratchet._storage.listing import checkpoints, pin
 from keras_ratchet._storage.manifest import Manifest
-from keras_ratchet._storage.records import checkpoints, pin
 from keras_ratchet._storage.verify import verify
 from keras_ratchet.policy.retention import KeepLast, Ranking, plan
 from keras_ratchet.types import Position
@@ -71,7 +71,7 @@ def scribble(file, version):
 
 def save(root, name, version):
     """Save a single-file checkpoint."""
-    files.save_file(
+    single_file.save_file(
         os.path.join(root, name),
         lambda draft: draft.write(lambda file: scribble(file, version)),
         facts(version),
@@ -80,7 +80,7 @@ def save(root, name, version):
 
 def commit(root, name, version):
     """Commit a snapshot directory of two files."""
-    with local.SnapshotDraft(root, name) as draft:
+    with snapshot_directory.SnapshotDraft(root, name) as draft:
         draft.write("state.bin", lambda file: scribble(file, version))
         draft.write("state.json", lambda file: file.write(content(version)[:40]))
         draft.commit(facts(version))
@@ -104,7 +104,7 @@ class Scenario:
 
     def next_start(self, root):
         """Do what a new process does first."""
-        files.sweep(root, is_ours)
+        single_file.sweep(root, is_ours)
 
     def next_save(self, root):
         save(root, "ckpt-99.keras", 99)
@@ -167,14 +167,14 @@ class SetAside(Scenario):
             draft.write(lambda file: scribble(file, version))
             set_aside(draft.target, "new run")
 
-        files.save_file(path, fill, replace(facts(version), run="new run"))
+        single_file.save_file(path, fill, replace(facts(version), run="new run"))
 
 
 class SetAsideWithoutLinks(SetAside):
     """The same on a file system where a file has one name only."""
 
     def act(self, root, reported):
-        durable.disk.link = self.refuse
+        disk.current.link = self.refuse
         super().act(root, reported)
 
     def refuse(self, source, target):
@@ -188,16 +188,16 @@ class SaveInNewDirectory(Scenario):
 
     def act(self, root, reported):
         below = os.path.join(root, "runs", "a")
-        durable.make_directories(below)
-        durable.probe(below)
+        disk.make_directories(below)
+        disk.probe(below)
         save(below, "best.keras", 1)
         reported(1)
 
     def next_start(self, root):
-        files.sweep(os.path.join(root, "runs", "a"), is_ours)
+        single_file.sweep(os.path.join(root, "runs", "a"), is_ours)
 
     def next_save(self, root):
-        durable.make_directories(os.path.join(root, "runs", "a"))
+        disk.make_directories(os.path.join(root, "runs", "a"))
         save(os.path.join(root, "runs", "a"), "ckpt-99.keras", 99)
 
     def actual(self, root):
@@ -215,7 +215,7 @@ class SaveInUnsyncedDirectory(SaveInNewDirectory):
         os.mkdir(os.path.join(root, "runs"))
 
     def act(self, root, reported):
-        durable.disk.mkdir(os.path.join(root, "runs", "a"))
+        disk.current.mkdir(os.path.join(root, "runs", "a"))
         super().act(root, reported)
 
 
@@ -228,7 +228,7 @@ class Delete(Scenario):
         pin(os.path.join(root, "ckpt-2.keras"))
 
     def act(self, root, reported):
-        files.delete_file(os.path.join(root, "ckpt-2.keras"))
+        single_file.delete_file(os.path.join(root, "ckpt-2.keras"))
         reported(1)
 
     def expected_files(self, state):
@@ -259,7 +259,7 @@ class Sweep(Scenario):
         Path(side, ".draft-0123abcd-ckpt-1.keras.pin").touch()
 
     def act(self, root, reported):
-        files.sweep(root, is_ours)
+        single_file.sweep(root, is_ours)
         reported(0)
 
 
@@ -286,20 +286,20 @@ def retain(root):
     ranking = Ranking((("val_loss", "min"),))
     for decision in plan(checkpoints(root), KeepLast(2), ranking, now_s=2e9):
         if not decision.keep and verify(decision.snapshot.path):
-            files.delete_file(decision.snapshot.path)
+            single_file.delete_file(decision.snapshot.path)
 
 
 class SnapshotScenario(Scenario):
     """A scenario of snapshot directories."""
 
     def next_start(self, root):
-        local.sweep_snapshots(root)
+        snapshot_directory.sweep_snapshots(root)
 
     def next_save(self, root):
         commit(root, "step-99", 99)
 
     def actual(self, root):
-        return {name: _version(Path(path)) for name, path in local.snapshots(root)}
+        return {name: _version(Path(path)) for name, path in snapshot_directory.snapshots(root)}
 
     def expected_files(self, state):
         names = "(state.bin|state.json|manifest.json)"
@@ -334,7 +334,7 @@ class SnapshotDelete(SnapshotScenario):
         pin(os.path.join(root, "step-1"))
 
     def act(self, root, reported):
-        local.delete_snapshot(os.path.join(root, "step-1"))
+        snapshot_directory.delete_snapshot(os.path.join(root, "step-1"))
         reported(1)
 
     def expected_files(self, state):
@@ -354,7 +354,7 @@ class SnapshotSweep(SnapshotScenario):
             path.write_bytes(b"half")
 
     def act(self, root, reported):
-        local.sweep_snapshots(root)
+        snapshot_directory.sweep_snapshots(root)
         reported(0)
 
 
@@ -374,7 +374,7 @@ class SnapshotRotation(SnapshotScenario):
     def act(self, root, reported):
         commit(root, "step-3", 3)
         reported(1)
-        local.delete_snapshot(os.path.join(root, "step-1"))
+        snapshot_directory.delete_snapshot(os.path.join(root, "step-1"))
         reported(2)
 
 
@@ -509,13 +509,13 @@ class RunTwice(Run):
 
 
 @contextlib.contextmanager
-def in_place(disk):
+def in_place(other):
     """Put a disk in the place of the real one."""
-    before, durable.disk = durable.disk, disk
+    before, disk.current = disk.current, other
     try:
-        yield disk
+        yield other
     finally:
-        durable.disk = before
+        disk.current = before
 
 
 def all_runs(scenario, directory, modes=MODES, is_chosen=lambda number, verb: True):

@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 
 from support import forking
 
-from keras_ratchet._storage import files, local
+from keras_ratchet._storage import single_file, snapshot_directory
 from keras_ratchet._storage.deletion import delete_unless_changed
+from keras_ratchet._storage.listing import checkpoints
 from keras_ratchet._storage.lock import FileLock
 from keras_ratchet._storage.manifest import Manifest
-from keras_ratchet._storage.records import checkpoints
 from keras_ratchet._storage.verify import verify
 from keras_ratchet.policy.retention import KeepBest, KeepLast, Ranking, plan
 from keras_ratchet.types import Position
@@ -101,7 +101,7 @@ def fill(file, version):
 
 def save(name, version):
     path = os.path.join(ROOT, name)
-    files.save_file(
+    single_file.save_file(
         path, lambda draft: draft.write(lambda file: fill(file, version)), facts(version)
     )
 
@@ -116,7 +116,7 @@ def step(version):
 
 
 def commit(version):
-    with local.SnapshotDraft(ROOT, f"step-{version}") as draft:
+    with snapshot_directory.SnapshotDraft(ROOT, f"step-{version}") as draft:
         draft.write("state.bin", lambda file: fill(file, version))
         draft.write("state.json", lambda file: file.write(b"%d" % version))
         draft.commit(facts(version))
@@ -124,9 +124,9 @@ def commit(version):
 
 def remove():
     """Delete all snapshots but the newest."""
-    by_number = sorted(local.snapshots(ROOT), key=lambda item: _number(item[0]))
+    by_number = sorted(snapshot_directory.snapshots(ROOT), key=lambda item: _number(item[0]))
     for _, path in by_number[:-1]:
-        local.delete_snapshot(path)
+        snapshot_directory.delete_snapshot(path)
 
 
 def _number(name):
@@ -139,10 +139,10 @@ def is_ours(name):
 
 def next_start():
     """Take the lock and clean up; return the lock."""
-    lock = FileLock(files.series_lock_path(ROOT, "all"), "it")
+    lock = FileLock(single_file.series_lock_path(ROOT, "all"), "it")
     lock.acquire()
-    files.sweep(ROOT, is_ours)
-    local.sweep_snapshots(ROOT)
+    single_file.sweep(ROOT, is_ours)
+    snapshot_directory.sweep_snapshots(ROOT)
     return lock
 
 
@@ -155,7 +155,7 @@ def work(version, begin, say):
         operations = {
             "save": lambda version=version: save("best.keras", version),
             "step": lambda version=version: step(version),
-            "delete": lambda: files.delete_file(os.path.join(ROOT, "extra.keras")),
+            "delete": lambda: single_file.delete_file(os.path.join(ROOT, "extra.keras")),
             "commit": lambda version=version: commit(version),
             "remove": remove,
         }
@@ -257,14 +257,14 @@ def damage(name):
 
 
 def temporary():
-    names = [*os.listdir(ROOT), *os.listdir(os.path.join(ROOT, files.SIDE))]
+    names = [*os.listdir(ROOT), *os.listdir(os.path.join(ROOT, single_file.SIDE))]
     return [name for name in names if name.startswith((".draft-", ".trash-"))]
 
 
 def stale_manifests():
     """Return what is wrong in `.ratchet`: a file has one manifest, and a manifest has a file."""
     problems = []
-    for name, paths in files.named_manifests(ROOT).items():
+    for name, paths in single_file.named_manifests(ROOT).items():
         if len(paths) != 1 or not os.path.exists(os.path.join(ROOT, name)):
             problems.append(f"{len(paths)} manifests of {name}")
     return problems
@@ -272,7 +272,7 @@ def stale_manifests():
 
 def main(settings):
     """Write one record per kill to `records.jsonl`."""
-    os.makedirs(os.path.join(ROOT, files.SIDE), exist_ok=True)
+    os.makedirs(os.path.join(ROOT, single_file.SIDE), exist_ok=True)
     killer = Killer(random.Random(settings.seed))
     missing = collections.Counter(settings.kills)
     deadline = time.monotonic() + settings.limit_s

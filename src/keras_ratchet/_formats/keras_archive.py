@@ -7,10 +7,10 @@ import zipfile
 from dataclasses import dataclass
 from typing import Any
 
-from keras_ratchet import _compat_saving
 from keras_ratchet._formats.base import Hold
 from keras_ratchet._formats.weights_h5 import FrozenWeights, WeightsH5
 from keras_ratchet._formats.zip_stream import Forward, store
+from keras_ratchet._keras import saving
 
 _WEIGHTS = "model.weights.h5"
 
@@ -34,8 +34,8 @@ class KerasArchive:
 
     def freeze(self, model: Any, hold: Hold) -> FrozenArchive:
         """Take all values out of the model."""
-        configuration = _compat_saving.configuration(model)
-        assets = _compat_saving.assets_of(self._weights.parts(model))
+        configuration = saving.configuration(model)
+        assets = saving.assets_of(self._weights.parts(model))
         return FrozenArchive(configuration, assets, self._weights.freeze(model, hold))
 
     def write(self, frozen: FrozenArchive, file: io.RawIOBase) -> None:

@@ -27,8 +27,8 @@ import h5py
 import ml_dtypes
 import numpy as np
 
-from keras_ratchet._formats.members import open_member
 from keras_ratchet._formats.safety import check_file
+from keras_ratchet._formats.zip_members import open_member
 from keras_ratchet.errors import LoadError
 
 OPTIMIZER = "optimizer"

@@ -17,7 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from keras_ratchet._formats.members import open_member
+from keras_ratchet._formats.zip_members import open_member
 from keras_ratchet.errors import LoadError
 
 _ALLOWED = ("config.json", "metadata.json", "model.weights.h5", "model.weights.npz")

@@ -9,9 +9,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from keras_ratchet import _compat_saving
 from keras_ratchet._formats.base import Held, Hold, Sources
-from keras_ratchet._formats.h5_sketch import Drawings, Sketch
+from keras_ratchet._formats.h5_layout import Drawings, Sketch
+from keras_ratchet._keras import saving
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class WeightsH5:
     suffix = ".weights.h5"
 
     def __init__(self) -> None:
-        self._parts: _compat_saving.Parts | None = None
+        self._parts: saving.Parts | None = None
         self._drawings = Drawings()
 
     def freeze(self, model: Any, hold: Hold) -> FrozenWeights:
@@ -54,14 +54,14 @@ class WeightsH5:
         groups = tuple(
             Group(part.path, part.name, tuple((k, sources.add(v)) for k, v in values.items()))
             for part in self.parts(model).savers
-            if (values := _compat_saving.own_values(part.owner)) or part.name is not None
+            if (values := saving.own_values(part.owner)) or part.name is not None
         )
         return FrozenWeights(groups, hold(sources.items))
 
-    def parts(self, model: Any) -> _compat_saving.Parts:
+    def parts(self, model: Any) -> saving.Parts:
         """Return what the model is made of: found out anew only when that has changed."""
         if self._parts is None or not self._parts.are_those_of(model):
-            self._parts = _compat_saving.parts_of(model)
+            self._parts = saving.parts_of(model)
         return self._parts
 
     def write(self, frozen: FrozenWeights, file: io.RawIOBase) -> None:

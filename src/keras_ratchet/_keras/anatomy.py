@@ -10,8 +10,8 @@
 | `saving_lib.get_attr_skipset` | the attributes that are Keras's own | the same |
 
 Whether a variable is in the one or in the other list of its layer was settled when it was made:
-`trainable = False` moves none. `tests/test_compat.py` fails when a name is gone. Keras is imported
-on call, never before.
+`trainable = False` moves none. `tests/keras/test_names.py` fails when a name is gone. Keras is
+imported on call, never before.
 """
 
 from __future__ import annotations
@@ -94,3 +94,11 @@ def keras_attributes() -> frozenset[str]:
     from keras.src.saving import saving_lib
 
     return frozenset(saving_lib.get_attr_skipset("Layer"))
+
+
+def batch_normalizations(model: Any) -> list[Any]:
+    """Return the BatchNormalization layers of a model, nested ones too."""
+    import keras
+
+    layers = model._flatten_layers(include_self=False, recursive=True)
+    return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]

@@ -10,7 +10,7 @@
 | `data_adapter_utils.super_batch_iterator` | what jax draws | none before 3.16; 3.16 dev |
 | arguments of `model.train_function` | what a step draws | 3.12.0 to 3.15.1, 3.16 dev |
 
-`tests/test_compat.py` fails when one of them is gone. Keras is imported on call, never before.
+`tests/keras/test_names.py` fails when one of them is gone. Keras is imported on call, never before.
 """
 
 from __future__ import annotations

@@ -37,3 +37,13 @@ def initial_epoch(model: Any) -> int:
     """Return the epoch that the `fit` that is calling begins with, after a resume too."""
     restored = getattr(model, "_initial_epoch", None)
     return int(restored) if restored else first_epoch()
+
+
+def set_initial_epoch(model: Any, epoch: int | None) -> None:
+    """Tell `fit` where to begin; it reads this right after `on_train_begin`."""
+    model._initial_epoch = epoch
+
+
+def step_result(arguments: tuple[Any, ...], logs: dict[str, float]) -> Any:
+    """Return what a step gives back to `fit`: on jax the logs and the state."""
+    return (logs, arguments[0]) if len(arguments) == 2 else logs

@@ -11,9 +11,9 @@ import contextlib
 import os
 from dataclasses import replace
 
-from keras_ratchet._storage.files import SIDE, named_manifests
-from keras_ratchet._storage.records import file_record
-from keras_ratchet.types import SnapshotInfo
+from keras_ratchet._storage.listing import file_record
+from keras_ratchet._storage.single_file import SIDE, named_manifests
+from keras_ratchet.types import CheckpointInfo
 
 _Stamp = tuple[tuple[str, int, int], ...]
 
@@ -22,9 +22,9 @@ class Catalog:
     """Remembers the records of a directory's files."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[_Stamp, SnapshotInfo]] = {}
+        self._known: dict[str, tuple[_Stamp, CheckpointInfo]] = {}
 
-    def files(self, directory: str) -> list[SnapshotInfo]:
+    def files(self, directory: str) -> list[CheckpointInfo]:
         """Return the records of the files that have a manifest, oldest first."""
         directory = os.path.abspath(directory)
         by_name = named_manifests(directory)
@@ -40,7 +40,7 @@ class Catalog:
         ]
         return sorted(found, key=lambda i: (i.saved_at, i.position.epoch, i.name))
 
-    def _entry(self, path: str, manifest_paths: list[str]) -> tuple[_Stamp, SnapshotInfo]:
+    def _entry(self, path: str, manifest_paths: list[str]) -> tuple[_Stamp, CheckpointInfo]:
         stamp = _stamp(manifest_paths)
         before = self._known.get(os.path.basename(path))
         if before is not None and before[0] == stamp and len(stamp) == 1:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from keras_ratchet._storage.files import delete_file
-from keras_ratchet._storage.local import delete_snapshot
+from keras_ratchet._storage.single_file import delete_file
+from keras_ratchet._storage.snapshot_directory import delete_snapshot
 from keras_ratchet._storage.verify import verify
-from keras_ratchet.types import SnapshotInfo
+from keras_ratchet.types import CheckpointInfo
 
 
-def delete_unless_changed(snapshot: SnapshotInfo) -> bool:
+def delete_unless_changed(snapshot: CheckpointInfo) -> bool:
     """Delete a checkpoint durably, unless somebody has changed it since it was saved.
 
     Args:

@@ -14,8 +14,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from keras_ratchet._storage import durable
-from keras_ratchet._storage.files import SIDE
+from keras_ratchet._storage import disk
+from keras_ratchet._storage.single_file import SIDE
 
 NAME = "journal.jsonl"
 _MAX_LINE_BYTES = 1 << 16
@@ -27,12 +27,12 @@ def append(directory: str, event: str, **facts: Any) -> None:
     data = (json.dumps(plain(line), allow_nan=False, default=str) + "\n").encode()
     side = os.path.join(directory, SIDE)
     with contextlib.suppress(OSError):
-        durable.make_directories(side)
-        fd = durable.disk.open(os.path.join(side, NAME), os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        disk.make_directories(side)
+        fd = disk.current.open(os.path.join(side, NAME), os.O_RDWR | os.O_CREAT | os.O_APPEND)
         try:
             if _is_torn(fd):
                 data = b"\n" + data
-            durable.disk.write(fd, memoryview(data))
+            disk.current.write(fd, memoryview(data))
         finally:
             os.close(fd)
 

@@ -19,7 +19,7 @@ import time
 import weakref
 from typing import Any
 
-from keras_ratchet._storage import durable
+from keras_ratchet._storage import disk
 from keras_ratchet.errors import LockedError
 
 _log = logging.getLogger("keras_ratchet")
@@ -59,7 +59,7 @@ class FileLock:
         with _table:
             entry = _held.get(key)
             if entry is None:
-                fd = durable.disk.open(self._path, os.O_RDWR | os.O_CREAT)
+                fd = disk.current.open(self._path, os.O_RDWR | os.O_CREAT)
                 self._lock(fd)
                 entry = _held[key] = [fd, 0]
             entry[1] += 1
@@ -86,8 +86,8 @@ class FileLock:
             entry = _held.get(self._key())
             if entry is None or _is_at(entry[0], self._path):
                 return False
-            durable.make_directories(os.path.dirname(self._path))
-            another = durable.disk.open(self._path, os.O_RDWR | os.O_CREAT)
+            disk.make_directories(os.path.dirname(self._path))
+            another = disk.current.open(self._path, os.O_RDWR | os.O_CREAT)
             self._lock(another)
             os.close(entry[0])
             entry[0] = another
@@ -106,8 +106,8 @@ class FileLock:
                 raise LockedError(self._message(holder)) from None
             raise
         with contextlib.suppress(OSError):
-            durable.disk.truncate(fd, 0)
-            durable.disk.write(fd, memoryview(json.dumps(_identity()).encode()))
+            disk.current.truncate(fd, 0)
+            disk.current.write(fd, memoryview(json.dumps(_identity()).encode()))
 
     def _message(self, holder: bytes) -> str:
         try:
@@ -142,7 +142,7 @@ def _give_back(key: tuple[int, str]) -> None:
         if entry[1] == 0:
             del _held[key]
             with contextlib.suppress(OSError):
-                durable.disk.truncate(entry[0], 0)
+                disk.current.truncate(entry[0], 0)
             os.close(entry[0])
 
 

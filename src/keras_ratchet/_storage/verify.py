@@ -9,10 +9,10 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from keras_ratchet._storage.files import manifests_of, named_manifests
-from keras_ratchet._storage.local import MANIFEST, snapshot_manifest
 from keras_ratchet._storage.manifest import FileRecord, Manifest, record_of
 from keras_ratchet._storage.paths import local_path
+from keras_ratchet._storage.single_file import manifests_of, named_manifests
+from keras_ratchet._storage.snapshot_directory import MANIFEST, snapshot_manifest
 from keras_ratchet.errors import LoadError
 
 _TRIES = 5

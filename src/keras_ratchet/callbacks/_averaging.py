@@ -7,20 +7,20 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from keras_ratchet._engine.averaging import Averager, Cut, average, needs_data, undisturbed
-from keras_ratchet._engine.best_weights import weights_of
-from keras_ratchet._engine.finite import FiniteWatch
-from keras_ratchet._engine.scored import restored, scored_sources
-from keras_ratchet._engine.snapshots import Snapshots
-from keras_ratchet._engine.statistics import StatisticsData
-from keras_ratchet._engine.validation import Validation, validation_of
+from keras_ratchet._engine.averaging.averager import Averager, Cut, average, needs_data, undisturbed
+from keras_ratchet._engine.averaging.moving_statistics import StatisticsData
+from keras_ratchet._engine.averaging.top_k_weights import TopKWeights
+from keras_ratchet._engine.averaging.validation import Validation, validation_of
+from keras_ratchet._engine.capture.best_weights import weights_of
+from keras_ratchet._engine.capture.ema import restored, scored_sources
+from keras_ratchet._engine.capture.finite import FiniteWatch
 from keras_ratchet._keras import data_adapters
 from keras_ratchet._warn import warn
 from keras_ratchet.callbacks import _journal
-from keras_ratchet.callbacks._keeper import Keeper
-from keras_ratchet.callbacks._moments import metrics_of
+from keras_ratchet.callbacks._best_weights import Keeper
+from keras_ratchet.callbacks._logs import metrics_of
 from keras_ratchet.errors import ConfigError, MetricError
-from keras_ratchet.policy.averaging import refused
+from keras_ratchet.policy.soup import refused
 from keras_ratchet.types import AverageRecord
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class AveragingKeeper(Keeper):
 
     def empty(self) -> None:
         """Free the memory."""
-        self._snapshots = Snapshots(self._owner.average_k, self._optimizer)
+        self._snapshots = TopKWeights(self._owner.average_k, self._optimizer)
         self._kept = self._snapshots.best
         self._watch = FiniteWatch()
         self._sources: Mapping[int, Any] = {}

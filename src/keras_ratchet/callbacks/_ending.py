@@ -8,14 +8,14 @@ from typing import Any
 
 import keras
 
-from keras_ratchet import _compat
+from keras_ratchet._keras.callback_list import make_synchronous
 from keras_ratchet._warn import warn
+from keras_ratchet.callbacks._logs import metrics_of
 from keras_ratchet.callbacks._measures import Measures
 from keras_ratchet.callbacks._metrics import MetricWatch, Writers, no_writers
-from keras_ratchet.callbacks._moments import metrics_of
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy.criterion import Criterion, from_json, to_json
-from keras_ratchet.policy.judge import judge_of, settle
+from keras_ratchet.policy.directions import judge_of, settle
 from keras_ratchet.types import Verdict
 
 
@@ -64,7 +64,7 @@ class Ending:
     def list_is(self, callback_list: Any) -> None:
         """Have batch hooks, if there are any, called on the training thread."""
         if callback_list is not None and self._criterion.needs():
-            _compat.make_synchronous(callback_list)
+            make_synchronous(callback_list)
 
     def open_names(self) -> list[str]:
         """Return the metrics whose direction only the model can tell."""

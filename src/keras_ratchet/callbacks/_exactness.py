@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_ratchet import _backends
-from keras_ratchet._engine.callback_states import CallbackStates
-from keras_ratchet._engine.data_cursor import DataCursor
+from keras_ratchet._engine.resume.callback_states import CallbackStates
+from keras_ratchet._engine.resume.data_cursor import DataCursor
 from keras_ratchet._keras import proved
 from keras_ratchet._warn import warn
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from keras_ratchet.callbacks._moments import batches_ended, metrics_of
+from keras_ratchet.callbacks._logs import batches_ended, metrics_of
 from keras_ratchet.types import Moment, Position
 
 _now_s = time.monotonic

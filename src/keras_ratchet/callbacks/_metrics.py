@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from keras_ratchet._warn import warn
-from keras_ratchet.callbacks._moments import as_float
+from keras_ratchet.callbacks._logs import as_float
 from keras_ratchet.errors import MetricError, MissingMetricError
 from keras_ratchet.policy.monitor import missing_message
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from keras_ratchet.callbacks._asked import AskedPatience
-from keras_ratchet.callbacks._moments import end_of_epoch
+from keras_ratchet.callbacks._logs import end_of_epoch
 from keras_ratchet.callbacks.monitor_callback import MonitorCallback
 from keras_ratchet.policy.patience import Patience, PatienceState
 from keras_ratchet.types import Verdict

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from keras_ratchet import _compat
+from keras_ratchet._keras.metrics import is_metric, metrics_are_known
 from keras_ratchet._storage.paths import local_path
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy import naming
@@ -45,7 +45,7 @@ def _is_known(callback: Any) -> bool:
 def _unknown(filepath: str, model: Any) -> Iterable[str]:
     """Yield the placeholders in the directories of a path that cannot be metrics of a model."""
     for name in naming.fields(os.path.dirname(filepath)):
-        if name in (*naming.COUNTERS, *_ALWAYS) or not _compat.metrics_are_known(model, [name]):
+        if name in (*naming.COUNTERS, *_ALWAYS) or not metrics_are_known(model, [name]):
             continue
-        if not _compat.is_metric(model, name):
+        if not is_metric(model, name):
             yield name

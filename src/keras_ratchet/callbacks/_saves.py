@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from keras_ratchet._engine.file_save import Saved
-from keras_ratchet._engine.resumer import BeforeValidation, Resumer
-from keras_ratchet.callbacks._pace import Pace
+from keras_ratchet._engine.resume.resumer import BeforeValidation, Resumer
+from keras_ratchet._engine.saving.file_save import Saved
+from keras_ratchet.callbacks._schedule import Pace
 from keras_ratchet.errors import SaveError
-from keras_ratchet.policy.preempt import Deadline
+from keras_ratchet.policy.deadline import Deadline
 from keras_ratchet.types import Position, StopReason
 
 if TYPE_CHECKING:

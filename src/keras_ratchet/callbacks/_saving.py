@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from keras_ratchet import _compat
-from keras_ratchet._engine.checkpointer import Checkpointer
-from keras_ratchet._engine.lineage import run_of
+from keras_ratchet._engine.saving.checkpointer import Checkpointer
+from keras_ratchet._engine.saving.lineage import run_of
 from keras_ratchet._keras.fit import initial_epoch
-from keras_ratchet.callbacks._base import abandon
-from keras_ratchet.callbacks._moments import batches_ended, moment_of
-from keras_ratchet.callbacks._pace import Pace
+from keras_ratchet._keras.printing import print_message
+from keras_ratchet.callbacks._logs import batches_ended, moment_of
+from keras_ratchet.callbacks._schedule import Pace
+from keras_ratchet.callbacks.base import abandon
 from keras_ratchet.callbacks.monitor_callback import MonitorCallback
 from keras_ratchet.errors import SaveError, UnknownDirectionError
 from keras_ratchet.policy.retention import Ranking, Ties
@@ -164,4 +164,4 @@ class SavingCallback(MonitorCallback):
 
     def _say(self, message: str) -> None:
         if self.verbose > 0:
-            _compat.print_message(f"\nEpoch {self._current_epoch + 1}: {message}")
+            print_message(f"\nEpoch {self._current_epoch + 1}: {message}")

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from keras_ratchet import _compat
-from keras_ratchet._engine import building, keras_backup
-from keras_ratchet._engine.callback_states import CallbackStates
-from keras_ratchet._engine.data_cursor import DataCursor
-from keras_ratchet._engine.resumer import BeforeValidation, Resumer
-from keras_ratchet._engine.train_state import TrainState
-from keras_ratchet._engine.unkept import Unkept
+from keras_ratchet._engine.capture import building
+from keras_ratchet._engine.resume import keras_backup
+from keras_ratchet._engine.resume.callback_states import CallbackStates
+from keras_ratchet._engine.resume.data_cursor import DataCursor
+from keras_ratchet._engine.resume.resumer import BeforeValidation, Resumer
+from keras_ratchet._engine.resume.train_state import TrainState
+from keras_ratchet._engine.resume.unkept import Unkept
 from keras_ratchet._keras import data_adapters
+from keras_ratchet._keras.fit import set_initial_epoch
 from keras_ratchet.callbacks import _exactness
 from keras_ratchet.callbacks._gone_bad import has_gone_bad, may_be_saved
+from keras_ratchet.callbacks._list_ends import Closer, Gate
 from keras_ratchet.callbacks._saves import Saves
-from keras_ratchet.callbacks._tail import Closer, Gate
-from keras_ratchet.policy.preempt import Deadline
+from keras_ratchet.policy.deadline import Deadline
 from keras_ratchet.types import Position
 
 if TYPE_CHECKING:
@@ -64,14 +65,14 @@ class Session:
             return self.saves.epochs or 0
         if state is None:
             self._epoch = keras_backup.adopt(self._model, self._head.backups.directory)
-            _compat.set_initial_epoch(self._model, self._epoch or None)
+            set_initial_epoch(self._model, self._epoch or None)
             self.saves.save(self._here(), {}, "training begins")
             return self._epoch
         self.resumer.require(self._in_fit, self._in_fit or self._head.loop_skips, self.is_over)
         self.resumer.put_back(self._model)
         self._epoch, self._head.resumed_from = state.position.epoch, state.position
         self.saves.pace.pending = int(state.facts.get("pending", 0))
-        _compat.set_initial_epoch(self._model, self._epoch)
+        set_initial_epoch(self._model, self._epoch)
         if self.is_over:
             self.saves.stopping = bool(state.facts.get("stopping"))
             self._skip_all_epochs()
@@ -80,7 +81,7 @@ class Session:
 
     def _skip_all_epochs(self) -> None:
         """Let `fit` run no epoch, and the callbacks do their last work as they would have."""
-        _compat.set_initial_epoch(self._model, self.saves.epochs)
+        set_initial_epoch(self._model, self.saves.epochs)
         self._model.stop_training = self.saves.stopping
 
     def warn_of_generators(self, source: Any) -> None:
@@ -99,7 +100,7 @@ class Session:
 
     def before_epoch(self, epoch: int) -> None:
         """Before any other callback: bring data and random streams into place."""
-        _compat.set_initial_epoch(self._model, None)
+        set_initial_epoch(self._model, None)
         self._epoch, self._done, self._logs = epoch, 0, {}
         if self._first:
             self.resumer.begin_first_epoch()

@@ -9,17 +9,18 @@ from typing import Any, NoReturn, get_args
 
 import keras
 
-from keras_ratchet import _compat
-from keras_ratchet._engine.backups import ARRAYS, DATA, Backups
+from keras_ratchet._engine.resume.snapshot_store import ARRAYS, DATA, SnapshotStore
+from keras_ratchet._keras.callback_list import make_synchronous
+from keras_ratchet._keras.fit import set_initial_epoch
 from keras_ratchet._storage.paths import local_path
+from keras_ratchet.callbacks._abandoned_locks import watch_lock
 from keras_ratchet.callbacks._backup_options import WhichRate, batch_trigger, checked_keep
-from keras_ratchet.callbacks._base import RatchetCallback
-from keras_ratchet.callbacks._leftover import watch_lock
+from keras_ratchet.callbacks._drop_in import stand_in
+from keras_ratchet.callbacks._list_ends import Tail
 from keras_ratchet.callbacks._loop import Loop
-from keras_ratchet.callbacks._preemption import DeadlineArgument, Preemption
 from keras_ratchet.callbacks._session import Session
-from keras_ratchet.callbacks._stand_in import stand_in
-from keras_ratchet.callbacks._tail import Tail
+from keras_ratchet.callbacks._signals import DeadlineArgument, Preemption
+from keras_ratchet.callbacks.base import RatchetCallback
 from keras_ratchet.errors import ConfigError, SaveError
 from keras_ratchet.policy.interval import interval_of
 from keras_ratchet.policy.monitor import one_of
@@ -30,7 +31,7 @@ from keras_ratchet.types import Position, StopReason
 class _KerasPaths:
     """The files that Keras's class has under these names, for those who look at them."""
 
-    backups: Backups
+    backups: SnapshotStore
 
     @property
     def _weights_path(self) -> str:
@@ -140,7 +141,7 @@ class BackupAndRestore(_KerasPaths, RatchetCallback, keras.callbacks.BackupAndRe
         self.batch_trigger = batch_trigger(save_freq)
         self.interval = interval_of(every_s, overhead, mtbf_s)
         self.preemption = Preemption(signals, grace_s, deadline)
-        self.backups = Backups(self.backup_dir, self.keep, background)
+        self.backups = SnapshotStore(self.backup_dir, self.keep, background)
         self.tail = Tail(self, self.in_mid_epoch, self.preemption.active)
         self.loop_optimizer: Any = None  # keras_ratchet.Run sets these two
         self.loop_skips = False
@@ -172,7 +173,7 @@ class BackupAndRestore(_KerasPaths, RatchetCallback, keras.callbacks.BackupAndRe
         others = [c for c in self._list.callbacks if c is not self and not isinstance(c, Tail)]
         self._list.callbacks = [self, *others, self.tail]
         if self.in_mid_epoch:
-            _compat.make_synchronous(self._list)
+            make_synchronous(self._list)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Take the lock, and the signals."""
@@ -240,7 +241,7 @@ class BackupAndRestore(_KerasPaths, RatchetCallback, keras.callbacks.BackupAndRe
     def _release(self) -> None:
         self._elapsed_s = self.elapsed_s
         self.__dict__.pop("session", None)  # it holds the model and the data
-        _compat.set_initial_epoch(self._model, None)
+        set_initial_epoch(self._model, None)
         self.preemption.disarm()
         self.backups.end()
 

@@ -9,18 +9,18 @@ from typing import Any
 
 import keras
 
-from keras_ratchet import _compat
-from keras_ratchet._engine.best_weights import check_optimizer
-from keras_ratchet._engine.scored import follow
+from keras_ratchet._engine.capture.best_weights import check_optimizer
+from keras_ratchet._engine.capture.ema import follow
+from keras_ratchet._keras.printing import print_message
 from keras_ratchet._warn import warn
 from keras_ratchet.callbacks._averaging import keeper_of
-from keras_ratchet.callbacks._keeper import check_average_arguments
-from keras_ratchet.callbacks._stand_in import stand_in
-from keras_ratchet.callbacks._stopping import StoppingCallback
+from keras_ratchet.callbacks._best_weights import check_average_arguments
+from keras_ratchet.callbacks._drop_in import stand_in
+from keras_ratchet.callbacks._stop_rule import StoppingCallback
 from keras_ratchet.errors import NonFiniteError
-from keras_ratchet.policy.averaging import Average
 from keras_ratchet.policy.criterion import Criterion
 from keras_ratchet.policy.monitor import DeltaMode, NanRule
+from keras_ratchet.policy.soup import Average
 from keras_ratchet.types import AverageRecord, Verdict
 
 _log = logging.getLogger("keras_ratchet")
@@ -190,9 +190,7 @@ class EarlyStopping(StoppingCallback, keras.callbacks.EarlyStopping):
     def on_train_end(self, logs: Any = None) -> None:
         """Restore the best weights."""
         if self.stop_reason is not None and self.verbose > 0:
-            _compat.print_message(
-                f"Epoch {self.stopped_epoch + 1}: early stopping: {self.stop_reason}"
-            )
+            print_message(f"Epoch {self.stopped_epoch + 1}: early stopping: {self.stop_reason}")
         try:
             self._finish()
         except BaseException as error:  # in a validation of an average
@@ -213,14 +211,14 @@ class EarlyStopping(StoppingCallback, keras.callbacks.EarlyStopping):
         """Restore if there is something to restore, and free the memory."""
         if self._keeper.filled:
             if self.verbose > 0:
-                _compat.print_message(
+                print_message(
                     "Restoring model weights from the end of the best epoch: "
                     f"{self.best_epoch + 1}."
                 )
             self.average_record = self._keeper.put_back(self.model, self._swap(), hurry)
             _log.info("restored the weights of epoch %d", self.best_epoch + 1)
             if self.verbose > 0 and self.average_record is not None:
-                _compat.print_message(f"Average: {self.average_record}.")
+                print_message(f"Average: {self.average_record}.")
         self._keeper.empty()
         self.best_weights = None
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from keras_ratchet.callbacks._base import abandon
+from keras_ratchet.callbacks.base import abandon
 
 
 @contextlib.contextmanager

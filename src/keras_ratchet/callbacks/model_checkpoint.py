@@ -8,21 +8,22 @@ from typing import Any
 
 import keras
 
-from keras_ratchet import _compat
+from keras_ratchet._keras.callback_list import make_synchronous
+from keras_ratchet._keras.metrics import metrics_are_known
 from keras_ratchet._storage.paths import local_path
-from keras_ratchet.callbacks._checkpoint_args import (
+from keras_ratchet.callbacks._abandoned_locks import watch_lock
+from keras_ratchet.callbacks._arguments import (
     OnSaveError,
     batch_trigger,
     check_monitors,
     checkpointer_of,
     one_rule,
 )
-from keras_ratchet.callbacks._leftover import watch_lock
-from keras_ratchet.callbacks._moments import end_of_epoch, metrics_of
-from keras_ratchet.callbacks._pace import Pace
+from keras_ratchet.callbacks._drop_in import stand_in
+from keras_ratchet.callbacks._logs import end_of_epoch, metrics_of
 from keras_ratchet.callbacks._places import check_place
 from keras_ratchet.callbacks._saving import SavingCallback
-from keras_ratchet.callbacks._stand_in import stand_in
+from keras_ratchet.callbacks._schedule import Pace
 from keras_ratchet.policy.interval import interval_of
 from keras_ratchet.policy.retention import Retention, Ties, combined
 from keras_ratchet.policy.trigger import IfBusy
@@ -179,7 +180,7 @@ class ModelCheckpoint(SavingCallback, keras.callbacks.ModelCheckpoint):
         """Note the model, and have batch hooks called on the training thread."""
         super().set_model(model)
         if self._looks_at_batches and self._list is not None:
-            _compat.make_synchronous(self._list)
+            make_synchronous(self._list)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Find out now, not after the first epoch, whether saving can work."""
@@ -192,7 +193,7 @@ class ModelCheckpoint(SavingCallback, keras.callbacks.ModelCheckpoint):
         self._unsaved, self._settled = None, False
         self._begin_run()
         names = [self.monitor, *(name for name, _ in self._tie_breakers)]
-        if self.mode != "auto" or _compat.metrics_are_known(self._model, names):
+        if self.mode != "auto" or metrics_are_known(self._model, names):
             self._settle()
         self._saves.series.note("begin", epochs=(self.params or {}).get("epochs"))
 

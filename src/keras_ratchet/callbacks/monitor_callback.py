@@ -7,12 +7,12 @@ from typing import Any
 
 import keras
 
-from keras_ratchet import _compat
 from keras_ratchet._keras import data_adapters
+from keras_ratchet._keras.metrics import metric_direction, metrics_are_known
 from keras_ratchet._warn import warn
 from keras_ratchet.callbacks._asked import AskedMonitor, LastAnswer
-from keras_ratchet.callbacks._base import RatchetCallback
 from keras_ratchet.callbacks._metrics import writers_before
+from keras_ratchet.callbacks.base import RatchetCallback
 from keras_ratchet.errors import ConfigError, MissingMetricError, UnknownDirectionError
 from keras_ratchet.policy.monitor import DeltaMode, Mode, Monitor, NanRule
 
@@ -107,7 +107,7 @@ class MonitorCallback(RatchetCallback):
 
     def _known_direction(self, name: str) -> Any:
         """Return what the model knows of a metric: "min", "max" or None."""
-        return _compat.metric_direction(self._model, name)
+        return metric_direction(self._model, name)
 
     def _never_came(self, check: Callable[[], None]) -> None:
         """Raise, after all have done their last work, if a whole training had no metric."""
@@ -128,7 +128,7 @@ class MonitorCallback(RatchetCallback):
     def _set_monitor_op_early(self) -> None:
         """Settle the direction now if the model's metrics are known by now."""
         names = self._open_names()
-        if not names or _compat.metrics_are_known(self._model, names):
+        if not names or metrics_are_known(self._model, names):
             self._settle_direction()
 
     def _is_improvement(self, monitor_value: float, reference_value: float | None) -> bool:

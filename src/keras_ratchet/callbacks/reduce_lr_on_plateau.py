@@ -11,16 +11,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_ratchet import _compat
-from keras_ratchet._engine.best_weights import BestWeights, check_optimizer
-from keras_ratchet._engine.finite import FiniteWatch
-from keras_ratchet._engine.learning_rate import LearningRates, rates_of
-from keras_ratchet._engine.optimizers import optimizers_of
-from keras_ratchet._engine.scored import restored, scored_sources
+from keras_ratchet._engine.capture.best_weights import BestWeights, check_optimizer
+from keras_ratchet._engine.capture.ema import restored, scored_sources
+from keras_ratchet._engine.capture.finite import FiniteWatch
+from keras_ratchet._engine.capture.learning_rate import LearningRates, rates_of
+from keras_ratchet._engine.capture.optimizers import optimizers_of
+from keras_ratchet._keras.printing import print_message
 from keras_ratchet.callbacks import _journal
-from keras_ratchet.callbacks._cuts import Cuts
+from keras_ratchet.callbacks._drop_in import stand_in
 from keras_ratchet.callbacks._metrics import MetricWatch
-from keras_ratchet.callbacks._stand_in import stand_in
+from keras_ratchet.callbacks._rate_cuts import Cuts
 from keras_ratchet.callbacks.monitor_callback import MonitorCallback
 from keras_ratchet.policy.monitor import DeltaMode
 from keras_ratchet.policy.plateau import Plateau, PlateauState, Reduction, check_rates
@@ -194,7 +194,7 @@ class ReduceLROnPlateau(MonitorCallback, keras.callbacks.ReduceLROnPlateau):
         reason = f"learning rate{name} cut to {rate:.6g}: {why}"
         _journal.note(self._list, "reduce_lr", epoch=epoch + 1, reason=reason)
         if self.verbose > 0:
-            _compat.print_message(f"\nEpoch {epoch + 1}: {line}")
+            print_message(f"\nEpoch {epoch + 1}: {line}")
 
     def on_train_end(self, logs: Any = None) -> None:
         """Free the memory."""

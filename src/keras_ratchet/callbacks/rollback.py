@@ -10,19 +10,20 @@ from typing import Any
 
 import keras
 
-from keras_ratchet import _compat
-from keras_ratchet._engine.building import build
-from keras_ratchet._engine.good_state import GoodStates
-from keras_ratchet._engine.rescuer import Rescuer
-from keras_ratchet._engine.scored import restored
+from keras_ratchet._engine.capture.building import build
+from keras_ratchet._engine.capture.ema import restored
+from keras_ratchet._engine.rollback.recovery_point import RecoveryPoints
+from keras_ratchet._engine.rollback.rollback_engine import RollbackEngine
+from keras_ratchet._keras.callback_list import make_synchronous
+from keras_ratchet._keras.printing import print_message
 from keras_ratchet.callbacks import _journal
-from keras_ratchet.callbacks._base import RatchetCallback
-from keras_ratchet.callbacks._cuts import Cuts
 from keras_ratchet.callbacks._metrics import MetricWatch
+from keras_ratchet.callbacks._rate_cuts import Cuts
+from keras_ratchet.callbacks.base import RatchetCallback
 from keras_ratchet.callbacks.terminate_on_nan import TerminateOnNaN
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy.monitor import Mode
-from keras_ratchet.policy.recovery import Recovery, Retries, RolledBack
+from keras_ratchet.policy.rollback import Recovery, Retries, RolledBack
 from keras_ratchet.policy.spikes import Spikes
 from keras_ratchet.types import StopReason
 
@@ -105,11 +106,11 @@ class Rollback(RatchetCallback):
     def _reset(self) -> None:
         self.stop_reason: StopReason | None = None
         self._metric = MetricWatch(self.monitor, type(self).__name__)
-        self._rescuer = Rescuer(self._rule, self._retries, self._no_states())
+        self._rescuer = RollbackEngine(self._rule, self._retries, self._no_states())
         self._cuts = Cuts(self)
 
-    def _no_states(self) -> GoodStates:
-        return GoodStates(self.optimizer, self.restore_rng)
+    def _no_states(self) -> RecoveryPoints:
+        return RecoveryPoints(self.optimizer, self.restore_rng)
 
     def _without_run(self) -> dict[str, Any]:
         rescuer = replace(self._rescuer, states=self._no_states())
@@ -124,7 +125,7 @@ class Rollback(RatchetCallback):
         """Note the model, and have batch hooks called on the training thread."""
         super().set_model(model)
         if self._list is not None:
-            _compat.make_synchronous(self._list)
+            make_synchronous(self._list)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Find out now whether going back can work."""
@@ -188,7 +189,7 @@ class Rollback(RatchetCallback):
         facts = {"epoch": record.epoch, "batch": record.batch + 1, "reason": str(record)}
         _journal.note(self._list, "rollback", **facts)
         if self.verbose > 0:
-            _compat.print_message(f"\nEpoch {record.epoch + 1}: {record}")
+            print_message(f"\nEpoch {record.epoch + 1}: {record}")
         if self._retries.factor < 1:
             self._cuts.left(self._rescuer.rates(self.model))
         if (end := self._rescuer.gave_up) is not None:

@@ -10,17 +10,18 @@ from typing import Any
 
 import keras
 
-from keras_ratchet import _compat
-from keras_ratchet._engine.best_weights import BestWeights
-from keras_ratchet._engine.building import build, is_complete
-from keras_ratchet._engine.finite import FiniteWatch
-from keras_ratchet._engine.optimizers import AllOptimizers, optimizers_of
-from keras_ratchet._engine.scored import follow, restored
+from keras_ratchet._engine.capture.best_weights import BestWeights
+from keras_ratchet._engine.capture.building import build, is_complete
+from keras_ratchet._engine.capture.ema import follow, restored
+from keras_ratchet._engine.capture.finite import FiniteWatch
+from keras_ratchet._engine.capture.optimizers import AllOptimizers, optimizers_of
 from keras_ratchet._keras.anatomy import is_whole
+from keras_ratchet._keras.callback_list import make_synchronous
+from keras_ratchet._keras.printing import print_message
 from keras_ratchet.callbacks import _journal
-from keras_ratchet.callbacks._base import RatchetCallback
-from keras_ratchet.callbacks._moments import metrics_of
-from keras_ratchet.callbacks._stand_in import stand_in
+from keras_ratchet.callbacks._drop_in import stand_in
+from keras_ratchet.callbacks._logs import metrics_of
+from keras_ratchet.callbacks.base import RatchetCallback
 from keras_ratchet.errors import ConfigError, NonFiniteError
 from keras_ratchet.types import StopReason
 
@@ -88,7 +89,7 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
         """Note the model, and have batch hooks called on the training thread."""
         super().set_model(model)
         if self._list is not None:
-            _compat.make_synchronous(self._list)
+            make_synchronous(self._list)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Forget the last run."""
@@ -171,7 +172,7 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
         if self.raise_error:
             _journal.note(self._list, "stop", **facts)
             self._leave(NonFiniteError(message))
-        _compat.print_message(line)
+        print_message(line)
         self.stop_reason = StopReason("not finite", f"{reason}{back}", {}, self._epoch)
         self.model.stop_training = True
 

@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from keras_ratchet._storage.verify import Verification, verify
-from keras_ratchet.types import SnapshotInfo
+from keras_ratchet.types import CheckpointInfo
 
 
-def verify_all(snapshots: Sequence[SnapshotInfo]) -> dict[str, Verification]:
+def verify_all(snapshots: Sequence[CheckpointInfo]) -> dict[str, Verification]:
     """Return the outcome for each path; the bar is on stderr, and only on a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:  # rich before 14.3 writes an empty line even for a bar not shown

@@ -16,12 +16,12 @@ from typing import Any
 
 import click
 
-from keras_ratchet._storage import durable
+from keras_ratchet._storage import disk
 from keras_ratchet._storage.journal import plain
 from keras_ratchet._storage.paths import local_path
 from keras_ratchet.cli import clean
 from keras_ratchet.errors import ConfigError
-from keras_ratchet.types import SnapshotInfo
+from keras_ratchet.types import CheckpointInfo
 
 
 class LocalPath(click.Path):
@@ -56,7 +56,7 @@ def say(text: str, err: bool = False, fg: str | None = None, bold: bool | None =
     click.secho(clean(text), err=err, fg=fg, bold=bold)
 
 
-def as_data(snapshot: SnapshotInfo) -> dict[str, Any]:
+def as_data(snapshot: CheckpointInfo) -> dict[str, Any]:
     """Return a record as data for JSON."""
     return asdict(snapshot)
 
@@ -139,14 +139,14 @@ def count(size: int, noun: str) -> str:
 
 
 @contextmanager
-def new_file(path: str, force: bool) -> Iterator[durable.FileDraft]:
+def new_file(path: str, force: bool) -> Iterator[disk.FileDraft]:
     """Yield a draft that becomes `path` when the block ends well; make its directory.
 
     Raises:
         click.UsageError: If there is such a file and `force` is not set.
     """
     make_place(path, force)
-    with durable.FileDraft(path) as draft:
+    with disk.FileDraft(path) as draft:
         yield draft
         draft.commit()
 
@@ -161,4 +161,4 @@ def make_place(path: str, force: bool) -> None:
         raise click.UsageError(f"{path!r} is a directory; -o names a file.")
     if os.path.exists(path) and not force:
         raise click.UsageError(f"{path!r} exists. Overwrite it with --force.")
-    durable.make_directories(os.path.dirname(os.path.abspath(path)))
+    disk.make_directories(os.path.dirname(os.path.abspath(path)))

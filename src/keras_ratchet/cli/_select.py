@@ -8,20 +8,20 @@ from collections.abc import Iterable, Sequence
 
 import click
 
-from keras_ratchet._storage.files import SIDE
-from keras_ratchet._storage.local import MANIFEST
-from keras_ratchet._storage.records import checkpoints, record
+from keras_ratchet._storage.listing import checkpoints, record
+from keras_ratchet._storage.single_file import SIDE
+from keras_ratchet._storage.snapshot_directory import MANIFEST
 from keras_ratchet._storage.verify import Verification
 from keras_ratchet._storage.verify import verify as verify_one
 from keras_ratchet.errors import CorruptError, LoadError
 from keras_ratchet.policy.monitor import Mode
 from keras_ratchet.policy.retention import Ranking, age, of_newest_runs, ranking_of
-from keras_ratchet.types import SnapshotInfo
+from keras_ratchet.types import CheckpointInfo
 
 _SUFFIXES = (".keras", ".h5")
 
 
-def checkpoints_in(directory: str) -> list[SnapshotInfo]:
+def checkpoints_in(directory: str) -> list[CheckpointInfo]:
     """Return the checkpoints of a directory, oldest first.
 
     Raises:
@@ -38,7 +38,7 @@ def checkpoints_in(directory: str) -> list[SnapshotInfo]:
     )
 
 
-def one(path: str) -> SnapshotInfo:
+def one(path: str) -> CheckpointInfo:
     """Return the checkpoint at a path.
 
     Raises:
@@ -51,9 +51,9 @@ def one(path: str) -> SnapshotInfo:
     raise LoadError(f"{path!r} is a directory of checkpoints: name one of them{named}.")
 
 
-def several(paths: Iterable[str]) -> list[SnapshotInfo]:
+def several(paths: Iterable[str]) -> list[CheckpointInfo]:
     """Return the checkpoints at paths, with those inside of directories."""
-    found: list[SnapshotInfo] = []
+    found: list[CheckpointInfo] = []
     for path in paths:
         inside = os.path.isdir(path) and not is_snapshot(path)
         found += checkpoints_in(path) if inside else [record(path)]
@@ -65,12 +65,12 @@ def is_snapshot(path: str) -> bool:
     return os.path.isfile(os.path.join(path, MANIFEST))
 
 
-def best_first(snapshots: Sequence[SnapshotInfo], ranking: Ranking) -> list[SnapshotInfo]:
+def best_first(snapshots: Sequence[CheckpointInfo], ranking: Ranking) -> list[CheckpointInfo]:
     """Return the checkpoints that may be called best: with the metric, no NaN, no earlier run's."""
     return [s for s in ranking.sort(of_newest_runs(snapshots)) if ranking.beats(s.metrics, None)]
 
 
-def marks(snapshots: Sequence[SnapshotInfo]) -> dict[str, list[str]]:
+def marks(snapshots: Sequence[CheckpointInfo]) -> dict[str, list[str]]:
     """Return, by name, the marks of a directory's checkpoints: best, last, earlier run, pinned."""
     found: dict[str, list[str]] = {snapshot.name: [] for snapshot in snapshots}
     for snapshot in best_first(snapshots, ranking_of(snapshots))[:1]:
@@ -87,7 +87,7 @@ def marks(snapshots: Sequence[SnapshotInfo]) -> dict[str, list[str]]:
 
 
 def ranking_by(
-    metric: str | None, mode: str | None, snapshots: Sequence[SnapshotInfo] = ()
+    metric: str | None, mode: str | None, snapshots: Sequence[CheckpointInfo] = ()
 ) -> Ranking:
     """Return the order that options ask for, or without them the one of the newest checkpoint.
 
@@ -113,7 +113,7 @@ def _mode(mode: str) -> Mode:
     return "min" if mode == "min" else "max"
 
 
-def trusted(snapshot: SnapshotInfo) -> Verification:
+def trusted(snapshot: CheckpointInfo) -> Verification:
     """Return the outcome of verifying a checkpoint whose content is to be used.
 
     Raises:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from keras_ratchet._storage import files
+from keras_ratchet._storage import single_file
 from keras_ratchet._storage.lock import FileLock
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet._storage.space import readable
 from keras_ratchet.cli import _output, _select
 from keras_ratchet.policy.retention import Ranking
-from keras_ratchet.types import Position, SnapshotInfo
+from keras_ratchet.types import CheckpointInfo, Position
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[tuple[str, float]]
@@ -87,7 +87,7 @@ def adopt(
 
 
 def _refuse_known(path: str, force: bool) -> None:
-    if files.manifests_of(path) and not force:
+    if single_file.manifests_of(path) and not force:
         raise click.UsageError(
             f"{path!r} has a manifest already (see `ratchet show` and `ratchet verify`). A new "
             f"one would call its present bytes right, whatever they are; --force does it."
@@ -96,15 +96,15 @@ def _refuse_known(path: str, force: bool) -> None:
 
 def _adopt(path: str, facts: Manifest) -> None:
     directory = os.path.dirname(os.path.abspath(path))
-    lock = FileLock(files.series_lock_path(directory, facts.series), f"checkpoint {path!r}")
+    lock = FileLock(single_file.series_lock_path(directory, facts.series), f"checkpoint {path!r}")
     lock.acquire()
     try:
-        files.adopt(path, facts)
+        single_file.adopt(path, facts)
     finally:
         lock.release()
 
 
-def _report(adopted: list[SnapshotInfo], as_json: bool) -> None:
+def _report(adopted: list[CheckpointInfo], as_json: bool) -> None:
     if as_json:
         _output.emit([_output.as_data(snapshot) for snapshot in adopted])
         return

@@ -11,7 +11,7 @@ from typing import Any
 import click
 import numpy as np
 
-from keras_ratchet._formats.state import write_arrays
+from keras_ratchet._formats.safetensors import write_arrays
 from keras_ratchet._storage.space import readable
 from keras_ratchet.cli import _output, _weights
 

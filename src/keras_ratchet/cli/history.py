@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from keras_ratchet._storage import journal
-from keras_ratchet._storage.files import SIDE
+from keras_ratchet._storage.single_file import SIDE
 from keras_ratchet._storage.space import readable
 from keras_ratchet.cli import _output
 from keras_ratchet.errors import LoadError

@@ -10,7 +10,7 @@ from keras_ratchet._storage.space import readable
 from keras_ratchet._storage.verify import Verification
 from keras_ratchet.cli import PROBLEM, _output, _select
 from keras_ratchet.policy.retention import ranking_of
-from keras_ratchet.types import SnapshotInfo
+from keras_ratchet.types import CheckpointInfo
 
 _METRIC_COLUMNS = 4
 _NO_MANIFEST = "no manifest"
@@ -43,14 +43,14 @@ def ls(ctx: click.Context, directory: str, verify: bool, as_json: bool) -> None:
         ctx.exit(PROBLEM)
 
 
-def _verified(snapshots: Sequence[SnapshotInfo]) -> dict[str, Verification]:
+def _verified(snapshots: Sequence[CheckpointInfo]) -> dict[str, Verification]:
     from keras_ratchet.cli._checking import verify_all
 
     return verify_all(snapshots)
 
 
 def _data(
-    snapshot: SnapshotInfo, marks: Sequence[str], outcomes: Mapping[str, Verification]
+    snapshot: CheckpointInfo, marks: Sequence[str], outcomes: Mapping[str, Verification]
 ) -> dict[str, object]:
     outcome = outcomes.get(snapshot.path)
     verified = None if outcome is None else {"status": outcome.status, "problem": outcome.problem}
@@ -58,7 +58,7 @@ def _data(
 
 
 def _print(
-    snapshots: Sequence[SnapshotInfo],
+    snapshots: Sequence[CheckpointInfo],
     marks: Mapping[str, Sequence[str]],
     outcomes: Mapping[str, Verification],
 ) -> None:
@@ -81,20 +81,20 @@ def _print(
     _output.table(headers, rows, {"epoch", "step", "size", "age", *names}, colours)
 
 
-def _metric_names(snapshots: Sequence[SnapshotInfo]) -> list[str]:
+def _metric_names(snapshots: Sequence[CheckpointInfo]) -> list[str]:
     """Return the metrics worth a column, those that decide what is best first."""
     names = dict.fromkeys(name for name, _ in ranking_of(snapshots).metrics)
     known = dict.fromkeys(name for s in reversed(snapshots) for name in s.metrics)
     return [name for name in names | known if name in known][:_METRIC_COLUMNS]
 
 
-def _step(snapshot: SnapshotInfo) -> str:
+def _step(snapshot: CheckpointInfo) -> str:
     if snapshot.position.step is not None:
         return str(snapshot.position.step)
     return f"batch {snapshot.position.batch}" if snapshot.position.batch else "-"
 
 
-def _status(snapshot: SnapshotInfo, outcomes: Mapping[str, Verification]) -> str:
+def _status(snapshot: CheckpointInfo, outcomes: Mapping[str, Verification]) -> str:
     if not snapshot.manifest and snapshot.path not in outcomes:
         return _NO_MANIFEST
     outcome = outcomes.get(snapshot.path)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import click
 
-from keras_ratchet._storage import records
+from keras_ratchet._storage import listing
 from keras_ratchet.cli import _output, _select
 
 
@@ -19,7 +19,7 @@ def pin(paths: tuple[str, ...], as_json: bool) -> None:
     Neither `keep_best` and its like during training nor `ratchet prune` deletes a pinned
     checkpoint. `ratchet unpin` takes the protection away.
     """
-    _apply(paths, records.pin, "pinned", as_json)
+    _apply(paths, listing.pin, "pinned", as_json)
 
 
 @click.command()
@@ -30,7 +30,7 @@ def unpin(paths: tuple[str, ...], as_json: bool) -> None:
 
     The checkpoint is then one like others: retention and `ratchet prune` may delete it.
     """
-    _apply(paths, records.unpin, "unpinned", as_json)
+    _apply(paths, listing.unpin, "unpinned", as_json)
 
 
 def _apply(paths: tuple[str, ...], change: Callable[[str], None], done: str, as_json: bool) -> None:
@@ -38,7 +38,7 @@ def _apply(paths: tuple[str, ...], change: Callable[[str], None], done: str, as_
     for snapshot in snapshots:
         change(snapshot.path)
     if as_json:
-        _output.emit([_output.as_data(records.record(s.path)) for s in snapshots])
+        _output.emit([_output.as_data(listing.record(s.path)) for s in snapshots])
         return
     for snapshot in snapshots:
         _output.say(f"{done}  {snapshot.path}")

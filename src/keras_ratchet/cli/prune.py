@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 
 import click
 
-from keras_ratchet._storage import files, journal
+from keras_ratchet._storage import journal, single_file
 from keras_ratchet._storage.deletion import delete_unless_changed
 from keras_ratchet._storage.lock import FileLock
 from keras_ratchet._storage.space import readable
 from keras_ratchet.cli import PROBLEM, _output, _select
 from keras_ratchet.policy.retention import Decision, Retention, combined, plan, ranking_of
-from keras_ratchet.types import SnapshotInfo
+from keras_ratchet.types import CheckpointInfo
 
 _COUNT = click.IntRange(min=1)
 
@@ -101,7 +101,7 @@ def _carry_out(directory: str, series: str, rule: Retention) -> list[_Step]:
 
 @contextlib.contextmanager
 def _locked(directory: str, series: str) -> Iterator[None]:
-    lock = FileLock(files.series_lock_path(directory, series), f"{series or 'backup'!r}")
+    lock = FileLock(single_file.series_lock_path(directory, series), f"{series or 'backup'!r}")
     lock.acquire()
     try:
         yield
@@ -159,7 +159,7 @@ def _why(step: _Step) -> str:
 
 
 def _data(step: _Step) -> dict[str, object]:
-    snapshot: SnapshotInfo = step.decision.snapshot
+    snapshot: CheckpointInfo = step.decision.snapshot
     return {
         "name": snapshot.name,
         "path": snapshot.path,

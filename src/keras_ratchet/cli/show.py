@@ -7,12 +7,12 @@ from collections.abc import Mapping
 
 import click
 
-from keras_ratchet._storage.files import manifest_of
-from keras_ratchet._storage.local import snapshot_manifest
 from keras_ratchet._storage.manifest import FileRecord
+from keras_ratchet._storage.single_file import manifest_of
+from keras_ratchet._storage.snapshot_directory import snapshot_manifest
 from keras_ratchet._storage.space import readable
 from keras_ratchet.cli import _output, _select
-from keras_ratchet.types import SnapshotInfo
+from keras_ratchet.types import CheckpointInfo
 
 
 @click.command()
@@ -41,7 +41,7 @@ def show(path: str, as_json: bool) -> None:
         _output.say(f"  {label.ljust(width)}  {value}")
 
 
-def _files(snapshot: SnapshotInfo) -> Mapping[str, FileRecord]:
+def _files(snapshot: CheckpointInfo) -> Mapping[str, FileRecord]:
     if not snapshot.manifest:
         return {}
     if snapshot.directory:
@@ -50,7 +50,7 @@ def _files(snapshot: SnapshotInfo) -> Mapping[str, FileRecord]:
     return {} if manifest is None else manifest.files
 
 
-def _facts(snapshot: SnapshotInfo, marks: list[str]) -> list[tuple[str, str]]:
+def _facts(snapshot: CheckpointInfo, marks: list[str]) -> list[tuple[str, str]]:
     position = snapshot.position
     where = f"{_output.count(position.epoch, 'epoch')} done"
     if position.batch:
@@ -73,7 +73,7 @@ def _facts(snapshot: SnapshotInfo, marks: list[str]) -> list[tuple[str, str]]:
     ]
 
 
-def _bare(snapshot: SnapshotInfo) -> list[tuple[str, str]]:
+def _bare(snapshot: CheckpointInfo) -> list[tuple[str, str]]:
     return [
         ("manifest", "none, so nothing is known about it; `ratchet adopt` gives it one"),
         ("modified", f"{_output.clock(snapshot.saved_at)}, {_output.age(snapshot.saved_at)} ago"),

@@ -14,19 +14,19 @@ import click
 import numpy as np
 
 import keras_ratchet
-from keras_ratchet._formats.means import is_float, mean_of, moving_statistics
+from keras_ratchet._formats.numeric import is_float, mean_of, moving_statistics
+from keras_ratchet._formats.patching import rewrite
 from keras_ratchet._formats.readers import Weight, open_weights
-from keras_ratchet._formats.rewriting import rewrite
-from keras_ratchet._storage import files, journal
+from keras_ratchet._storage import journal, single_file
 from keras_ratchet._storage.lock import FileLock
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet._storage.space import readable
 from keras_ratchet._storage.verify import verify
 from keras_ratchet.cli import PROBLEM, _output, _select
 from keras_ratchet.errors import LoadError
-from keras_ratchet.policy.averaging import distinct
 from keras_ratchet.policy.retention import Ranking
-from keras_ratchet.types import SnapshotInfo
+from keras_ratchet.policy.soup import distinct
+from keras_ratchet.types import CheckpointInfo
 
 _SUFFIXES = (".weights.h5", ".keras", ".h5")
 
@@ -88,10 +88,10 @@ def soup(
     _report(None if dry_run else output, members, ranking, weights, as_json)
 
 
-def _members(snapshots: Sequence[SnapshotInfo], ranking: Ranking, k: int) -> list[SnapshotInfo]:
+def _members(snapshots: Sequence[CheckpointInfo], ranking: Ranking, k: int) -> list[CheckpointInfo]:
     """Return the k best that are whole, the best first."""
     files_only = [s for s in snapshots if not s.directory and s.name.endswith(_SUFFIXES)]
-    members: list[SnapshotInfo] = []
+    members: list[CheckpointInfo] = []
     for snapshot in distinct(_select.best_first(files_only, ranking)):
         if len(members) == k:
             break
@@ -103,14 +103,14 @@ def _members(snapshots: Sequence[SnapshotInfo], ranking: Ranking, k: int) -> lis
     return members
 
 
-def _too_few(directory: str, ranking: Ranking, members: Sequence[SnapshotInfo]) -> str:
+def _too_few(directory: str, ranking: Ranking, members: Sequence[CheckpointInfo]) -> str:
     if not ranking.metrics:
         return f"No mean: no checkpoint in {directory!r} says by which metric it was saved."
     found = _output.count(len(members), "checkpoint")
     return f"No mean: {found} in {directory!r} with a usable {ranking.metrics[0][0]}."
 
 
-def _refuse_mixed(members: Sequence[SnapshotInfo]) -> None:
+def _refuse_mixed(members: Sequence[CheckpointInfo]) -> None:
     """Raise a LoadError if the members are of different models or formats."""
     models = {member.fingerprint: member.name for member in reversed(members)}
     if len(models) > 1:
@@ -131,7 +131,9 @@ class _Weights:
         floats: Keys of the weights that have a mean.
     """
 
-    def __init__(self, opened: Sequence[Sequence[Weight]], members: Sequence[SnapshotInfo]) -> None:
+    def __init__(
+        self, opened: Sequence[Sequence[Weight]], members: Sequence[CheckpointInfo]
+    ) -> None:
         models = [{w.key: w for w in weights if not w.of_optimizer} for weights in opened]
         for other, member in zip(models[1:], members[1:], strict=True):
             _compare(models[0], other, members[0], member)
@@ -167,8 +169,8 @@ class _Weights:
 def _compare(
     ours: Mapping[str, Weight],
     theirs: Mapping[str, Weight],
-    best: SnapshotInfo,
-    member: SnapshotInfo,
+    best: CheckpointInfo,
+    member: CheckpointInfo,
 ) -> None:
     shapes = [{key: (w.shape, w.dtype) for key, w in model.items()} for model in (ours, theirs)]
     differing = [k for k in {**ours, **theirs} if shapes[0].get(k) != shapes[1].get(k)]
@@ -182,7 +184,7 @@ def _compare(
 def _write(
     output: str,
     force: bool,
-    members: Sequence[SnapshotInfo],
+    members: Sequence[CheckpointInfo],
     ranking: Ranking,
     weights: _Weights,
 ) -> None:
@@ -201,7 +203,7 @@ def _write(
     )
     _output.make_place(output, force)
     with _locked(output):
-        files.save_file(
+        single_file.save_file(
             output,
             lambda draft: draft.write(lambda file: rewrite(best.path, file, weights.values())),
             facts,
@@ -213,7 +215,7 @@ def _write(
 @contextlib.contextmanager
 def _locked(path: str) -> Iterator[None]:
     directory, name = os.path.split(os.path.abspath(path))
-    lock = FileLock(files.series_lock_path(directory, name), f"checkpoint {path!r}")
+    lock = FileLock(single_file.series_lock_path(directory, name), f"checkpoint {path!r}")
     lock.acquire()
     try:
         yield
@@ -221,14 +223,14 @@ def _locked(path: str) -> Iterator[None]:
         lock.release()
 
 
-def _reason(members: Sequence[SnapshotInfo], ranking: Ranking) -> str:
+def _reason(members: Sequence[CheckpointInfo], ranking: Ranking) -> str:
     names = ", ".join(member.name for member in members)
     return f"mean of the {len(members)} best by {ranking.metrics[0][0]}: {names}"
 
 
 def _report(
     output: str | None,
-    members: Sequence[SnapshotInfo],
+    members: Sequence[CheckpointInfo],
     ranking: Ranking,
     weights: _Weights,
     as_json: bool,

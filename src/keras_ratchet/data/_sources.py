@@ -23,7 +23,7 @@ import keras
 import numpy as np
 
 from keras_ratchet import _backends
-from keras_ratchet._engine.data_states import DataStates
+from keras_ratchet._engine.resume.data_states import DataStates
 from keras_ratchet.data._streams import OwnStreams
 from keras_ratchet.errors import ConfigError, ResumeError
 

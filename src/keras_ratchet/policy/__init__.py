@@ -19,12 +19,16 @@ comes out, or an `undecided` one. `Monitor` knows what "better" means, also for 
 
 from keras_ratchet.policy.budget import AfterEpochs, AfterSeconds, AfterSteps
 from keras_ratchet.policy.criterion import Criterion, undecided
-from keras_ratchet.policy.goals import Diverges, NotFinite, Reaches
+from keras_ratchet.policy.experimental.prechelt import (
+    GeneralizationLoss,
+    ProgressQuotient,
+    UpStrips,
+)
+from keras_ratchet.policy.experimental.significance import SignificantImprovement
 from keras_ratchet.policy.monitor import Monitor
 from keras_ratchet.policy.patience import Patience
-from keras_ratchet.policy.prechelt import GeneralizationLoss, ProgressQuotient, UpStrips
-from keras_ratchet.policy.significance import SignificantImprovement
 from keras_ratchet.policy.smoothed import Smoothed
+from keras_ratchet.policy.thresholds import Diverges, NotFinite, Reaches
 from keras_ratchet.types import Moment, Position, Verdict
 
 __all__ = [

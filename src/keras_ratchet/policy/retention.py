@@ -10,7 +10,7 @@ from typing import Literal, Protocol, get_args
 
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy.monitor import Mode, one_of
-from keras_ratchet.types import SnapshotInfo
+from keras_ratchet.types import CheckpointInfo
 
 Ties = Literal["earlier", "later"]
 
@@ -48,7 +48,7 @@ class Ranking:
             self.ties == "later" and self.key(metrics) == self.key(best)
         )
 
-    def sort(self, snapshots: Iterable[SnapshotInfo]) -> list[SnapshotInfo]:
+    def sort(self, snapshots: Iterable[CheckpointInfo]) -> list[CheckpointInfo]:
         """Return the checkpoints that have the metric, best first."""
         sign = 1 if self.ties == "earlier" else -1
         ranked = [s for s in snapshots if self.metrics and self.metrics[0][0] in s.metrics]
@@ -63,7 +63,7 @@ def _key(value: float | None, mode: Mode) -> tuple[int, float]:
     return 0, value if mode == "min" else -value
 
 
-def ranking_of(snapshots: Iterable[SnapshotInfo]) -> Ranking:
+def ranking_of(snapshots: Iterable[CheckpointInfo]) -> Ranking:
     """Return the order that most of these were saved by; an empty one if none says.
 
     Of orders with as many checkpoints, that of the newest one counts.
@@ -74,7 +74,7 @@ def ranking_of(snapshots: Iterable[SnapshotInfo]) -> Ranking:
     return Ranking(tuple((name, "min" if mode == "min" else "max") for name, mode in pairs))
 
 
-def of_newest_runs(snapshots: Iterable[SnapshotInfo]) -> list[SnapshotInfo]:
+def of_newest_runs(snapshots: Iterable[CheckpointInfo]) -> list[CheckpointInfo]:
     """Return the checkpoints that the newest run of their series saved, in the order given.
 
     Those of which nothing is known stay. What an earlier run saved under the same file name
@@ -85,7 +85,7 @@ def of_newest_runs(snapshots: Iterable[SnapshotInfo]) -> list[SnapshotInfo]:
     return [s for s in snapshots if not s.manifest or s.run == newest[s.series]]
 
 
-def age(snapshot: SnapshotInfo) -> tuple[float, float, float]:
+def age(snapshot: CheckpointInfo) -> tuple[float, float, float]:
     """Return what orders checkpoints in time: when they were saved, then how far they are."""
     position = snapshot.position
     return snapshot.saved_at, float(position.epoch), float(position.batch)
@@ -95,7 +95,7 @@ def age(snapshot: SnapshotInfo) -> tuple[float, float, float]:
 class Context:
     """What a rule may look at beside the checkpoints themselves (oldest first)."""
 
-    snapshots: Sequence[SnapshotInfo]
+    snapshots: Sequence[CheckpointInfo]
     ranking: Ranking
     now_s: float
 
@@ -246,13 +246,13 @@ def combined(
 class Decision:
     """What happens to one checkpoint, and why."""
 
-    snapshot: SnapshotInfo
+    snapshot: CheckpointInfo
     keep: bool
     reason: str
 
 
 def plan(
-    snapshots: Iterable[SnapshotInfo],
+    snapshots: Iterable[CheckpointInfo],
     rule: Retention,
     ranking: Ranking,
     now_s: float,
@@ -280,7 +280,7 @@ def plan(
 
 
 def _protected(
-    ordered: Sequence[SnapshotInfo], context: Context, resumed_from: str | None
+    ordered: Sequence[CheckpointInfo], context: Context, resumed_from: str | None
 ) -> dict[str, str]:
     kept = {s.name: "it has no manifest, so it may not be ours" for s in ordered if not s.manifest}
     kept |= {name: "the newest" for name in KeepLast(1).keeps(context)}

@@ -1,0 +1,1 @@
+"""Averages of weights during and after a run."""

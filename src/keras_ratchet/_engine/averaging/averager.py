@@ -1,0 +1,197 @@
+"""Means of weights, tried in the model itself: the host holds the members and nothing more."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_ratchet import _backends
+from keras_ratchet._engine.averaging.moving_statistics import StatisticsData, reestimate
+from keras_ratchet._engine.averaging.validation import Validation
+from keras_ratchet._engine.capture import rng
+from keras_ratchet._engine.capture.best_weights import computed_with, weights_of
+from keras_ratchet._engine.capture.extra_state import finalize, streams_beyond
+from keras_ratchet._engine.capture.finite import FiniteWatch
+from keras_ratchet._formats.numeric import is_float, mean_of
+from keras_ratchet.policy.monitor import Monitor
+from keras_ratchet.policy.soup import Average, Candidate, choose
+from keras_ratchet.types import AverageRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Weights that may go into an average, in the order of `model.weights`."""
+
+    candidate: Candidate
+    values: Sequence[NDArray[Any]]
+
+
+def moving(variables: Sequence[Any], members: Sequence[Sequence[NDArray[Any]]]) -> list[int]:
+    """Return the indices of the weights that training has changed, but no gradient.
+
+    Those are moving statistics; what is frozen is the same in all members.
+
+    Args:
+        variables: The model's weights.
+        members: Their values, once for each member.
+    """
+    return [
+        i
+        for i, variable in enumerate(variables)
+        if not variable.trainable
+        and is_float(members[0][i].dtype)
+        and any(values[i].tobytes() != members[0][i].tobytes() for values in members[1:])
+    ]
+
+
+class Averager:
+    """Puts means of members into a model and measures them.
+
+    Floats that are trained are averaged. Integers, booleans and seeds are those of the first
+    member, and moving statistics are estimated anew.
+
+    Args:
+        model: The model; its weights are overwritten.
+        members: From the best to the worst.
+        monitor: The metric.
+        validation: What it is measured on.
+        watch: Knows which weights are not finite on purpose.
+        data: What moving statistics are estimated from, or None.
+        cut: Says whether to stop trying.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        members: Sequence[Member],
+        monitor: Monitor,
+        validation: Validation,
+        *,
+        watch: FiniteWatch | None = None,
+        data: StatisticsData | None = None,
+        cut: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._model = model
+        self._members = members
+        self._monitor = monitor
+        self._validation = validation
+        self._watch = watch or FiniteWatch()
+        self._data = data
+        self._cut = cut
+        self._variables = computed_with(model)
+        self.moving = moving(self._variables, [member.values for member in members])
+        self._statistics: dict[tuple[int, ...], list[NDArray[Any]]] = {}
+
+    def refusal(self) -> str | None:
+        """Return why no average of these members can be taken, or None."""
+        if not self.moving or self._data is not None:
+            return None
+        return needs_data(self._variables[self.moving[0]])
+
+    def put(self, indices: tuple[int, ...]) -> None:
+        """Let the model hold the mean of these members, with the statistics that were scored."""
+        backend = _backends.current()
+        for i, variable in enumerate(self._variables):
+            first = self._members[indices[0]].values[i]
+            if variable.trainable and is_float(first.dtype):
+                first = mean_of(self._members[j].values[i] for j in indices)
+            backend.assign(variable, first)
+        for i, value in zip(self.moving, self._statistics.get(indices, ()), strict=False):
+            backend.assign(self._variables[i], value)
+        finalize(self._model)
+
+    def score(self, indices: tuple[int, ...]) -> float:
+        """Return the value of the mean of these members; NaN if it has weights that are not finite.
+
+        Raises:
+            Cut: If there is no time for it.
+        """
+        if self._cut():
+            raise Cut
+        self.put(indices)
+        if self.moving and len(indices) > 1:
+            self._estimate(indices)
+        if self._watch.bad(self._model):
+            return float("nan")
+        return self._validation.value(self._model, self._monitor.name)
+
+    def mean(self, count: int) -> None:
+        """Let the model hold the mean of the first members, without measuring it."""
+        indices = tuple(range(count))
+        self.put(indices)
+        if self.moving:
+            self._estimate(indices)
+
+    def _estimate(self, indices: tuple[int, ...]) -> None:
+        """Estimate the statistics of a mean, and keep those of the means that it is made from."""
+        assert self._data is not None
+        reestimate(self._model, self._data)
+        backend = _backends.current()
+        found = [np.array(backend.view(self._variables[i])) for i in self.moving]
+        kept = {key: value for key, value in self._statistics.items() if set(key) < set(indices)}
+        self._statistics = {**kept, indices: found}
+        self.put(indices)  # whatever else a layer has changed in training mode
+
+
+class Cut(Exception):
+    """There is no time to try more averages."""
+
+
+def average(
+    averager: Averager,
+    kind: Average,
+    candidates: Sequence[Candidate],
+    monitor: Monitor,
+    best: float | None = None,
+) -> AverageRecord:
+    """Let the model end with the best average, or with the best member if none is better.
+
+    Args:
+        averager: Which puts and measures.
+        kind: "soup" or "mean".
+        candidates: Names and values of the members, from the best to the worst.
+        monitor: What is better.
+        best: The value of the first member on the validation data, or None to measure it.
+
+    Returns:
+        What was tried and accepted.
+
+    Raises:
+        Cut: If there was no time; the model holds anything then.
+    """
+    if len(candidates) > 1 and best is None:
+        best = averager.score((0,))
+    known = candidates[0].value if best is None else best
+    record = choose(kind, candidates, known, averager.score, monitor)
+    averager.put(record.indices)
+    return record
+
+
+def needs_data(variable: Any) -> str:
+    """Return the sentence for a model with moving statistics and no data to estimate them."""
+    return (
+        f"the model has moving statistics ({variable.path}), which do not fit a mean of weights. "
+        f"Pass average_data=x_train (or a part of it), from which they are estimated anew"
+    )
+
+
+@contextlib.contextmanager
+def undisturbed(model: Any) -> Iterator[None]:
+    """Put back, at the end, what evaluating changes beside the weights: metrics, seeds, streams."""
+    backend = _backends.current()
+    weights = {id(variable) for variable in weights_of(model) or ()}
+    metrics = getattr(model, "metrics_variables", ())
+    others = [*model.variables, *metrics, *streams_beyond(model)]
+    before = [(v, np.array(backend.view(v))) for v in others if id(v) not in weights]
+    streams = rng.capture()
+    try:
+        yield
+    finally:
+        for variable, value in before:
+            backend.assign(variable, value)
+        rng.restore(streams)

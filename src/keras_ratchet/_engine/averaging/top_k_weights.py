@@ -1,0 +1,150 @@
+"""The weights of the best few epochs in host memory, in buffers that are used again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_ratchet._engine.averaging.averager import Member, moving
+from keras_ratchet._engine.capture.best_weights import BestWeights, VariableCopies, computed_with
+from keras_ratchet.policy.monitor import Monitor
+from keras_ratchet.policy.soup import Candidate, order, place_for
+
+
+@dataclass(slots=True)
+class _RunnerUp:
+    """The weights of an epoch that is not the best."""
+
+    epoch: int
+    value: float
+    copies: VariableCopies
+
+    @property
+    def buffers(self) -> list[NDArray[Any]]:
+        """The weights."""
+        return self.copies.buffers
+
+
+class TopKWeights:
+    """The best weights, and the runners-up: `k` copies in all.
+
+    Args:
+        k: How many epochs are kept, at the most.
+        optimizer: What of the optimizer is kept with the best ones; see BestWeights.
+
+    Attributes:
+        best: The best weights.
+        epoch: Index, from 0, of their epoch.
+        value: Their value.
+    """
+
+    def __init__(self, k: int, optimizer: Any = False) -> None:
+        self.best = BestWeights(optimizer)
+        self.epoch = 0
+        self.value = 0.0
+        self._k = k
+        self._others: list[_RunnerUp] = []
+
+    def wants(self, value: float, monitor: Monitor) -> bool:
+        """Say whether a value is among the best `k` so far."""
+        return self._place(value, monitor) is not None
+
+    def keep(
+        self,
+        model: Any,
+        sources: Mapping[int, Any],
+        epoch: int,
+        value: float,
+        monitor: Monitor,
+    ) -> None:
+        """Copy the weights of an epoch whose value is wanted.
+
+        Args:
+            model: The model.
+            sources: As in `BestWeights.keep`.
+            epoch: Index of the epoch.
+            value: Its value.
+            monitor: What is better.
+        """
+        place = self._place(value, monitor)
+        if place is None:
+            return
+        if self.best.filled and not monitor.beats(value, self.value):
+            copies = self._free(place)
+            copies.keep(computed_with(model), sources)
+            self._others.append(_RunnerUp(epoch, value, copies))
+            return
+        if self.best.filled and self._k > 1:
+            copies = self._free(place)
+            self._others.append(_RunnerUp(self.epoch, self.value, self.best.exchange(copies)))
+        self.epoch, self.value = epoch, value
+        self.best.keep(model, sources)
+
+    def _place(self, value: float, monitor: Monitor) -> int | None:
+        values, epochs = self._values()
+        return place_for(value, values, epochs, self._k, monitor)
+
+    def _values(self) -> tuple[list[float], list[float]]:
+        """Return values and epochs, the best first if there is one."""
+        own = [_RunnerUp(self.epoch, self.value, VariableCopies())] if self.best.filled else []
+        every = [*own, *self._others]
+        return [s.value for s in every], [float(s.epoch) for s in every]
+
+    def _free(self, place: int) -> VariableCopies:
+        """Return buffers for new weights: those of the one that has to go, if one has to."""
+        if place <= 0 or place > len(self._others):
+            return VariableCopies()
+        return self._others.pop(place - 1).copies  # place 0 is the best, which never goes
+
+    def drop_others(self) -> None:
+        """Keep the best weights only, from now on."""
+        self._others.clear()
+        self._k = 1
+
+    def moving(self, model: Any) -> list[Any]:
+        """Return the model's weights that have moved between the snapshots without a gradient."""
+        variables = computed_with(model)
+        every = [self.best.buffers, *(other.buffers for other in self._others)]
+        return [variables[i] for i in moving(variables, every)]
+
+    def members(self, monitor: Monitor) -> list[Member]:
+        """Return what may go into an average, from the best to the worst."""
+        values, epochs = self._values()
+        buffers = [self.best.buffers, *(other.buffers for other in self._others)]
+        ranks = order(values, epochs, monitor)
+        return [
+            Member(Candidate(f"epoch {int(epochs[i]) + 1}", values[i]), buffers[i]) for i in ranks
+        ]
+
+    def state_dict(self, monitor: Monitor) -> dict[str, Any]:
+        """Return what is kept, as plain data and arrays."""
+        if not self.best.filled:
+            return {}
+        ranks = order(*self._values(), monitor)
+        others = [self._others[i - 1] for i in ranks if i > 0]
+        return {
+            **self.best.state_dict(),
+            "epoch": self.epoch,
+            "value": self.value,
+            "others": [
+                {"epoch": s.epoch, "value": s.value, "weights": [np.array(b) for b in s.buffers]}
+                for s in others
+            ],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], model: Any) -> Any:
+        """Take what `state_dict` returned, as much as there is room for; return the best."""
+        kept = self.best.load_state_dict(state, model)
+        if kept is None:
+            return None
+        self.epoch, self.value = state["epoch"], state["value"]
+        self._others.clear()
+        for other in state["others"][: self._k - 1]:  # they go from the best to the worst
+            copies = VariableCopies()
+            copies.load(lambda: computed_with(model), other["weights"])
+            self._others.append(_RunnerUp(other["epoch"], other["value"], copies))
+        return kept

@@ -1,0 +1,1 @@
+"""Values out of a model, and back into it."""

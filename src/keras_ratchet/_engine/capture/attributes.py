@@ -1,0 +1,214 @@
+"""Plain attributes of a model, its layers, metrics and losses: what has changed while training.
+
+An annealed factor, a counter, a replay buffer. What the constructors set is the script's to decide,
+so only what has changed since training began is kept, as of callbacks. Of what Keras sets itself
+the numbers and switches that its layers and optimizers took as arguments count (the rate of a
+Dropout), the rest does not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from keras_ratchet import _backends
+from keras_ratchet._engine.capture import optimizers
+from keras_ratchet._engine.capture.reach import Reach, reach
+from keras_ratchet._engine.resume.state_codec import (
+    RANDOM,
+    encode,
+    owned,
+    random_state,
+    set_random_state,
+)
+from keras_ratchet._engine.resume.tensors import NO_DATA, plain, thing
+from keras_ratchet._engine.resume.traces import inside
+from keras_ratchet._keras.attributes import names_read_by_steps, own_attributes, settings
+
+_SMALL_BYTES = 1 << 20
+_UNCHANGING = (str, bytes, bool, int, float, type(None))
+_PARTS = (keras.layers.Layer, keras.metrics.Metric, keras.losses.Loss, keras.Variable)
+_OTHERS = (keras.optimizers.Optimizer, keras.callbacks.Callback, keras.random.SeedGenerator)
+_LIBRARIES = ("keras", "tensorflow", "torch", "jax", "jaxlib", "keras_ratchet")
+
+
+class AttributeStates:
+    """The attributes of one model, noted when training begins.
+
+    Args:
+        model: The model, built, before any state is restored.
+    """
+
+    def __init__(self, model: Any) -> None:
+        attributes = _attributes(model)
+        self._begun = {(key, name): _Begun(value) for key, _, name, value in attributes}
+        self._told: set[str] = set()
+
+    def capture(self, model: Any, found: Reach | None = None) -> dict[str, dict[str, Any]]:
+        """Return what has changed and can be kept, as plain data, by owner and name."""
+        changed: dict[str, dict[str, Any]] = {}
+        for key, _, name, value in _attributes(model, found):
+            begun = self._begun.get((key, name))
+            if begun is not None and begun.is_same(value):
+                continue
+            digest, _ = _digest(value)
+            if digest and (begun is None or begun.has_changed(value, digest)):
+                changed.setdefault(key, {})[name] = owned(plain(value))
+        return changed
+
+    def restore(self, model: Any, saved: Mapping[str, Mapping[str, Any]]) -> None:
+        """Restore what was saved; what had not changed then gets the value that it began with."""
+        for key, owner, name, value in list(_attributes(model)):
+            begun = self._begun.get((key, name))
+            if name in saved.get(key, {}):
+                _put(owner, name, saved[key][name])
+            elif begun is not None and begun.is_copied and begun.has_changed(value):
+                _put(owner, name, begun.plain)
+        owners = _owners(model, reach(model))
+        for key, values in saved.items():
+            for name in values if key in owners else ():
+                if name not in vars(owners[key]):
+                    _put(owners[key], name, values[name])
+
+    def complaints(self, model: Any, compiled: bool, found: Reach | None = None) -> list[str]:
+        """Return, once for each, sentences about what has changed and will not be exact."""
+        lost, baked = [], []
+        for key, owner, name, value in _attributes(model, found):
+            kind: Any = type(owner)
+            begun, title = self._begun.get((key, name)), f"{type(owner).__name__}.{name}"
+            if begun is None or title in self._told or begun.is_same(value):
+                continue
+            digest, _ = _digest(value)
+            if not begun.has_changed(value, digest):
+                continue
+            if not digest:
+                lost += [] if _is_no_state(value) else [title]
+            elif compiled and (name in names_read_by_steps(kind) or name in settings(owner)):
+                baked.append(title)
+        self._told |= {*lost, *baked}
+        told = ((lost, _LOST), (baked, _BAKED))
+        return [f"{', '.join(names)} {why}" for names, why in told if names]
+
+
+_LOST = (
+    "changed while training and cannot be kept. Keep numbers, arrays, or lists and dicts of them "
+    "there, or Keras variables."
+)
+_BAKED = (
+    "changed while training, and a compiled step goes on with the value that it was traced with. "
+    "Make it a Keras variable: self.add_weight(..., trainable=False)."
+)
+
+
+class _Begun:
+    """What an attribute was when training began: a digest, and a copy if that costs little."""
+
+    def __init__(self, value: Any) -> None:
+        self._digest, size_bytes = _digest(value)
+        self.is_copied = bool(self._digest) and size_bytes <= _SMALL_BYTES
+        self.plain = owned(plain(value)) if self.is_copied else None
+        self._value = None if self._digest else value
+        self._length = _length(value)
+        self._inside = None if self._digest else inside(value)
+        self._same: tuple[Any, ...] = (value,) if isinstance(value, _UNCHANGING) else ()
+
+    def is_same(self, value: Any) -> bool:
+        """Say at once that it is the same constant, as most are; False is no answer."""
+        return bool(self._same) and value is self._same[0]
+
+    def has_changed(self, value: Any, digest: str | None = None) -> bool:
+        """Say whether the attribute is another value now; of strange objects, another object.
+
+        Args:
+            value: The attribute now.
+            digest: Its digest, if that is known.
+        """
+        if self.is_same(value):
+            return False
+        digest = _digest(value)[0] if digest is None else digest
+        if self._digest or digest:
+            return digest != self._digest
+        if value is not self._value or _length(value) != self._length:
+            return True
+        return bool(inside(value) != self._inside)
+
+
+def _attributes(model: Any, found: Reach | None = None) -> Iterator[tuple[str, Any, str, Any]]:
+    """Yield key, owner, name and value of each attribute that the user may set.
+
+    What a framework keeps the state of (a `tf.Variable`) is kept where it is, see `extra_state`.
+    """
+    state_of = _backends.current().state_of
+    for key, owner in _owners(model, found or reach(model)).items():
+        for name, value in {**settings(owner), **own_attributes(owner)}.items():
+            if not isinstance(value, (*_PARTS, *_OTHERS)) and state_of(value) is None:
+                yield key, owner, name, value
+
+
+def _owners(model: Any, found: Reach) -> dict[str, Any]:
+    """Return what has attributes: what can be reached, and the optimizers."""
+    outer = optimizers.keras_optimizers(model)
+    inner = {f"{name}.inner": getattr(one, "inner_optimizer", None) for name, one in outer.items()}
+    outer |= {name: one for name, one in inner.items() if one is not None}
+    return {**found.owners, **outer}
+
+
+def _put(owner: Any, name: str, value: Any) -> None:
+    """Set an attribute, in place where another object may hold it too."""
+    value = thing(owned(value))
+    present: Any = getattr(owner, name, None)
+    if isinstance(present, deque) and isinstance(value, deque) and present.maxlen == value.maxlen:
+        present.clear()
+        present.extend(value)
+    elif isinstance(value, RANDOM) and isinstance(present, RANDOM) and _same_kind(present, value):
+        set_random_state(present, *random_state(value))  # layers may draw from one generator
+    elif _same_array(present, value):
+        present[...] = value
+    else:
+        setattr(owner, name, value)
+
+
+def _same_kind(present: Any, value: Any) -> bool:
+    return bool(random_state(present)[0] == random_state(value)[0])
+
+
+def _same_array(present: Any, value: Any) -> bool:
+    if not (isinstance(present, np.ndarray) and isinstance(value, np.ndarray)):
+        return False
+    return present.shape == value.shape and present.dtype == value.dtype and present.flags.writeable
+
+
+def _digest(value: Any) -> tuple[str, int]:
+    """Return a digest of data and the size of its arrays; an empty one if it cannot be kept."""
+    arrays: dict[str, NDArray[Any]] = {}
+    try:
+        text = json.dumps(encode(plain(value), arrays, ""))
+    except NO_DATA:
+        return "", 0
+    hasher = xxhash.xxh3_128(text.encode())
+    for array in arrays.values():
+        hasher.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
+    return str(hasher.hexdigest()), sum(array.nbytes for array in arrays.values())
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, list | dict | set | deque) else 0
+
+
+def _is_no_state(value: Any) -> bool:
+    """Say whether an object that cannot be kept is none to be missed: code, or a library's."""
+    if callable(value) or keras.ops.is_tensor(value) or isinstance(value, type):
+        return True
+    if _backends.current().state_of(value) is not None:
+        return True
+    if isinstance(value, list | tuple | set | deque | dict):
+        items = value.values() if isinstance(value, dict) else value
+        return all(isinstance(i, (*_PARTS, *_OTHERS)) or _is_no_state(i) for i in items)
+    return type(value).__module__.partition(".")[0] in _LIBRARIES

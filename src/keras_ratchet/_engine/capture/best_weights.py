@@ -1,0 +1,181 @@
+"""One copy of the best weights in host memory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_ratchet import _backends
+from keras_ratchet._engine.capture.extra_state import finalize, weights_beyond
+from keras_ratchet._engine.capture.optimizers import AllOptimizers, optimizers_of
+from keras_ratchet.errors import ConfigError
+
+
+class VariableCopies:
+    """Values of a list of variables, in buffers that are allocated once and reused."""
+
+    def __init__(self) -> None:
+        self._variables: list[Any] = []
+        self._of: Callable[[], Sequence[Any]] | None = None
+        self.buffers: list[NDArray[Any]] = []
+
+    def keep(self, variables: Sequence[Any], sources: Mapping[int, Any]) -> None:
+        """Copy the values; `sources` maps the id of a variable to the one to read instead."""
+        backend = _backends.current()
+        self._variables = list(variables)
+        if [b.shape for b in self.buffers] != [tuple(v.shape) for v in variables]:
+            self.buffers = [np.empty(v.shape, backend.view(v).dtype) for v in variables]
+        self._of = None
+        for variable, buffer in zip(variables, self.buffers, strict=True):
+            np.copyto(buffer, backend.view(sources.get(id(variable), variable)))
+
+    def restore(self) -> None:
+        """Assign the values to the variables that they were taken from."""
+        backend = _backends.current()
+        if self._of is not None:
+            self._variables, self._of = list(self._of()), None
+        for variable, buffer in zip(self._variables, self.buffers, strict=True):
+            backend.assign(variable, buffer)
+
+    def load(self, variables: Callable[[], Sequence[Any]], values: Sequence[NDArray[Any]]) -> None:
+        """Take values that `buffers` held.
+
+        Args:
+            variables: Function that returns the variables they are of; a first step may have to
+                make them.
+            values: The values.
+        """
+        self._variables, self._of = [], variables if values else None
+        self.buffers = [np.array(value) for value in values]
+
+
+class BestWeights:
+    """The weights (and, if asked for, the optimizer) of the best moment so far.
+
+    Models that only have `get_weights` and `set_weights` work too.
+
+    Args:
+        optimizer: False for weights only; True for all optimizers of the model (slots, iterations,
+            learning rates); or the optimizer of a custom loop: a Keras one, or anything with
+            `state_dict` and `load_state_dict` (torch's).
+    """
+
+    def __init__(self, optimizer: Any = False) -> None:
+        self._optimizer = optimizer
+        self._weights = VariableCopies()
+        self._slots = VariableCopies()
+        self._opaque: Any = None
+        self._optimizer_state: Any = None
+        self._count = 0
+        self.filled = False
+
+    def keep(self, model: Any, sources: Mapping[int, Any]) -> Any:
+        """Overwrite what was kept with the present values.
+
+        Args:
+            model: The model.
+            sources: For each variable whose value lies elsewhere (under SwapEMAWeights): its
+                id and the variable to read instead.
+
+        Returns:
+            The kept weights, in the order of `model.get_weights()`. The next call overwrites
+            these arrays in place.
+        """
+        weights = weights_of(model)
+        self._count = len(weights or ())
+        if weights is None:
+            self._opaque = copy.deepcopy(model.get_weights())
+        else:
+            self._weights.keep([*weights, *weights_beyond(model)], sources)
+            self._keep_optimizer(model, sources)
+        self.filled = True
+        return self._opaque if weights is None else self.weights
+
+    @property
+    def weights(self) -> list[NDArray[Any]]:
+        """The kept weights of a Keras model, in the order of `model.weights`."""
+        return self.buffers[: self._count]
+
+    @property
+    def buffers(self) -> list[NDArray[Any]]:
+        """The same, and what the model computes with beside its weights."""
+        return self._weights.buffers
+
+    def exchange(self, spare: VariableCopies) -> VariableCopies:
+        """Hand over the kept weights; the next call of `keep` fills `spare` instead."""
+        kept, self._weights = self._weights, spare
+        return kept
+
+    def restore(self, model: Any) -> None:
+        """Put back what was kept."""
+        if weights_of(model) is None:
+            model.set_weights(self._opaque)
+            return
+        self._weights.restore()
+        self._slots.restore()
+        finalize(model)
+        if self._optimizer_state is not None:
+            # torch's takes the tensors as they are: training would write into what is kept
+            of = AllOptimizers(model) if self._optimizer is True else self._optimizer
+            of.load_state_dict(copy.deepcopy(self._optimizer_state))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is kept, as plain data and arrays."""
+        if not self.filled:
+            return {}
+        return {
+            "weights": [np.array(buffer) for buffer in self._weights.buffers],
+            "optimizer": [np.array(buffer) for buffer in self._slots.buffers],
+            "torch": _backends.torch_plain(self._optimizer_state),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], model: Any) -> Any:
+        """Take what `state_dict` returned; return the kept weights or None."""
+        if not state:
+            return None
+        optimizer = AllOptimizers(model) if self._optimizer is True else self._optimizer
+        self._count = len(weights_of(model) or ())
+        self._weights.load(lambda: computed_with(model), state["weights"])
+        self._slots.load(lambda: getattr(optimizer, "variables", ()), state["optimizer"])
+        self._optimizer_state = _backends.torch_tensors(state["torch"])
+        self.filled = True
+        return self.weights
+
+    def _keep_optimizer(self, model: Any, sources: Mapping[int, Any]) -> None:
+        if self._optimizer is False:
+            return
+        optimizer = AllOptimizers(model) if self._optimizer is True else self._optimizer
+        if hasattr(optimizer, "variables"):
+            self._slots.keep(optimizer.variables, sources)
+        if not hasattr(optimizer, "variables") or self._optimizer is True:
+            self._optimizer_state = copy.deepcopy(optimizer.state_dict())
+
+
+def check_optimizer(model: Any, optimizer: Any) -> None:
+    """Raise a ConfigError if `optimizer` names nothing whose state can be kept."""
+    if optimizer is False:
+        return
+    found = optimizer
+    if optimizer is True:
+        found = next(iter(optimizers_of(model).values()), None)
+    if not (hasattr(found, "variables") or hasattr(found, "load_state_dict")):
+        raise ConfigError(
+            "restore_optimizer needs an optimizer with variables (Keras) or state_dict (torch). "
+            f"Got: {found!r}. Compile the model, or pass the loop's optimizer: "
+            "restore_optimizer=optimizer."
+        )
+
+
+def weights_of(model: Any) -> list[Any] | None:
+    """Return the model's weight variables, or None if it only has get_weights/set_weights."""
+    weights = getattr(model, "weights", None)
+    return list(weights) if isinstance(weights, list | tuple) else None
+
+
+def computed_with(model: Any) -> list[Any]:
+    """Return the weight variables of a model, and what it computes with beside them."""
+    return [*(weights_of(model) or ()), *weights_beyond(model)]

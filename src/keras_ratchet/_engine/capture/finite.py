@@ -1,0 +1,138 @@
+"""Are the numbers of a model still numbers?"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_ratchet import _backends
+from keras_ratchet._backends.base import Foreign, all_finite
+from keras_ratchet._engine.capture.best_weights import computed_with
+
+_log = logging.getLogger("keras_ratchet")
+_NOTHING: Mapping[int, Any] = {}
+
+Look = Callable[[NDArray[Any]], bool]
+
+
+class FiniteWatch:
+    """Looks at the weights of a model, and the variables of its optimizer, for NaN and infinity.
+
+    What is not finite when a run begins is a constant, such as a mask of minus infinities, or a
+    minimum that has seen nothing yet. It is no evidence of anything: those places of the variable
+    are left out, and the others are looked at. Of a weight that is made later the same holds for
+    what it is when it is seen first, unless it is trained.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[Any, Any] = {}  # holds the variables, so that no id is used again
+        self._places: dict[Any, NDArray[np.bool_]] = {}
+
+    def clear(self) -> None:
+        """Forget the run."""
+        self._seen, self._places = {}, {}
+
+    def begin(self, model: Any, optimizer: Any = None) -> None:
+        """Note what is not finite at first."""
+        self.clear()
+        backend = _backends.current()
+        for variable in _watched(model, optimizer):
+            self._first_look(variable, backend.view(variable))
+        level = logging.INFO if optimizer is None else logging.WARNING  # that is for going back
+        for key, places in self._places.items():
+            _log.log(
+                level,
+                "%s is not finite at first, so it is not watched in those %d places",
+                path_of(self._seen[key]),
+                int(places.sum()),
+            )
+
+    def problem(self, model: Any, optimizer: Any) -> str | None:
+        """Return a sentence about what is not finite now and was at first, or None."""
+        bad = self.bad(model, optimizer)
+        return None if bad is None else f"{bad} is not finite"
+
+    def bad(
+        self, model: Any, optimizer: Any = None, sources: Mapping[int, Any] = _NOTHING
+    ) -> str | None:
+        """Return the path of the first variable that is not finite now and was at first, or None.
+
+        Args:
+            model: The model.
+            optimizer: Its optimizer, if that is to be looked at, too.
+            sources: For each variable whose value lies elsewhere its id and that variable.
+        """
+        backend = _backends.current()
+        for slot in getattr(optimizer, "variables", ()):  # no constant if it is made later
+            self._seen.setdefault(_key(slot), slot)
+        for variable in _watched(model, optimizer):
+            if not self.accepts(variable, backend.view(sources.get(id(variable), variable))):
+                return path_of(variable)
+        return None
+
+    def bad_among(self, variables: Iterable[Any]) -> str | None:
+        """Return what `bad` does, of some of the variables."""
+        backend = _backends.current()
+        return next((path_of(v) for v in variables if not self.accepts(v, backend.view(v))), None)
+
+    def accepts(self, variable: Any, value: NDArray[Any]) -> bool:
+        """Say whether a value of a variable is finite but for the constants in it."""
+        if all_finite(value):
+            self._seen.setdefault(_key(variable), variable)
+            return True
+        if _key(variable) not in self._seen and not getattr(variable, "trainable", True):
+            self._first_look(variable, value)
+        places = self._places.get(_key(variable))
+        return places is not None and bool((np.isfinite(value) | places).all())
+
+    def looks(self, variables: Iterable[Any]) -> dict[int, tuple[str, Look]]:
+        """Return, for the id of each variable, its path and what looks at its values.
+
+        Args:
+            variables: What may be looked at on another thread.
+        """
+
+        def look(variable: Any) -> Look:
+            return lambda value: self.accepts(variable, value)
+
+        return {id(v): (path_of(v), look(v)) for v in variables}
+
+    def state_dict(self, model: Any, optimizer: Any = None) -> dict[str, Any]:
+        """Return the constants, as plain data and arrays, by the places of their variables."""
+        watched = _watched(model, optimizer)
+        places = [(i, self._places.get(_key(v))) for i, v in enumerate(watched)]
+        return {str(i): np.packbits(held) for i, held in places if held is not None}
+
+    def load_state_dict(self, state: Any, model: Any, optimizer: Any = None) -> None:
+        """Take what `state_dict` returned, in the place of what was noted in `begin`."""
+        self._places.clear()
+        for i, variable in enumerate(_watched(model, optimizer)):
+            self._seen.setdefault(_key(variable), variable)
+            if (bits := state.get(str(i))) is not None:
+                shape = tuple(variable.shape)
+                found = np.unpackbits(bits, count=int(np.prod(shape))).astype(bool)
+                self._places[_key(variable)] = found.reshape(shape)
+
+    def _first_look(self, variable: Any, value: NDArray[Any]) -> None:
+        self._seen[_key(variable)] = variable
+        if not all_finite(value):
+            self._places[_key(variable)] = ~np.isfinite(value)
+
+
+def _key(variable: Any) -> Any:
+    """Return what tells a variable from others: a Foreign is made anew for each look."""
+    return variable.identity if isinstance(variable, Foreign) else id(variable)
+
+
+def path_of(variable: Any) -> str:
+    """Return what a variable is called."""
+    return str(getattr(variable, "path", variable.name))
+
+
+def _watched(model: Any, optimizer: Any) -> Iterator[Any]:
+    yield from computed_with(model)
+    yield from getattr(optimizer, "variables", ())

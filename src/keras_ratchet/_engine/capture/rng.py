@@ -1,0 +1,48 @@
+"""The host's random number streams: out, and back in."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+
+from keras_ratchet import _backends
+from keras_ratchet._keras.seeds import global_seed_state
+
+
+def capture() -> dict[str, Any]:
+    """Return the state of Python's, NumPy's, Keras's and the backend's global generators."""
+    backend = _backends.current()
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(legacy=False),
+        "backend": backend.rng_state(),
+    }
+    if torch := _backends.torch_loading():  # a DataLoader draws from it on any backend
+        state["torch_data"] = torch.rng_state()
+    seeds = global_seed_state()
+    if seeds is not None:
+        state["keras"] = np.array(backend.view(seeds))
+    return state
+
+
+def restore(state: dict[str, Any], data_streams: bool = True) -> None:
+    """Put the streams back; what the state does not have is left as it is.
+
+    Args:
+        state: What `capture` returned.
+        data_streams: Whether to restore those that data pipelines draw from: not in the middle
+            of an epoch on tensorflow, where the pipeline has already drawn ahead.
+    """
+    backend = _backends.current()
+    if data_streams:
+        random.setstate(state["python"])
+        np.random.set_state(state["numpy"])
+        torch = _backends.torch_loading()
+        if torch is not None and "torch_data" in state:
+            torch.set_rng_state(np.array(state["torch_data"]))
+    backend.set_rng_state(state["backend"])
+    if "keras" in state:
+        seeds = global_seed_state(create=True)
+        backend.assign(seeds, np.asarray(state["keras"]).astype(backend.view(seeds).dtype))

@@ -1,0 +1,308 @@
+"""What each callback has to remember over a restart: Keras's own by explicit lists.
+
+A callback joins in one of four ways:
+
+* it has `state_dict()` and `load_state_dict()` (all of ours do);
+* it is one of Keras's, and listed here;
+* it is a subclass of one of these without a state_dict() of its own: what it adds is kept too;
+* its attributes are plain data (numbers, strings, arrays, containers of them): they are kept as
+  they are, and so are tensors. What has changed and cannot be kept is named in one warning, at
+  the first save or when the first epoch ends.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import json
+import os
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from keras_ratchet._engine.resume.identities import Identity, identity, matched
+from keras_ratchet._engine.resume.state_codec import (
+    RANDOM,
+    encode,
+    owned,
+    random_state,
+    set_random_state,
+)
+from keras_ratchet._engine.resume.tensors import NO_DATA, holds_tensor, plain, thing
+from keras_ratchet._engine.resume.traces import trace_of
+from keras_ratchet.types import Stateful
+
+_C = keras.callbacks
+KERAS_ATTRIBUTES: dict[type, tuple[str, ...]] = {
+    _C.EarlyStopping: ("wait", "stopped_epoch", "best", "best_weights", "best_epoch"),
+    _C.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
+    _C.ModelCheckpoint: (
+        "best",
+        "_current_epoch",
+        "_batches_seen_since_last_saving",
+        "_last_batch_seen",
+    ),
+    _C.TensorBoard: (
+        "_global_train_batch",
+        "_global_test_batch",
+        "_previous_epoch_iterations",
+    ),
+    _C.SwapEMAWeights: ("_ema_weights_in_model",),
+    _C.History: ("history", "epoch"),
+    _C.LearningRateScheduler: (),
+    _C.TerminateOnNaN: (),
+    _C.LambdaCallback: (),
+    _C.RemoteMonitor: (),
+    _C.ProgbarLogger: (),
+    _C.BackupAndRestore: (),
+}
+_OURS_OR_KERAS = ("params", "_model", "validation_data", "model")
+_OURS = "keras_ratchet."
+_ADDED = "attributes of the subclass"  # a key that no attribute can have
+_SMALL_BYTES = 1 << 20
+_HARMLESS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType)
+
+
+class CallbackStates:
+    """The states of a list of callbacks, each under its class and a number.
+
+    `identities` tells callbacks of one class apart where their order or number has changed.
+
+    Of a stranger's plain attributes those are kept that have changed since training began: what
+    its constructor set is the script's to decide.
+
+    Args:
+        callbacks: The callbacks, when training begins and before any state is put back.
+    """
+
+    def __init__(self, callbacks: list[Any]) -> None:
+        self._callbacks = dict(_keyed(callbacks))
+        self._begun = {
+            key: {n: _Begun(v) for n, v in _strange(c).items() if _is_plain(n, v)}
+            for key, c in self._callbacks.items()
+        }
+        self._traces = {key: _traces(c) for key, c in self._callbacks.items()}
+        self.identities = {key: identity(c) for key, c in self._callbacks.items()}
+        self._matched: dict[str, str] | None = None
+
+    def capture(self) -> dict[str, dict[str, Any]]:
+        """Return what each callback has to remember, as plain data."""
+        return {key: self._state_of(key, c) for key, c in self._callbacks.items()}
+
+    def load(
+        self,
+        states: Mapping[str, Mapping[str, Any]],
+        identities: Mapping[str, Identity] | None = None,
+    ) -> list[str]:
+        """Put states back; return the keys of states whose callback is no longer there.
+
+        Args:
+            states: What `capture` returned.
+            identities: The `identities` then; without them callbacks go by their order.
+        """
+        if self._matched is None:
+            known = self.identities if identities is None else identities
+            self._matched = matched(self.identities, {key: known.get(key, {}) for key in states})
+        for key, saved in self._matched.items():
+            callback = self._callbacks[key]
+            for name, begun in self._begun.get(key, {}).items():
+                begun.put_back(callback, name)
+            _load(callback, states[saved])
+        return sorted(set(states) - set(self._matched.values()))
+
+    def lost(self) -> list[str]:
+        """Return `Class.attribute` for what has changed since training began and is not kept."""
+        return [
+            f"{type(callback).__name__}.{name}"
+            for key, callback in self._callbacks.items()
+            for name, trace in _traces(callback).items()
+            if self._traces[key].get(name) != trace
+        ]
+
+    def _state_of(self, key: str, callback: Any) -> dict[str, Any]:
+        begun = self._begun[key]
+        strange = {
+            n: owned(v)
+            for n, v in _strange(callback).items()
+            if _is_plain(n, v) and not (n in begun and begun[n].is_still(v))
+        }
+        if isinstance(callback, Stateful):
+            state = dict(callback.state_dict())
+            state = state if _is_ours(callback) else owned(state)
+        elif isinstance(callback, _C.CSVLogger):
+            state = {"rows": _written(callback), "keys": getattr(callback, "keys", None)}
+        else:
+            listed = [n for n in _listed(callback) if hasattr(callback, n)]
+            return {n: owned(getattr(callback, n)) for n in listed} | strange
+        return {**state, _ADDED: strange} if strange else state
+
+
+class _Begun:
+    """What an attribute was when training began: a digest, and a copy if that costs little."""
+
+    def __init__(self, value: Any) -> None:
+        self._digest, size_bytes = fingerprint(value)
+        self._copied = size_bytes <= _SMALL_BYTES
+        self._value = owned(value) if self._copied else None
+
+    def is_still(self, value: Any) -> bool:
+        return fingerprint(value)[0] == self._digest
+
+    def put_back(self, callback: Any, name: str) -> None:
+        if self._copied and not self.is_still(getattr(callback, name, None)):
+            _put(callback, name, self._value)
+
+
+def _keyed(callbacks: list[Any]) -> Iterator[tuple[str, Any]]:
+    """Yield each callback with its class and a number where a class comes more than once."""
+    count: dict[str, int] = {}
+    for callback in callbacks:
+        name = f"{type(callback).__module__}.{type(callback).__qualname__}"
+        count[name] = count.get(name, 0) + 1
+        yield f"{name}#{count[name]}", callback
+
+
+def _load(callback: Any, state: Mapping[str, Any]) -> None:
+    """Put a state back; it stays as it is when the callback changes what it was given."""
+    added = state.get(_ADDED, {})
+    state = {name: value for name, value in state.items() if name != _ADDED}
+    if isinstance(callback, Stateful):
+        callback.load_state_dict(state if _is_ours(callback) else owned(dict(state)))
+    elif isinstance(callback, _C.CSVLogger):
+        _rewrite(callback, state)
+    else:
+        added = state
+    for name, value in added.items():
+        _put(callback, name, value)
+
+
+def _put(callback: Any, name: str, value: Any) -> None:
+    """Set an attribute; a random generator in place, for others may hold it too."""
+    present = getattr(callback, name, None)
+    if isinstance(value, RANDOM) and isinstance(present, RANDOM):
+        kind, state = random_state(value)
+        if random_state(present)[0] == kind:
+            set_random_state(present, kind, state)
+            return
+    setattr(callback, name, thing(owned(value)))
+
+
+def _is_ours(callback: Any) -> bool:
+    """Say whether a callback's state is known to be made of values that nobody changes later."""
+    return type(callback).__module__.startswith(_OURS)
+
+
+def _strange(callback: Any) -> dict[str, Any]:
+    """Return the attributes that nobody but the callback knows of, with tensors as arrays."""
+    found = _unknown(callback)
+    return {name: _with_arrays(v) if holds_tensor(v) else v for name, v in found.items()}
+
+
+def _with_arrays(value: Any) -> Any:
+    """Return a value with its tensors as marked arrays; as it is if that does not make it plain."""
+    try:
+        data = plain(value, graphs=True)
+        encode(data, {}, "")
+    except NO_DATA:
+        return value
+    return data
+
+
+def _unknown(callback: Any) -> dict[str, Any]:
+    """Return the attributes that nobody but the callback knows of.
+
+    Of a subclass of one that we know (ours, CSVLogger) these are what it adds, unless it says
+    itself what its state is.
+    """
+    kind = type(callback)
+    if kind in KERAS_ATTRIBUTES:
+        return {}
+    if not isinstance(callback, Stateful | _C.CSVLogger):
+        return dict(vars(callback))
+    known = [k for k in kind.__mro__ if k is _C.CSVLogger or k.__module__.startswith(_OURS)]
+    if kind in known or not known or "state_dict" in vars(kind):
+        return {}
+    theirs = set().union(*map(_stored_by, kind.__mro__[kind.__mro__.index(known[0]) :]))
+    return {name: value for name, value in vars(callback).items() if name not in theirs}
+
+
+@functools.cache
+def _stored_by(kind: type) -> frozenset[str]:
+    """Return the names of the attributes that a class's own methods set."""
+    methods = [m for m in vars(kind).values() if isinstance(m, types.FunctionType)]
+    steps = (step for method in methods for step in dis.get_instructions(method))
+    return frozenset(step.argval for step in steps if step.opname == "STORE_ATTR")
+
+
+def _listed(callback: Any) -> tuple[str, ...]:
+    """Return the listed attributes of Keras's class that a callback is, or inherits from."""
+    return next((n for kind, n in KERAS_ATTRIBUTES.items() if isinstance(callback, kind)), ())
+
+
+def fingerprint(value: Any) -> tuple[str, int]:
+    """Return a digest of data, and the size of its arrays, which are read, not copied."""
+    arrays: dict[str, NDArray[Any]] = {}
+    try:
+        text = json.dumps(encode(value, arrays, ""))
+    except (TypeError, ValueError, RecursionError):
+        return "", 0
+    hasher = xxhash.xxh3_128(text.encode())
+    for array in arrays.values():
+        hasher.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
+    return str(hasher.hexdigest()), sum(array.nbytes for array in arrays.values())
+
+
+def _is_plain(name: str, value: Any) -> bool:
+    if name in _OURS_OR_KERAS or isinstance(value, np.memmap):
+        return False
+    try:
+        encode(value, {}, name)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _traces(callback: Any) -> dict[str, Any]:
+    """Return, for attributes that cannot be kept, what is not the same when they have changed."""
+    return {
+        name: trace_of(value)
+        for name, value in _strange(callback).items()
+        if not _is_plain(name, value) and not _harmless(name, value)
+    }
+
+
+def _harmless(name: str, value: Any) -> bool:
+    """Say whether an attribute is no state: a function, a class, a file, a part of the model."""
+    if name in _OURS_OR_KERAS or isinstance(value, type | np.memmap):
+        return True
+    parts = (keras.layers.Layer, keras.optimizers.Optimizer, _C.Callback)
+    return isinstance(value, (*_HARMLESS, *parts))
+
+
+def _written(logger: Any) -> str:
+    """Return what a CSVLogger has written so far."""
+    file = getattr(logger, "csv_file", None)
+    if file is not None and not file.closed:
+        file.flush()
+    if not os.path.exists(logger.filename):
+        return ""
+    with open(logger.filename, encoding="utf-8", newline="") as text:
+        return text.read()
+
+
+def _rewrite(logger: Any, state: Mapping[str, Any]) -> None:
+    """Give a CSVLogger's file the content of that moment, and let it go on behind it."""
+    file = getattr(logger, "csv_file", None)
+    if file is not None and not file.closed:
+        file.close()
+    with open(logger.filename, "w", encoding="utf-8", newline="") as text:
+        text.write(state["rows"])
+    logger.csv_file = open(logger.filename, "a", encoding="utf-8", newline="")  # noqa: SIM115
+    logger.keys = state["keys"]
+    logger.writer = None
+    logger.append_header = not state["rows"]

@@ -1,0 +1,177 @@
+"""Where the data stands: what a source has to remember, and the steps to skip.
+
+Every source is brought back to the begin of the epoch, and the batches that were done are then
+drawn and thrown away. What a source needs for that differs (docs/resume.md has the table):
+arrays need the host's random streams only; tf.data as many iterators made as before; an iterator
+that lives over epochs an object that owns it (`keras_ratchet.data.resumable`). For all of them,
+and for the validation data likewise, what is reachable and has changed is kept (`data_states`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from keras_ratchet._engine.resume.array_digest import digest_of
+from keras_ratchet._engine.resume.data_source import SourceState
+from keras_ratchet._engine.resume.data_states import DataStates
+from keras_ratchet._keras import data_adapters, validation_data
+
+
+class DataCursor:
+    """Takes the state of a `fit`'s data at the begin of an epoch, and puts it back.
+
+    Args:
+        iterator: The `EpochIterator` of `fit`, or None in a custom loop.
+        data: The data set, where the user named it.
+        model: The model, whose variables somebody else keeps.
+    """
+
+    def __init__(self, iterator: Any, data: Any = None, model: Any = None) -> None:
+        self._iterator = iterator
+        self.kind, found = data_adapters.data_source(iterator)
+        self.source = found if data is None else data
+        if self.kind == "loop" and hasattr(data, "batch_sampler"):
+            self.kind = "torch_loader"
+        self._train = SourceState(self.kind, self.source)
+        self._fit = validation_data.of_fit()
+        self._validation: SourceState | None = None
+        if self._fit is not None:
+            kind = validation_data.kind_of(self._fit.x)
+            steps = self._fit.arguments["steps_per_epoch"]
+            self._validation = SourceState(kind, self._fit.x, True, steps)
+        self._states = DataStates(self._roots(), list(getattr(model, "variables", ())))
+        self._epochs = self._validations = 0
+        self._watches: bool | None = None
+        self._arrays = ""
+
+    def _roots(self) -> dict[str, Any]:
+        """Return what to look into, by a name for people."""
+        roots = {}
+        for state, words in ((self._train, ""), (self._validation, "validation ")):
+            if state is not None and state.kind != "array" and not state.is_stateful:
+                roots[words + type(state.source).__name__] = state.source
+        return roots
+
+    def facts(self) -> dict[str, Any]:
+        """Return what has to be the same when training goes on."""
+        adapter = getattr(self._iterator, "data_adapter", None)
+        return {
+            "data": self.kind,
+            "batch_size": getattr(adapter, "batch_size", None),
+            "batches_per_epoch": getattr(self._iterator, "steps_per_epoch", None)
+            or getattr(adapter, "num_batches", None),
+        }
+
+    def completed(self, batch: int) -> int:
+        """Return how many batches are done at the end of the step that `fit` counts as `batch`.
+
+        Where several are done at once, the last step of an epoch may hold fewer than it counts.
+        """
+        return min(batch + 1, getattr(self._iterator, "num_batches", None) or batch + 1)
+
+    def epoch_begins(self) -> None:
+        """Before the first epoch here, look at what cannot be kept: does the epoch change it?"""
+        if self._watches is None:
+            self._states.watch()
+            self._arrays = digest_of(data_adapters.arrays_of(self._iterator))
+            self._watches = True
+
+    def epoch_has_ended(self, epoch: int) -> dict[str, bool]:
+        """Count an epoch and its validation; after the first one return what it has lost.
+
+        With each name goes whether these are rows that the user may have shuffled.
+        """
+        self._epochs += 1
+        self._validations += self._fit is not None and self._fit.follows(epoch)
+        lost = self._states.lost() if self._watches else {}
+        if self._watches and self._arrays != digest_of(data_adapters.arrays_of(self._iterator)):
+            lost["the arrays given to fit"] = True
+        self._watches = False
+        return lost
+
+    def capture(self) -> dict[str, Any]:
+        """Return the sources' state; call it between two epochs."""
+        return {
+            "batches": getattr(self._iterator, "num_batches", None),
+            "passes": data_adapters.passes(self._iterator),
+            "epochs": self._epochs,
+            "validations": self._validations,
+            "reached": self._states.capture(),
+            "validation": self._validation.capture() if self._validation is not None else {},
+            **self._train.capture(),
+        }
+
+    def capture_at(self, batch: int, begin: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the sources' state in the middle of an epoch.
+
+        Args:
+            batch: Batches of the epoch that are done.
+            begin: What `capture` returned when the epoch began.
+        """
+        return {**begin, **self._train.capture_at(batch)}
+
+    def restore(self, state: Mapping[str, Any], epoch: int, batch: int = 0) -> None:
+        """Bring the sources to the begin of an epoch; the batches that are done will be skipped.
+
+        Args:
+            state: What `capture` or `capture_at` returned.
+            epoch: Index of the epoch.
+            batch: Batches of the epoch that are done.
+        """
+        self._epochs = state.get("epochs", epoch)
+        self._validations = state.get("validations", 0)
+        self._train.restore(state, batch)
+        self._restore_validation(state)
+        if self.kind == "tf_dataset":
+            data_adapters.advance_dataset(
+                self._iterator, self.source, self._epochs, state.get("batches")
+            )
+        self._states.load(state.get("reached", {}))  # to make iterators may have changed it
+        if state.get("passes") is not None:
+            data_adapters.set_passes(self._iterator, state["passes"])
+        if state.get("batches") is not None:
+            data_adapters.set_num_batches(self._iterator, state["batches"])
+
+    def _restore_validation(self, state: Mapping[str, Any]) -> None:
+        if self._fit is None or self._validation is None or self._iterator is None:
+            return
+        if self._validations:
+            iterator = self._fit.iterator(self._iterator)
+            if self._validation.kind == "tf_dataset":
+                validation_data.advance(iterator, self._validation.source, self._validations)
+            if getattr(self._validation.source, "persistent_workers", False):
+                iter(self._validation.source)  # only the first iterator of all draws a seed
+        self._validation.restore(state.get("validation", {}), 0)
+
+    def complaints(self) -> list[str]:
+        """Return, for what cannot be resumed exactly, the reason and the cure."""
+        found = []
+        if self._partial_epochs():
+            found.append(
+                "steps_per_epoch cuts the data into epochs that are no whole pass. Wrap it: "
+                "keras_ratchet.data.resumable(...)."
+            )
+        elif complaint := self._train.complaint():
+            found.append(complaint)
+        elif self.kind == "array" and data_adapters.draws_unseeded(self._iterator):
+            found.append(
+                "TensorFlow shuffles arrays by a seed of its own, which nobody can read. Call "
+                "keras.utils.set_random_seed(...) first, or use keras_ratchet.data."
+                "ResumableDataset."
+            )
+        if self._validation is not None and not self._validates_in_order():
+            complaint = self._validation.complaint()
+            found += [f"Validation: {complaint}"] if complaint else []
+        return found
+
+    def _validates_in_order(self) -> bool:
+        """Say whether a DataLoader with workers that live on has an order of no state."""
+        assert self._validation is not None
+        sampler = getattr(self._validation.source, "sampler", None)
+        return type(sampler).__name__ == "SequentialSampler"
+
+    def _partial_epochs(self) -> bool:
+        steps = getattr(self._iterator, "steps_per_epoch", None)
+        whole = getattr(getattr(self._iterator, "data_adapter", None), "num_batches", None)
+        return bool(steps) and steps != whole

@@ -1,0 +1,390 @@
+"""One training that can be cut anywhere: captured, compared, restored."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+from numpy.typing import NDArray
+
+from keras_ratchet import _backends
+from keras_ratchet._engine.capture import building, optimizers, rng
+from keras_ratchet._engine.capture.extra_state import EXTRA, named_extras, restore_extras
+from keras_ratchet._engine.capture.reach import reach
+from keras_ratchet._engine.capture.trainable import FlagsWatch
+from keras_ratchet._engine.capture.variable_names import Places
+from keras_ratchet._engine.resume.arguments import RATE, arguments_of, changes, rate_differs
+from keras_ratchet._engine.resume.callback_states import CallbackStates
+from keras_ratchet._engine.resume.comparison import differences, facts_of, other_backend
+from keras_ratchet._engine.resume.data_cursor import DataCursor
+from keras_ratchet._engine.resume.snapshot_store import SnapshotStore
+from keras_ratchet._engine.resume.stages import Stage
+from keras_ratchet._engine.resume.train_state import (
+    TrainState,
+    capture_variables,
+    hold_variables,
+    restore_variables,
+    shape_differences,
+)
+from keras_ratchet._engine.resume.unkept import Unkept
+from keras_ratchet._keras import data_adapters, fit
+from keras_ratchet._keras.fit import step_result
+from keras_ratchet._warn import warn
+from keras_ratchet.errors import ResumeError
+from keras_ratchet.types import Position
+
+_log = logging.getLogger("keras_ratchet")
+
+
+@dataclass(frozen=True, slots=True)
+class BeforeValidation:
+    """The metrics of an epoch whose batches are all done, and the random streams then.
+
+    `fit` has drawn the next epoch's iterator by now, so these streams belong to the begin of the
+    validation and not to the end of the last batch.
+    """
+
+    metrics: Mapping[str, NDArray[Any]]
+    streams: dict[str, Any]
+
+    def put_into(self, state: TrainState) -> None:
+        """Make a state that was taken in validation one of the validation's begin."""
+        state.variables |= self.metrics
+        state.rng = self.streams
+        state.facts["in_validation"] = True
+
+
+@dataclass(slots=True)
+class Resumer:
+    """Takes the state of one training apart from how its loop is driven.
+
+    Args:
+        backups: Where the snapshots are.
+        callbacks: The states of the callbacks.
+        cursor: The data.
+        optimizer: The torch optimizer of a hand-written loop, if it has one.
+
+    Attributes:
+        state: What training goes on from, if it does.
+        unkept: The model's attributes, and what of it cannot be kept.
+        pending: Names of variables of that state which only the first step can make.
+        places: The names of the model's variables.
+        flags: What is trainable.
+    """
+
+    backups: SnapshotStore
+    callbacks: CallbackStates
+    cursor: DataCursor
+    optimizer: Any = None
+    state: TrainState | None = None
+    unkept: Unkept | None = None
+    pending: list[str] = field(default_factory=list)
+    places: Places = field(default_factory=Places)
+    flags: FlagsWatch = field(default_factory=FlagsWatch)
+    _in_first_epoch: bool = False
+    stage: Stage = field(init=False)
+    script_sets_rate: bool = False
+    _script: dict[str, Any] = field(default_factory=dict)
+    _new_rate: float | None = None
+    _began: float = field(default_factory=time.monotonic)
+    _elapsed_before_s: float = 0.0
+    _epoch_rng: dict[str, Any] = field(default_factory=dict)
+    _epoch_cursor: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of training, those of earlier runs included."""
+        return self._elapsed_before_s + time.monotonic() - self._began
+
+    def find(self, model: Any, epochs: int | None) -> TrainState | None:
+        """Return the state to go on from, compared with this training, or None.
+
+        A training that had run all its epochs goes on if there are more of them now; one that
+        was stopped early does not.
+
+        Where this run was finished before the interruption, nothing is left to go on from, and
+        `stage.is_done` says so; the model then holds what the snapshot has.
+
+        Raises:
+            CorruptError: If there are snapshots and none of them verifies.
+            ResumeError: If it belongs to another training; nothing has been changed.
+        """
+        self.flags.begin(model, self.places)
+        self._script = arguments_of(model)
+        stage = self.stage = Stage(model, self.backups.directory, (fit.first_epoch(), epochs))
+        found = self.backups.newest(lambda s: not stage.is_number_of(s) or _is_over(s, epochs))
+        if found is None:
+            return None
+        state, path = found
+        standing = stage.standing(state)
+        if standing == "done":
+            self._put_back_if_it_fits(model, state)
+        if standing != "mine":
+            return None
+        building.build_optimizers(model, self.places, state.built_for)
+        here = differences(model, self.places.variables(model), state, facts_of(model, self.cursor))
+        if here.fatal:
+            raise ResumeError(
+                f"The training saved in {path!r} is not this one: {'; '.join(here.fatal)}. Nothing "
+                f"was changed. Give this training a directory of its own, or delete that one."
+            )
+        mild = [*here.mild, *self.flags.differences(state.trainable)]
+        mild += self._compare_script(state.facts.get("script", {}))
+        if mild:
+            warn(f"Going on from {path!r} although this differs: {'; '.join(mild)}.")
+        self.state, self.pending = state, here.pending
+        self._elapsed_before_s = state.elapsed_s
+        self.backups.note("resume", name=os.path.basename(path), epoch=state.position.epoch)
+        _log.warning(
+            "resuming from %s: %d epochs and %d batches are done",
+            path,
+            state.position.epoch,
+            state.position.batch,
+        )
+        return state
+
+    def _compare_script(self, saved: dict[str, Any]) -> list[str]:
+        """Return how the script differs from the one that was saved, and settle whose rate counts.
+
+        The saved one is noted again, so that the next resume tells of it too.
+        """
+        found = changes(saved, self._script)
+        if self.script_sets_rate and saved and saved["steps"] != self._script["steps"]:
+            return [
+                "learning_rate='script' cannot be heeded, since the optimizer has made steps "
+                "before this fit and no longer tells what the script says; the saved rate goes on"
+            ]
+        if not rate_differs(saved, self._script):
+            return found
+        rates = self._script["optimizer"]
+        if self.script_sets_rate:
+            self._new_rate = rates[RATE]
+            _log.warning("%s, as learning_rate='script' asks for", found[0])
+            return found[1:]
+        rates[RATE] = saved["optimizer"][RATE]
+        which = f"{found[0]} (going on from the saved one; learning_rate='script' takes the other)"
+        return [which, *found[1:]]
+
+    def _put_back_if_it_fits(self, model: Any, state: TrainState) -> None:
+        """Let the model hold what a run had ended with that is not to be run again."""
+        building.build_optimizers(model, self.places, state.built_for)
+        named = self.places.variables(model)
+        lacking = [n for n in state.variables if n.startswith("model/") and n not in named]
+        if not lacking and not shape_differences(named, state.variables):
+            restore_variables(named, state.variables)
+            optimizers.put_torch_states(model, state.torch_optimizers)
+
+    def put_back(self, model: Any) -> None:
+        """Restore variables, optimizers, what is trainable, and callbacks."""
+        if self.state is None:
+            return
+        building.build_optimizers(model, self.places, self.state.built_for)
+        restore_variables(self.places.variables(model), self.state.variables)
+        restore_extras(model, self.state.variables)
+        if self.unkept is not None:
+            self.unkept.attributes.restore(model, self.state.attributes)
+        self.flags.put_back(model, self.places, self.state.trainable)
+        optimizers.put_torch_states(model, self.state.torch_optimizers)
+        if self._new_rate is not None:
+            model.optimizer.learning_rate = self._new_rate
+        self.callbacks.load(self.state.callbacks, self.state.facts.get("identities"))
+        if self.optimizer is not None and "optimizer" in self.state.loop:
+            self.optimizer.load_state_dict(_backends.torch_tensors(self.state.loop["optimizer"]))
+
+    def require(self, in_fit: bool, skips: bool, is_over: bool) -> None:
+        """Refuse to go on where the loop cannot.
+
+        Args:
+            in_fit: Whether it is that of `fit`.
+            skips: Whether it can skip batches.
+            is_over: Whether it will take no step.
+
+        Raises:
+            ResumeError: If batches have to be skipped, or variables are missing that no step will
+                have made before they are needed.
+        """
+        assert self.state is not None
+        if self.state.position.batch and not skips:
+            raise ResumeError(
+                "The snapshot is from the middle of an epoch, and only `fit` can skip batches. "
+                "In a loop of your own use keras_ratchet.Run, or save_freq='epoch'."
+            )
+        if self.pending and (self.in_validation or is_over or not in_fit):
+            raise ResumeError(
+                f"{len(self.pending)} variables were saved that this model does not have yet, such "
+                f"as {self.pending[0]!r}, and no step makes them in time. {building.CURE}."
+            )
+
+    def before_step(self, model: Any, first: bool) -> None:
+        """Note what the next step is traced with; let the first one make what is pending.
+
+        It begins from the values of now: callbacks may have set some since the state was put back
+        (the learning rate, for one).
+
+        Args:
+            model: The model.
+            first: Whether it is the first step after a resume, and `fit` takes it.
+        """
+        self.flags.epoch_begins(model, self.places)
+        self._in_first_epoch = first
+        if not first:
+            return
+        assert self.state is not None
+        if self.state.position.epoch or self.state.position.batch:
+            self.flags.trace_as_before(model, self.places, self.state.trainable)
+        named = self.places.variables(model)
+        mid_epoch = self.state.position.batch > 0
+        needed = (n for n in self.state.variables if mid_epoch or not n.startswith("metrics/"))
+        known = named | named_extras(model)
+        self.pending = [n for n in needed if n not in known and not n.startswith(EXTRA)]
+        if self.pending:
+            building.step_twice(
+                model, lambda: self._values_now(model), lambda values: self._complete(model, values)
+            )
+
+    def _values_now(self, model: Any) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        known = self.places.variables(model) | named_extras(model)
+        return capture_variables(known), optimizers.torch_states(model)
+
+    def _complete(self, model: Any, values: tuple[dict[str, NDArray[Any]], dict[str, Any]]) -> None:
+        assert self.state is not None
+        named = self.places.variables(model)
+        if lost := [name for name in self.pending if name not in named]:
+            raise ResumeError(
+                f"The first step has not made {lost[0]!r} ({len(lost)} variables in all), which "
+                f"was saved. {building.CURE}."
+            )
+        saved = self.state.variables
+        if not self._in_first_epoch or not self.state.position.batch:
+            model.reset_metrics()  # this step is the first one of its epoch
+            saved = {n: v for n, v in saved.items() if not n.startswith("metrics/")}
+        restore_variables(named, {**saved, **values[0]})
+        restore_extras(model, {**saved, **values[0]})
+        optimizers.put_torch_states(model, {**self.state.torch_optimizers, **values[1]})
+        self.pending = []
+
+    def begin_first_epoch(self) -> None:
+        """Bring data and random streams to the begin of the epoch that is to go on."""
+        assert self.state is not None
+        state = self.state
+        self.cursor.restore(state.cursor, state.position.epoch, state.position.batch)
+        self._epoch_rng, self._epoch_cursor = self._streams(state.epoch_rng), state.cursor
+        rng.restore(self._epoch_rng)
+
+    def go_on_in_epoch(self) -> None:
+        """Set the random streams to where they were at the batch, or at the validation's begin."""
+        assert self.state is not None
+        in_batches = self.state.position.batch > 0 and not self.in_validation
+        drawn_ahead = in_batches and keras.backend.backend() == "tensorflow"
+        rng.restore(self._streams(self.state.rng), data_streams=not drawn_ahead)
+
+    @property
+    def in_validation(self) -> bool:
+        """Whether the state was saved when all batches of the epoch were done."""
+        return self.state is not None and bool(self.state.facts.get("in_validation"))
+
+    def begin_epoch(self) -> None:
+        """Note the streams and the data's state, for saves in the middle of the epoch."""
+        self._epoch_rng = rng.capture()
+        self._epoch_cursor = self.cursor.capture()
+
+    def before_validation(self, model: Any) -> BeforeValidation:
+        """Return copies of what a validation changes."""
+        metrics = self.places.variables(model, ("metrics",))
+        return BeforeValidation(capture_variables(metrics), rng.capture())
+
+    def capture(
+        self, model: Any, position: Position, logs: Mapping[str, float], lasting: bool = False
+    ) -> TrainState:
+        """Return the state of this moment.
+
+        Args:
+            model: The model.
+            position: What is done.
+            logs: Of the last step.
+            lasting: Whether training goes on before the state is written.
+        """
+        now = rng.capture()
+        whole = position.batch == 0
+        found = reach(model)
+        at_places = self.places.variables(model)
+        named = at_places | named_extras(model, found)
+        return TrainState(
+            position=position,
+            variables={},
+            held=hold_variables(named, self.backups.holder, lasting),
+            rng=now,
+            epoch_rng=now if whole else self._epoch_rng,
+            callbacks=self.callbacks.capture(),
+            cursor=self._cursor_at(position.batch),
+            loop=self._loop(),
+            logs=dict(logs),
+            facts=self._facts(model),
+            torch_optimizers=optimizers.torch_states(model),
+            built_for=building.built_for(model, at_places),
+            trainable=self.flags.state(model, self.places, at_places),
+            attributes={} if self.unkept is None else self.unkept.look(model, position, found),
+            elapsed_s=self.elapsed_s,
+        )
+
+    def _facts(self, model: Any) -> dict[str, Any]:
+        return facts_of(model, self.cursor) | {
+            "complete": building.is_complete(model),
+            "stage": self.stage.facts(),
+            "identities": self.callbacks.identities,
+            "script": self._script,
+        }
+
+    def _loop(self) -> dict[str, Any]:
+        if self.optimizer is None:
+            return {}
+        return {"optimizer": _backends.torch_plain(self.optimizer.state_dict())}
+
+    def _cursor_at(self, batch: int) -> dict[str, Any]:
+        if batch == 0:
+            return self.cursor.capture()
+        return self.cursor.capture_at(batch, self._epoch_cursor)
+
+    def _streams(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return streams for this backend; those that the other backend had not go on."""
+        assert self.state is not None
+        if not other_backend(self.state):
+            return state
+        return {**state, "backend": {}}
+
+
+def _is_over(state: TrainState, epochs: int | None) -> bool:
+    """Say whether a state may be gone on from: a finished one only if nothing is left to do."""
+    if state.finished != "all epochs":
+        return True
+    return epochs is None or epochs <= (state.facts.get("epochs") or 0)
+
+
+def skipping(
+    model: Any, batches: int, logs: Mapping[str, float], at_end: Callable[[], None]
+) -> None:
+    """Let `fit` draw and throw away the first batches of an epoch.
+
+    Args:
+        model: The model whose `train_function` stands aside meanwhile.
+        batches: How many.
+        logs: What each of these steps returns.
+        at_end: Called when the last one has been drawn.
+    """
+    original = model.train_function
+    done = 0
+
+    def skip(*arguments: Any) -> Any:
+        nonlocal done
+        done += data_adapters.draw(model, arguments)
+        if done >= batches:
+            model.train_function = original
+            at_end()
+        return step_result(arguments, dict(logs))
+
+    model.train_function = skip

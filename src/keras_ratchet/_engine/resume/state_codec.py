@@ -1,0 +1,199 @@
+"""Python data as JSON plus arrays, and back: what a state may be made of. Never pickle.
+
+Kept exactly: None, bool, int, float (NaN and infinities too), str, bytes, NumPy arrays and
+scalars, dates, times and paths, Python's and NumPy's random generators, and lists, tuples, sets,
+deques and dicts (with any of these as keys) of them.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import math
+import pathlib
+import random
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, timedelta, timezone
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_ratchet._formats.safetensors import can_hold
+
+_TAG = "$"
+_BIT_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
+_MOMENTS: dict[str, Callable[[Any], Any]] = {
+    "path": pathlib.Path,
+    "timedelta": lambda parts: timedelta(*parts),
+    "date": date.fromisoformat,
+    "datetime": datetime.fromisoformat,
+}
+RANDOM = (random.Random, np.random.RandomState, np.random.Generator)
+
+
+def encode(value: Any, arrays: dict[str, NDArray[Any]], path: str) -> Any:
+    """Return data for strict JSON; arrays go into `arrays` under names that begin with `path`.
+
+    Arrays are not copied.
+
+    Raises:
+        TypeError: If the value is none of the kinds that are kept; the message names its place.
+    """
+    if isinstance(value, np.ndarray | np.generic) and not isinstance(value, np.ma.MaskedArray):
+        return _encode_array(value, arrays, path)
+    if value is None or isinstance(value, bool | str) or type(value) is int:
+        return value
+    if type(value) is float:
+        return value if math.isfinite(value) else {_TAG: "float", "value": str(value)}
+    if isinstance(value, RANDOM):
+        return {_TAG: "random", "value": encode(random_state(value), arrays, path)}
+    if type(value) is bytes:
+        return {_TAG: "bytes", "value": base64.b64encode(value).decode()}
+    if type(value) is dict:
+        return _encode_dict(value, arrays, path)
+    if type(value) in (list, tuple, set, frozenset, deque):
+        return _encode_sequence(value, arrays, path)
+    if isinstance(value, date | timedelta | pathlib.Path):
+        return _encode_moment(value, path)
+    raise TypeError(f"{path} is a {type(value).__name__}, which cannot be saved")
+
+
+def _encode_array(value: Any, arrays: dict[str, NDArray[Any]], path: str) -> Any:
+    kind = "scalar" if isinstance(value, np.generic) else "array"
+    if can_hold(value.dtype):
+        while path in arrays:  # keys with a "/" in them may lead to a path twice
+            path += "~"
+        arrays[path] = np.asarray(value)
+        return {_TAG: kind, "value": path}
+    described = np.lib.format.dtype_to_descr(value.dtype)
+    if value.dtype.hasobject or np.lib.format.descr_to_dtype(described) != value.dtype:
+        raise TypeError(f"{path} is an array of {value.dtype}, which cannot be saved")
+    raw = [described, list(value.shape), value.tobytes()]
+    return {_TAG: f"raw {kind}", "value": encode(raw, arrays, path)}
+
+
+def _encode_dict(value: dict[Any, Any], arrays: dict[str, NDArray[Any]], path: str) -> Any:
+    if all(type(key) is str for key in value) and _TAG not in value:
+        return {key: encode(inner, arrays, f"{path}/{key}") for key, inner in value.items()}
+    pairs = [
+        [encode(key, arrays, f"{path}/k{i}"), encode(inner, arrays, f"{path}/v{i}")]
+        for i, (key, inner) in enumerate(value.items())
+    ]
+    return {_TAG: "dict", "value": pairs}
+
+
+def _encode_sequence(value: Any, arrays: dict[str, NDArray[Any]], path: str) -> Any:
+    items = [encode(inner, arrays, f"{path}/{i}") for i, inner in enumerate(value)]
+    if type(value) is list:
+        return items
+    tagged: dict[str, Any] = {_TAG: type(value).__name__, "value": items}
+    if isinstance(value, deque):
+        tagged["maxlen"] = value.maxlen
+    return tagged
+
+
+def _encode_moment(value: Any, path: str) -> dict[str, Any]:
+    """Return a path, or the kinds of dates whose text says all of them."""
+    zone = getattr(value, "tzinfo", None)
+    if isinstance(value, pathlib.Path):
+        return {_TAG: "path", "value": str(value)}
+    if type(value) is timedelta:
+        return {_TAG: "timedelta", "value": [value.days, value.seconds, value.microseconds]}
+    if type(value) in (date, datetime) and (zone is None or type(zone) is timezone):
+        return {_TAG: type(value).__name__, "value": value.isoformat()}
+    raise TypeError(f"{path} is a {type(value).__name__}, which cannot be saved")
+
+
+def decode(data: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
+    """Return the value that `encode` described.
+
+    Raises:
+        ValueError: If the data is not what `encode` gives.
+    """
+    if isinstance(data, list):
+        return [decode(inner, arrays) for inner in data]
+    if not isinstance(data, dict):
+        return data
+    if _TAG not in data:
+        return {key: decode(inner, arrays) for key, inner in data.items()}
+    kind, value = data[_TAG], data["value"]
+    if kind == "float":
+        return float(value)
+    if kind in ("array", "scalar"):
+        return np.array(arrays[value]) if kind == "array" else arrays[value][()]
+    if kind in ("raw array", "raw scalar"):
+        return _decode_raw(decode(value, arrays), kind == "raw scalar")
+    if kind == "random":
+        return _random(*decode(value, arrays))
+    if kind == "bytes":
+        return base64.b64decode(value, validate=True)
+    if kind in _MOMENTS:
+        return _MOMENTS[kind](value)
+    if kind == "dict":
+        return {decode(key, arrays): decode(inner, arrays) for key, inner in value}
+    if kind == "deque":
+        return deque((decode(inner, arrays) for inner in value), data["maxlen"])
+    makers: dict[str, Any] = {"tuple": tuple, "set": set, "frozenset": frozenset}
+    if kind not in makers:
+        raise ValueError(f"{kind!r} is no kind of data that a state is made of")
+    return makers[kind](decode(inner, arrays) for inner in value)
+
+
+def _decode_raw(raw: list[Any], scalar: bool) -> Any:
+    dtype = np.lib.format.descr_to_dtype(raw[0])
+    if dtype.hasobject:
+        raise ValueError("arrays of Python objects are no data that a state is made of")
+    array = np.zeros(raw[1], dtype)
+    if dtype.itemsize and array.size:  # numpy's empty string has no bytes
+        array[...] = np.frombuffer(raw[2], dtype).reshape(raw[1])
+    return array[()] if scalar else array
+
+
+def random_state(generator: Any) -> tuple[str, Any]:
+    """Return the kind of a random generator, and its state."""
+    if isinstance(generator, random.Random):
+        return "python", generator.getstate()
+    if isinstance(generator, np.random.RandomState):
+        return "legacy", generator.get_state(legacy=False)
+    state = generator.bit_generator.state
+    return str(state["bit_generator"]), state
+
+
+def set_random_state(generator: Any, kind: str, state: Any) -> None:
+    """Set a random generator of the right kind to a state."""
+    if kind == "python":
+        generator.setstate(state)
+    elif kind == "legacy":
+        generator.set_state(state)
+    else:
+        generator.bit_generator.state = state
+
+
+def owned(value: Any) -> Any:
+    """Return a copy of data that later training does not change."""
+    if isinstance(value, np.ndarray):
+        return np.array(value)
+    if isinstance(value, dict):
+        return {key: owned(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [owned(inner) for inner in value]
+    if isinstance(value, date | timedelta | pathlib.Path):
+        return value
+    if hasattr(value, "shape") and not isinstance(value, np.generic):
+        return np.array(keras.ops.convert_to_numpy(value))
+    return copy.deepcopy(value)
+
+
+def _random(kind: str, state: Any) -> Any:
+    generator: Any
+    if kind in ("python", "legacy"):
+        generator = random.Random() if kind == "python" else np.random.RandomState()
+    elif kind in _BIT_GENERATORS:
+        generator = np.random.Generator(getattr(np.random, kind)())
+    else:
+        raise ValueError(f"{kind!r} is no kind of random generator that a state is made of")
+    set_random_state(generator, kind, state)
+    return generator

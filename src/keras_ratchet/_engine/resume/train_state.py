@@ -1,0 +1,152 @@
+"""TrainState: everything that an exact resume needs, taken out of a training and put back.
+
+| part | what | where it is put back |
+|---|---|---|
+| `model/*` | trainable and other variables of the model, SeedGenerators among them | train begin |
+| `optimizer/*` | slots, iterations, rates, averages, loss scale of all optimizers | train begin |
+| `torch_optimizers` | those of torch in the model's attributes | train begin |
+| `built_for` | for which variables each optimizer was built, in its order | train begin |
+| `metrics/*` | running sums of the metrics | first epoch's begin, after Keras's reset |
+| `trainable` | which layers and variables are trainable, at three moments | see `trainable.py` |
+| `extra/*` | state of the model that is no Keras variable of its own | train begin |
+| `attributes` | plain attributes of the model and its layers that have changed | train begin |
+| `rng` | streams now: Python, NumPy, the backend, Keras's global seeds | see `epoch_rng` |
+| `epoch_rng` | the same at the begin of the epoch | first epoch's begin; `rng` at its batch |
+| `callbacks` | states of all callbacks, History included | train begin and first epoch's begin |
+| `loop` | what a hand-written loop adds: its torch optimizer | train begin |
+| `cursor` | state of data sources that have one | first epoch's begin |
+| `logs` | the last batch's logs | returned by the skipped steps |
+
+Variables are named by place (see `places.py`): their own names differ between two builds of one
+model, and their order changes with what is trainable. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_ratchet import _backends
+from keras_ratchet._engine.capture.variable_buffers import VariableBuffers
+from keras_ratchet._engine.resume.state_codec import decode, encode
+from keras_ratchet.errors import LoadError, ResumeError
+from keras_ratchet.types import Position
+
+_PARTS = (
+    *("rng", "epoch_rng", "callbacks", "cursor", "loop", "logs", "facts"),
+    *("torch_optimizers", "built_for", "trainable", "attributes"),
+)
+
+
+@dataclass(slots=True)
+class TrainState:
+    """One moment of a training, as arrays and plain data.
+
+    Until `settle` the variables may be held where they are cheapest to hold.
+    """
+
+    position: Position
+    variables: dict[str, NDArray[Any]]
+    rng: dict[str, Any] = field(default_factory=dict)
+    epoch_rng: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    cursor: dict[str, Any] = field(default_factory=dict)
+    loop: dict[str, Any] = field(default_factory=dict)
+    logs: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    torch_optimizers: dict[str, Any] = field(default_factory=dict)
+    built_for: dict[str, list[str]] = field(default_factory=dict)
+    trainable: dict[str, Any] = field(default_factory=dict)
+    attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    elapsed_s: float = 0.0
+    finished: str = ""
+    held: Callable[[], Mapping[str, NDArray[Any]]] | None = None
+
+    def settle(self) -> None:
+        """Take the values that are held; those that were put in by hand stay."""
+        if self.held is not None:
+            self.variables = {**self.held(), **self.variables}
+            self.held = None
+
+    def pack(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Return the state as data for strict JSON and named arrays."""
+        arrays = dict(self.variables)
+        data = {
+            "position": asdict(self.position),
+            "elapsed_s": self.elapsed_s,
+            "finished": self.finished,
+            "variables": list(self.variables),
+        }
+        for part in _PARTS:
+            data[part] = encode(getattr(self, part), arrays, part)
+        return data, arrays
+
+    @classmethod
+    def unpack(cls, data: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> TrainState:
+        """Return the state that `pack` described.
+
+        Raises:
+            LoadError: If the data is of another shape.
+        """
+        try:
+            decoded = {part: decode(data.get(part, {}), arrays) for part in _PARTS}
+            return cls(
+                position=Position(**data["position"]),
+                variables={name: arrays[name] for name in data["variables"]},
+                elapsed_s=float(data["elapsed_s"]),
+                finished=str(data["finished"]),
+                **decoded,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise LoadError(f"the training state cannot be read: {error!r}") from error
+
+
+def hold_variables(
+    named: Mapping[str, Any], holder: VariableBuffers, lasting: bool
+) -> Callable[[], Mapping[str, NDArray[Any]]]:
+    """Take the values of variables; return what gives them by name.
+
+    Args:
+        named: The variables, by name.
+        holder: How they are taken.
+        lasting: Whether training goes on before they are asked for.
+    """
+    names = list(named)
+    values = holder.hold(list(named.values()), lasting)
+    return lambda: dict(zip(names, values.arrays(), strict=True))
+
+
+def capture_variables(named: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Return owned copies of the values of variables, by name."""
+    backend = _backends.current()
+    return {name: np.array(backend.view(variable)) for name, variable in named.items()}
+
+
+def restore_variables(named: Mapping[str, Any], saved: Mapping[str, NDArray[Any]]) -> None:
+    """Put back the values of all variables that were saved.
+
+    Raises:
+        ResumeError: If a shape differs; then no variable has been touched.
+    """
+    if problems := shape_differences(named, saved):
+        raise ResumeError("; ".join(problems))
+    backend = _backends.current()
+    for name, variable in named.items():
+        if name in saved:
+            value = saved[name]
+            dtype = backend.view(variable).dtype
+            backend.assign(variable, value if value.dtype == dtype else value.astype(dtype))
+
+
+def shape_differences(named: Mapping[str, Any], saved: Mapping[str, NDArray[Any]]) -> list[str]:
+    """Return a sentence for each variable that has another shape than the one that was saved."""
+    return [
+        f"{name} ({getattr(variable, 'path', variable.name)}) has shape {tuple(variable.shape)}, "
+        f"and {saved[name].shape} was saved"
+        for name, variable in named.items()
+        if name in saved and tuple(saved[name].shape) != tuple(variable.shape)
+    ]

@@ -1,0 +1,1 @@
+"""Recovery points in host memory, and the return to them."""

@@ -1,0 +1,175 @@
+"""Copies of a training's state in host memory, to go back to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from keras_ratchet._engine.capture import rng
+from keras_ratchet._engine.capture.best_weights import BestWeights, VariableCopies, weights_of
+from keras_ratchet._engine.capture.ema import follow
+from keras_ratchet._engine.capture.extra_state import streams_beyond
+from keras_ratchet._engine.capture.finite import FiniteWatch
+from keras_ratchet._engine.capture.learning_rate import LearningRates, rates_of
+from keras_ratchet._engine.capture.optimizers import AllOptimizers
+from keras_ratchet.errors import ConfigError
+from keras_ratchet.types import Position
+
+
+class RecoveryPoint:
+    """One copy: weights, optimizer, the epoch's metrics, and the random streams if asked for.
+
+    The arrays are allocated once and reused.
+
+    Args:
+        optimizer: True for the model's; or that of a custom loop.
+        streams: Whether the random streams belong to it.
+    """
+
+    def __init__(self, optimizer: Any, streams: bool) -> None:
+        self._weights = BestWeights(optimizer)
+        self._metrics = VariableCopies()
+        self._seeds = VariableCopies()
+        self._streams: dict[str, Any] | None = {} if streams else None
+        self.position = Position()
+        self.note: Any = None
+
+    @property
+    def filled(self) -> bool:
+        """Whether there is a copy."""
+        return self._weights.filled
+
+    def keep(self, model: Any, position: Position, note: Any) -> None:
+        """Overwrite the copy with the present values.
+
+        Args:
+            model: The model.
+            position: What is done.
+            note: Plain data to remember with it.
+        """
+        self._weights.keep(model, {})
+        self._metrics.keep(_metrics_of(model), {})
+        if self._streams is not None:
+            self._seeds.keep(_seeds_of(model), {})
+            self._streams = rng.capture()
+        self.position, self.note = position, note
+
+    def restore(self, model: Any, metrics: bool) -> None:
+        """Put the copy back.
+
+        Args:
+            model: The model.
+            metrics: Whether the epoch's metrics are to be put back too.
+        """
+        self._weights.restore(model)
+        if metrics:
+            self._metrics.restore()
+        if self._streams is not None:
+            self._seeds.restore()
+            rng.restore(self._streams)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the copy as plain data and arrays; nothing if there is none."""
+        if not self.filled:
+            return {}
+        return {
+            "weights": self._weights.state_dict(),
+            "metrics": [buffer.copy() for buffer in self._metrics.buffers],
+            "seeds": [buffer.copy() for buffer in self._seeds.buffers],
+            "streams": self._streams,
+            "position": [self.position.epoch, self.position.batch],
+            "note": self.note,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], model: Any) -> None:
+        """Take what `state_dict` returned."""
+        if not state:
+            return
+        self._weights.load_state_dict(state["weights"], model)
+        self._metrics.load(lambda: _metrics_of(model), state["metrics"])
+        self._seeds.load(lambda: _seeds_of(model), state["seeds"])
+        self._streams = state["streams"]
+        self.position, self.note = Position(*state["position"]), state["note"]
+
+
+class RecoveryPoints:
+    """The good state, and the one that is to follow it once it is known to be good.
+
+    Args:
+        optimizer: True for the model's; or that of a custom loop.
+        streams: Whether the random streams belong to a state.
+    """
+
+    def __init__(self, optimizer: Any, streams: bool) -> None:
+        self._optimizer = optimizer
+        self.good = RecoveryPoint(optimizer, streams)
+        self._candidate = RecoveryPoint(optimizer, streams)
+        self._watch = FiniteWatch()
+
+    def optimizer_of(self, model: Any) -> Any:
+        """Return the loop's optimizer, or what stands for all optimizers of the model.
+
+        Raises:
+            ConfigError: If there is none whose state can be kept.
+        """
+        if self._optimizer is True:
+            return AllOptimizers(model)
+        found = self._optimizer
+        if not (hasattr(found, "variables") or hasattr(found, "load_state_dict")):
+            raise ConfigError(
+                "Going back needs an optimizer with variables (Keras) or state_dict (torch). Got: "
+                f"{found!r}. Compile the model, or pass the loop's optimizer: optimizer=optimizer."
+            )
+        return found
+
+    def rates_of(self, model: Any) -> LearningRates:
+        """Return the learning rates that are to be cut."""
+        optimizer = self.optimizer_of(model)
+        return rates_of(model) if self._optimizer is True else LearningRates({"": optimizer})
+
+    def take(self, model: Any, position: Position, note: Any, good: bool) -> None:
+        """Copy the present state: as the good one, or as the one that is to follow it."""
+        (self.good if good else self._candidate).keep(model, position, note)
+
+    def confirm(self) -> None:
+        """Let the state that was taken last be the good one."""
+        self.good, self._candidate = self._candidate, self.good
+
+    def begin(self, model: Any) -> None:
+        """Note what is not finite at first, and is no problem."""
+        self._watch.begin(model, self.optimizer_of(model))
+
+    def problem(self, model: Any) -> str | None:
+        """Say what is not finite in the model or its optimizer, or return None."""
+        return self._watch.problem(model, self.optimizer_of(model))
+
+    def rescue(self, model: Any) -> None:
+        """Go back if the model cannot be used: training has ended by an exception."""
+        if self.good.filled and self.problem(model):
+            self.good.restore(model, metrics=False)
+            follow(model)
+
+    def state_dict(self, model: Any, candidate: bool) -> dict[str, Any]:
+        """Return the states as plain data and arrays, that of a candidate only if there is one."""
+        return {
+            "good": self.good.state_dict(),
+            "candidate": self._candidate.state_dict() if candidate else {},
+            "constants": self._watch.state_dict(model, self.optimizer_of(model)),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], model: Any) -> None:
+        """Take what `state_dict` returned."""
+        self.good.load_state_dict(state["good"], model)
+        self._candidate.load_state_dict(state["candidate"], model)
+        self._watch.load_state_dict(state["constants"], model, self.optimizer_of(model))
+
+
+def _metrics_of(model: Any) -> list[Any]:
+    return list(getattr(model, "metrics_variables", ()))
+
+
+def _seeds_of(model: Any) -> list[Any]:
+    """Return the states of the seed generators of the model, its metrics and losses."""
+    weights = {id(v) for v in weights_of(model) or ()}
+    own = [v for v in getattr(model, "variables", ()) if id(v) not in weights]
+    return [*own, *streams_beyond(model)]

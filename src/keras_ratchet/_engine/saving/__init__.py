@@ -1,0 +1,1 @@
+"""Checkpoint files: decided, captured, written."""

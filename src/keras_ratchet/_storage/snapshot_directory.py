@@ -1,0 +1,171 @@
+"""Snapshots: directories of several files that become visible in one rename, or never existed.
+
+1. `.draft-<token>-<name>/` is made and its files are written and synced;
+2. `manifest.json` with their sizes and digests is written and synced;
+3. the draft directory is synced;
+4. it is renamed to `<name>`: the commit point;
+5. the parent directory is synced.
+
+A crash before 4 leaves a draft, which nobody lists and `sweep` removes; after it the snapshot
+is whole. Deleting is the mirror: renamed to `.trash-<token>-<name>`, parent synced, then emptied
+(the manifest last, after a sync) and removed. Cleaning begins with a sync of the parent, touches
+only these two prefixes followed by our token, and in trash only what its manifest names: a file
+that somebody put into a snapshot gets the directory back under its old name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from keras_ratchet._storage import disk
+from keras_ratchet._storage.manifest import (
+    FileRecord,
+    Manifest,
+    check_name,
+    read_manifest,
+    record_of,
+)
+from keras_ratchet._storage.single_file import remove_pin, stale_pins
+from keras_ratchet.errors import LoadError
+
+MANIFEST = "manifest.json"
+_LEFTOVER = re.compile(r"\.(draft|trash)-[0-9a-f]{8}-(?P<name>.+)", re.DOTALL)
+
+
+class SnapshotDraft:
+    """A snapshot before its one commit.
+
+    Args:
+        root: The directory that holds the snapshots; it exists.
+        name: The snapshot's name.
+    """
+
+    def __init__(self, root: str, name: str) -> None:
+        self.target = os.path.join(os.path.abspath(root), check_name(name))
+        self.path = disk.draft_path(self.target)
+        self._files: dict[str, FileRecord] = {}
+        self._committed = False
+        disk.current.mkdir(self.path)
+
+    def __enter__(self) -> SnapshotDraft:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._committed:
+            _remove_tree(self.path)
+
+    def write(self, name: str, write: Callable[[disk.DraftFile], None]) -> None:
+        """Add a file: `write` gets it open and fills it; then it is synced."""
+        path = os.path.join(self.path, check_name(name))
+        with contextlib.closing(disk.DraftFile(path)) as file:
+            write(file)
+            file.sync()
+            self._files[name] = file.record() or record_of(path)
+
+    def commit(self, facts: Manifest) -> Manifest:
+        """Write the manifest and make the snapshot visible.
+
+        Args:
+            facts: The manifest but for its `files`.
+
+        Raises:
+            FileExistsError: If there is a snapshot of this name.
+            OSError: If the disk refuses; the snapshot then does not exist.
+        """
+        manifest = replace(facts, files=dict(self._files))
+        self.write(MANIFEST, lambda file: _write(file, manifest.to_bytes()))
+        disk.current.sync_directory(self.path)
+        if os.path.lexists(self.target):
+            raise FileExistsError(f"there is a snapshot {self.target!r} already")
+        disk.current.rename(self.path, self.target)
+        self._committed = True
+        disk.current.sync_directory(os.path.dirname(self.target))
+        return manifest
+
+
+def _write(file: disk.DraftFile, data: bytes) -> None:
+    file.write(data)
+
+
+def snapshots(root: str) -> Iterator[tuple[str, str]]:
+    """Yield (name, path) of the committed snapshots of a directory, by name."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for name in sorted(os.listdir(root)):
+            path = os.path.join(root, name)
+            if name.startswith(".") or os.path.islink(path):
+                continue
+            if os.path.isfile(os.path.join(path, MANIFEST)):
+                yield name, path
+
+
+def snapshot_manifest(path: str) -> Manifest:
+    """Return the manifest of a snapshot; raise a LoadError if it cannot be read."""
+    return read_manifest(os.path.join(path, MANIFEST))
+
+
+def delete_snapshot(path: str) -> None:
+    """Delete a snapshot durably; a crash on the way leaves it whole, or for `sweep_snapshots`.
+
+    Raises:
+        OSError: If the disk refuses, or the path is a symbolic link.
+    """
+    if os.path.islink(path):
+        raise NotADirectoryError(errno.ENOTDIR, "a symbolic link is no snapshot of ours", path)
+    trash = disk.draft_path(path, disk.TRASH_PREFIX)
+    disk.current.rename(path, trash)
+    disk.current.sync_directory(os.path.dirname(trash))
+    _remove_tree(trash)
+    remove_pin(path)
+
+
+def sweep_snapshots(root: str) -> list[str]:
+    """Remove the drafts and trash that a crash left in a directory whose lock the caller holds."""
+    trees, pins = list(_leftovers(root)), list(stale_pins(root, lambda _: True))
+    if trees or pins:  # the killed process may not have come to sync its last rename
+        disk.current.sync_directory(root)
+    for path in trees:
+        _remove_tree(path)
+    for path in pins:
+        disk.discard(path)
+    return [*trees, *pins]
+
+
+def _leftovers(root: str) -> Iterator[str]:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for entry in sorted(os.listdir(root)):
+            path = os.path.join(root, entry)
+            if _LEFTOVER.fullmatch(entry) and os.path.isdir(path) and not os.path.islink(path):
+                yield path
+
+
+def _remove_tree(path: str) -> None:
+    """Remove a draft or trash of ours; on an error the rest is left to the next sweep."""
+    with contextlib.suppress(OSError):
+        for name in _ours(path):
+            if name == MANIFEST:  # as long as it is there, it says what is ours
+                disk.current.sync_directory(path)
+            disk.current.unlink(os.path.join(path, name))
+        if not os.listdir(path):
+            disk.current.rmdir(path)
+            return
+        match = _LEFTOVER.fullmatch(os.path.basename(path))
+        target = os.path.join(os.path.dirname(path), match["name"] if match else "")
+        if not os.path.lexists(target):
+            disk.current.rename(path, target)
+
+
+def _ours(path: str) -> list[str]:
+    """Return the names of the files that we wrote into a draft or a snapshot, manifest last."""
+    names = os.listdir(path)
+    if os.path.basename(path).startswith(disk.TRASH_PREFIX):
+        if MANIFEST not in names:  # it went last: what is here is not ours
+            return []
+        with contextlib.suppress(LoadError):
+            known = snapshot_manifest(path).files
+            names = [name for name in names if name in known or name == MANIFEST]
+    return sorted(names, key=lambda name: name == MANIFEST)

@@ -1,0 +1,164 @@
+"""Load what was saved: verified first, with a fall-back that says so."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from keras_ratchet._engine.saving.provenance import note_source
+from keras_ratchet._formats.safety import check_file
+from keras_ratchet._keras.legacy_h5 import compile_from_file
+from keras_ratchet._storage.listing import checkpoints, record
+from keras_ratchet._storage.paths import local_path
+from keras_ratchet._storage.verify import verify
+from keras_ratchet._warn import warn
+from keras_ratchet.errors import CorruptError, LoadError
+from keras_ratchet.policy.retention import age, of_newest_runs, ranking_of
+from keras_ratchet.types import CheckpointInfo
+
+_log = logging.getLogger("keras_ratchet")
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    which: str = "best",
+    *,
+    custom_objects: Mapping[str, Any] | None = None,
+    compile: bool = True,
+    safe_mode: bool = True,
+) -> Any:
+    """Load a whole model from a file, or from a directory of checkpoints.
+
+    The file's digest is compared with its manifest before Keras sees it. In a directory, a
+    checkpoint that does not verify is passed over with a warning that names its problem, and the
+    next best (or next newest) one is loaded; the best is looked for among what the newest run has
+    saved, not among files of earlier ones. Trainings of this model
+    never drop the file that it was loaded from.
+
+    Args:
+        path: A `.keras` or `.h5` file, or a directory.
+        which: In a directory: "best", "latest", or a file's name.
+        custom_objects: As in `keras.models.load_model`.
+        compile: As in `keras.models.load_model`. A `.h5` file is compiled as it was, with the state
+            of its optimizer and with losses and metrics that were given by name ("mse"), where
+            Keras loses the one and refuses the others.
+        safe_mode: As in `keras.models.load_model`: False lets code in the file run, which models
+            with a `Lambda` or a `TorchModuleWrapper` need. Digests tell damage, not malice: say so
+            only of files from people whom you trust.
+
+    Returns:
+        The model.
+
+    Raises:
+        LoadError: If there is none that can be loaded safely; the message names each problem.
+        CorruptError: If the one file asked for is not what was saved.
+    """
+    chosen = _choose(local_path(path, "path"), which, whole=True)
+    model = _loaded(chosen, custom_objects, compile, safe_mode)
+    note_source(model, chosen)
+    return model
+
+
+def _loaded(
+    path: str, custom_objects: Mapping[str, Any] | None, compile: bool, safe_mode: bool
+) -> Any:
+    """Load a file as Keras does, and a `.h5` as it was compiled, which Keras does not manage."""
+    arguments = {"custom_objects": custom_objects, "safe_mode": safe_mode}
+    if not compile or not path.endswith(".h5"):
+        return keras.models.load_model(path, compile=compile, **arguments)
+    model = keras.models.load_model(path, compile=False, **arguments)
+    try:
+        compile_from_file(model, path, custom_objects)
+    except (ValueError, TypeError, KeyError):  # an old file, of which Keras knows more
+        return keras.models.load_model(path, compile=True, **arguments)
+    return model
+
+
+def load_weights(model: Any, path: str | os.PathLike[str], which: str = "best") -> None:
+    """Load weights into a model from a file, or from a directory of checkpoints.
+
+    Args:
+        model: The model. Compile it first if the optimizer is to be loaded too.
+        path: A `.weights.h5`, `.keras` or `.h5` file, or a directory.
+        which: In a directory: "best", "latest", or a file's name.
+
+    Raises:
+        LoadError: If there is none that can be loaded safely; the message names each problem.
+        CorruptError: If the one file asked for is not what was saved.
+    """
+    chosen = _choose(local_path(path, "path"), which, whole=False)
+    model.load_weights(chosen)
+    note_source(model, chosen)
+
+
+def _choose(path: str, which: str, whole: bool) -> str:
+    """Return the path of the file to load."""
+    if not os.path.isdir(path):
+        return accept(record(path))
+    infos = [info for info in checkpoints(path) if _fits(info.name, whole)]
+    if which not in ("best", "latest"):
+        named = [info for info in infos if info.name == which]
+        if not named:
+            there = ", ".join(info.name for info in infos) or "none"
+            raise LoadError(f"there is no checkpoint {which!r} in {path!r}. There are: {there}.")
+        return accept(named[0])
+    candidates = _order(infos, which)
+    return _first_good(path, which, candidates, _unranked_problems(infos, candidates))
+
+
+def _unranked_problems(infos: list[CheckpointInfo], candidates: list[CheckpointInfo]) -> list[str]:
+    """Return what is wrong with checkpoints whose damaged manifest no longer says how good."""
+    ranked = {info.name for info in candidates}
+    unknown = [verify(i.path) for i in infos if not i.manifest and i.name not in ranked]
+    return [f"{v.path!r} is corrupt: {v.problem}." for v in unknown if v.status == "corrupt"]
+
+
+def _fits(name: str, whole: bool) -> bool:
+    if not name.endswith((".keras", ".h5")):
+        return False
+    return not (whole and name.endswith(".weights.h5"))
+
+
+def _order(infos: list[CheckpointInfo], which: str) -> list[CheckpointInfo]:
+    """Return candidates, the wanted one first."""
+    if which == "latest":
+        return sorted(infos, key=age, reverse=True)
+    newest = of_newest_runs(infos)
+    return ranking_of(newest).sort(newest)
+
+
+def _first_good(
+    path: str, which: str, candidates: list[CheckpointInfo], problems: list[str]
+) -> str:
+    for info in candidates:
+        try:
+            chosen = accept(info)
+        except LoadError as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            message = f"{' '.join(problems)} Loading {info.name} instead."
+            warn(message)
+        return chosen
+    if not problems:
+        hint = " No file there says by which metric it was saved." if which == "best" else ""
+        raise LoadError(f"there is no {which} checkpoint in {path!r}.{hint}")
+    raise CorruptError(f"no checkpoint in {path!r} can be loaded: {' '.join(problems)}")
+
+
+def accept(info: CheckpointInfo) -> str:
+    """Return the path of a checkpoint that verifies and is safe, or raise."""
+    outcome = verify(info.path)
+    if outcome.status == "corrupt":
+        raise CorruptError(f"{info.path!r} is corrupt: {outcome.problem}.")
+    check_file(info.path)
+    if outcome.status == "unverified":
+        warn(
+            f"{info.path!r} has no manifest, so it is loaded unverified. "
+            f"`ratchet adopt` gives it one."
+        )
+    return info.path
