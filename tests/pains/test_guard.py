@@ -113,5 +113,5 @@ def test_a_callback_of_the_user_joins_and_its_failure_hides_nothing():
     ):
         train(model, callbacks, batches())
     assert seen == [caught.value]
-    assert "Mine could not finish its work" in caught.value.__notes__[0]
+    assert "Mine could not clean up" in caught.value.__notes__[0]
     assert stamp_of(model) == 2

@@ -122,7 +122,7 @@ def watch_lock(callback: Any, callback_list: Any) -> None:
     _leftovers.add(callback, Loop(sys._getframe(1), callback_list))
 
 
-def last_work(callbacks: list[Any]) -> contextlib.AbstractContextManager[None]:
+def keep_locks(callbacks: list[Any]) -> contextlib.AbstractContextManager[None]:
     """Return a block in which callbacks keep their locks, though their `fit` has ended.
 
     Args:

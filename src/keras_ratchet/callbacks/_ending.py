@@ -8,7 +8,6 @@ from typing import Any
 
 import keras
 
-from keras_ratchet._keras.callback_list import make_synchronous
 from keras_ratchet._warn import warn
 from keras_ratchet.callbacks._logs import metrics_of
 from keras_ratchet.callbacks._measures import Measures
@@ -61,10 +60,10 @@ class Ending:
                 mine = functools.partial(_both, getattr(callback, name), mine)
             setattr(callback, name, mine)
 
-    def list_is(self, callback_list: Any) -> None:
-        """Have batch hooks, if there are any, called on the training thread."""
-        if callback_list is not None and self._criterion.needs():
-            make_synchronous(callback_list)
+    @property
+    def needs_batch_hooks(self) -> bool:
+        """Whether the criterion looks at batches."""
+        return bool(self._criterion.needs())
 
     def open_names(self) -> list[str]:
         """Return the metrics whose direction only the model can tell."""

@@ -66,11 +66,9 @@ class StoppingCallback(PatientCallback):
         if self._ending is not None:
             self._ending.begin()
 
-    def set_model(self, model: Any) -> None:
-        """Note the model; have batch hooks, if there are any, called on the training thread."""
-        super().set_model(model)
-        if self._ending is not None:
-            self._ending.list_is(self._list)
+    @property
+    def _needs_batch_hooks(self) -> bool:
+        return self._ending is not None and self._ending.needs_batch_hooks
 
     def _settle_direction(self) -> None:
         super()._settle_direction()

@@ -10,7 +10,6 @@ from typing import Any, NoReturn, get_args
 import keras
 
 from keras_ratchet._engine.resume.snapshot_store import ARRAYS, DATA, SnapshotStore
-from keras_ratchet._keras.callback_list import make_synchronous
 from keras_ratchet._keras.fit import set_initial_epoch
 from keras_ratchet._storage.paths import local_path
 from keras_ratchet.callbacks._abandoned_locks import watch_lock
@@ -160,6 +159,10 @@ class BackupAndRestore(_KerasPaths, RatchetCallback, keras.callbacks.BackupAndRe
         return periodic or self.preemption.active
 
     @property
+    def _needs_batch_hooks(self) -> bool:
+        return self.in_mid_epoch
+
+    @property
     def interrupted(self) -> bool:
         """Whether Ctrl-C was pressed."""
         return self._ctrl_c.requested
@@ -172,8 +175,6 @@ class BackupAndRestore(_KerasPaths, RatchetCallback, keras.callbacks.BackupAndRe
             return
         others = [c for c in self._list.callbacks if c is not self and not isinstance(c, Tail)]
         self._list.callbacks = [self, *others, self.tail]
-        if self.in_mid_epoch:
-            make_synchronous(self._list)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Take the lock, and the signals."""
@@ -199,8 +200,7 @@ class BackupAndRestore(_KerasPaths, RatchetCallback, keras.callbacks.BackupAndRe
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Note that the epoch is done, even if a later callback fails."""
-        if self._epoch_is_partial():
-            self._raise_if_interrupted()
+        super().on_epoch_end(epoch, logs)
         self._current_epoch, self._last_batch_seen = epoch + 1, 0
 
     def end_session(self, logs: Mapping[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""What our callbacks have in common: a beginning, and an end on every way out."""
+"""The base of our callbacks: a run starts, and it ends with cleanup, whatever ends it."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from typing import Any, NoReturn
 import keras
 
 from keras_ratchet import _backends
-from keras_ratchet._keras.callback_list import calling_list
+from keras_ratchet._keras.callback_list import calling_list, make_synchronous
 from keras_ratchet._keras.ema import ema_pairs, swap_callback
-from keras_ratchet.callbacks._abandoned_locks import last_work
+from keras_ratchet.callbacks._abandoned_locks import keep_locks
 from keras_ratchet.callbacks._drop_in import check_subclass
 from keras_ratchet.callbacks._interrupt import CtrlC, watch
 from keras_ratchet.errors import ConfigError
 
 
 class RatchetCallback(keras.callbacks.Callback):
-    """A callback whose last work is done however training ends.
+    """A callback that cleans up however training ends.
 
     A subclass extends `on_train_begin` and `on_train_end`, and puts into `_wind_down` what has
     to happen when training ends by Ctrl-C or by an exception instead.
     """
 
     def __init_subclass__(cls, **arguments: Any) -> None:
-        """Refuse what a subclass defines in Keras's manner, and would never be called."""
+        """Refuse a subclass that defines a method of Keras's class which would never be called."""
         super().__init_subclass__(**arguments)
         check_subclass(cls)
 
     def __init__(self) -> None:
-        keras.callbacks.Callback.__init__(self)  # not that of the class that we stand in for
+        keras.callbacks.Callback.__init__(self)  # not that of the class that ours replaces
         self._list: Any = None
         self._running = False
         self._ctrl_c = CtrlC()
 
     def set_model(self, model: Any) -> None:
-        """Note the model, and the callback list that this callback is in.
+        """Store the model, and the callback list that this callback is in.
 
         Raises:
             ConfigError: If it is a model of Keras 2.
@@ -43,9 +43,16 @@ class RatchetCallback(keras.callbacks.Callback):
         keras.callbacks.Callback.set_model(self, model)
         self._model = self.model  # what Keras takes out of a DistributedDataParallel
         self._list = calling_list()
+        if self._list is not None and self._needs_batch_hooks:
+            make_synchronous(self._list)
+
+    @property
+    def _needs_batch_hooks(self) -> bool:
+        """Whether hooks after batches are used, which must run on the training thread."""
+        return False
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out, in copies and pickles, what belongs to a run."""
+        """Return the state for copies and pickles, without what belongs to a run."""
         return {**vars(self), **self._without_run()}
 
     def _without_run(self) -> dict[str, Any]:
@@ -53,7 +60,7 @@ class RatchetCallback(keras.callbacks.Callback):
         return {"_list": None, "_running": False, "_ctrl_c": CtrlC()}
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Begin a run."""
+        """Start a run."""
         self._running = True
         self._ctrl_c = watch(self._model, self._list, self)
         self._unshare()
@@ -61,6 +68,12 @@ class RatchetCallback(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """End training here if Ctrl-C was pressed since the last hook."""
         self._ctrl_c.epoch_is_whole = False
+        self._raise_if_interrupted()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """End training here if Ctrl-C cut the epoch short; one pressed later did not."""
+        if not self._ctrl_c.requested:
+            self._ctrl_c.epoch_is_whole = True
         self._raise_if_interrupted()
 
     def on_test_begin(self, logs: Any = None) -> None:
@@ -78,7 +91,7 @@ class RatchetCallback(keras.callbacks.Callback):
             self._leave(KeyboardInterrupt())
 
     def on_train_abort(self, error: BaseException) -> None:
-        """Do the last work after `fit` was left by an exception; `keras_ratchet.guard` calls it.
+        """Clean up after `fit` was left by an exception; `keras_ratchet.guard` calls it.
 
         Args:
             error: What ended training.
@@ -91,21 +104,15 @@ class RatchetCallback(keras.callbacks.Callback):
         self._unshare()
 
     def _wind_down(self, error: BaseException) -> None:
-        """Do what must not be left undone."""
-
-    def _epoch_is_partial(self) -> bool:
-        """Say, at its end, whether Ctrl-C cut the epoch short (one pressed later did not)."""
-        if not self._ctrl_c.requested:
-            self._ctrl_c.epoch_is_whole = True
-        return not self._ctrl_c.epoch_is_whole
+        """Clean up when no `on_train_end` comes."""
 
     def _raise_if_interrupted(self) -> None:
-        """End training here; after a whole epoch `fit` ends by itself, and in better order."""
+        """End training here; after a whole epoch `fit` ends by itself, and calls every hook."""
         if self._running and self._ctrl_c.requested and not self._ctrl_c.epoch_is_whole:
             self._leave(KeyboardInterrupt())
 
     def _leave(self, error: BaseException) -> NoReturn:
-        """Let all callbacks do their last work, then raise."""
+        """Have all callbacks clean up, then raise."""
         abandon([*getattr(self._list, "callbacks", ()), self], error)
         raise error
 
@@ -114,7 +121,7 @@ class RatchetCallback(keras.callbacks.Callback):
         return swap_callback(self._list)
 
     def _unshare(self) -> None:
-        """Undo what Keras does on JAX with `use_ema`: one buffer for a weight and its average."""
+        """Give a weight and its average a buffer each; Keras shares one on JAX with `use_ema`."""
         model: Any = self.model
         optimizer: Any = getattr(model, "optimizer", None)
         pairs = ema_pairs(optimizer) if getattr(optimizer, "built", False) else []
@@ -123,8 +130,8 @@ class RatchetCallback(keras.callbacks.Callback):
 
 
 def abandon(callbacks: list[Any], error: BaseException) -> None:
-    """Let each callback do its last work; a failure is noted on `error`, which matters more."""
-    with last_work(callbacks):
+    """Have each callback clean up; a failure becomes a note on `error`, which matters more."""
+    with keep_locks(callbacks):
         for callback in callbacks:
             _abandon(callback, error)
 
@@ -136,7 +143,7 @@ def _abandon(callback: Any, error: BaseException) -> None:
     try:
         hook(error)
     except Exception as failure:
-        error.add_note(f"{type(callback).__name__} could not finish its work: {failure!r}")
+        error.add_note(f"{type(callback).__name__} could not clean up: {failure!r}")
 
 
 def refuse_keras_2(model: Any, name: str) -> None:

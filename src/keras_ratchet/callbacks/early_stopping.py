@@ -154,8 +154,7 @@ class EarlyStopping(StoppingCallback, keras.callbacks.EarlyStopping):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Look at the metrics; keep the weights if they are the best, stop if it is time."""
-        if self._epoch_is_partial():
-            self._raise_if_interrupted()
+        super().on_epoch_end(epoch, logs)
         if self.monitor_op is None:
             self._settle_direction()
         value = None

@@ -8,7 +8,6 @@ from typing import Any
 
 import keras
 
-from keras_ratchet._keras.callback_list import make_synchronous
 from keras_ratchet._keras.metrics import metrics_are_known
 from keras_ratchet._storage.paths import local_path
 from keras_ratchet.callbacks._abandoned_locks import watch_lock
@@ -154,12 +153,12 @@ class ModelCheckpoint(SavingCallback, keras.callbacks.ModelCheckpoint):
 
     def _disarm(self) -> None:
         """Have no batch hook where there is nothing to do in it."""
-        if not self._looks_at_batches:
+        if not self._needs_batch_hooks:
             idle = MethodType(keras.callbacks.Callback.on_train_batch_end, self)
             self.on_train_batch_end = idle  # type: ignore[method-assign]
 
     @property
-    def _looks_at_batches(self) -> bool:
+    def _needs_batch_hooks(self) -> bool:
         """Whether ends of batches matter, here or in a subclass; else the list is asynchronous."""
         own = ("on_train_batch_end", "_should_save_on_batch")
         is_own = any(getattr(type(self), n) is not getattr(ModelCheckpoint, n) for n in own)
@@ -175,12 +174,6 @@ class ModelCheckpoint(SavingCallback, keras.callbacks.ModelCheckpoint):
         """Take what `__getstate__` returned."""
         self.__dict__.update(state)
         self._disarm()
-
-    def set_model(self, model: Any) -> None:
-        """Note the model, and have batch hooks called on the training thread."""
-        super().set_model(model)
-        if self._looks_at_batches and self._list is not None:
-            make_synchronous(self._list)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Find out now, not after the first epoch, whether saving can work."""
@@ -206,8 +199,7 @@ class ModelCheckpoint(SavingCallback, keras.callbacks.ModelCheckpoint):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Save, if epochs are what it goes by."""
-        if self._epoch_is_partial():
-            self._raise_if_interrupted()
+        super().on_epoch_end(epoch, logs)
         moment = end_of_epoch(epoch, metrics_of(logs))
         self._saves.series.note("epoch", epoch=epoch + 1, metrics=dict(moment.metrics))
         self._unsaved = moment

@@ -142,8 +142,7 @@ class ReduceLROnPlateau(MonitorCallback, keras.callbacks.ReduceLROnPlateau):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Add the learning rate to the logs; look at the metric, cut if it is time."""
-        if self._epoch_is_partial():
-            self._raise_if_interrupted()
+        super().on_epoch_end(epoch, logs)
         if self.monitor_op is None:
             self._settle_direction()
         logs = {} if logs is None else logs

@@ -14,7 +14,6 @@ from keras_ratchet._engine.capture.building import build
 from keras_ratchet._engine.capture.ema import restored
 from keras_ratchet._engine.rollback.recovery_point import RecoveryPoints
 from keras_ratchet._engine.rollback.rollback_engine import RollbackEngine
-from keras_ratchet._keras.callback_list import make_synchronous
 from keras_ratchet._keras.printing import print_message
 from keras_ratchet.callbacks import _journal
 from keras_ratchet.callbacks._metrics import MetricWatch
@@ -121,11 +120,9 @@ class Rollback(RatchetCallback):
         """A record of each time that training went back, and on."""
         return self._rescuer.rollbacks
 
-    def set_model(self, model: Any) -> None:
-        """Note the model, and have batch hooks called on the training thread."""
-        super().set_model(model)
-        if self._list is not None:
-            make_synchronous(self._list)
+    @property
+    def _needs_batch_hooks(self) -> bool:
+        return True
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Find out now whether going back can work."""
@@ -162,8 +159,7 @@ class Rollback(RatchetCallback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Look at the weights, before anybody saves them."""
-        if self._epoch_is_partial():
-            self._raise_if_interrupted()
+        super().on_epoch_end(epoch, logs)
         self._act(self._rescuer.look(self.model))
 
     def on_snapshot_begin(self) -> None:

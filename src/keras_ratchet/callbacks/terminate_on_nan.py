@@ -16,7 +16,6 @@ from keras_ratchet._engine.capture.ema import follow, restored
 from keras_ratchet._engine.capture.finite import FiniteWatch
 from keras_ratchet._engine.capture.optimizers import AllOptimizers, optimizers_of
 from keras_ratchet._keras.anatomy import is_whole
-from keras_ratchet._keras.callback_list import make_synchronous
 from keras_ratchet._keras.printing import print_message
 from keras_ratchet.callbacks import _journal
 from keras_ratchet.callbacks._drop_in import stand_in
@@ -85,11 +84,9 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
     def _without_run(self) -> dict[str, Any]:
         return {**super()._without_run(), "_kept": BestWeights(), "_watch": FiniteWatch()}
 
-    def set_model(self, model: Any) -> None:
-        """Note the model, and have batch hooks called on the training thread."""
-        super().set_model(model)
-        if self._list is not None:
-            make_synchronous(self._list)
+    @property
+    def _needs_batch_hooks(self) -> bool:
+        return True
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Forget the last run."""
@@ -137,8 +134,7 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Look at the metrics of the validation, and at the weights."""
-        if self._epoch_is_partial():
-            self._raise_if_interrupted()
+        super().on_epoch_end(epoch, logs)
         if self.stop_reason is not None:
             return
         problems = [f"{name} is {value}" for name, value in self._bad(logs)]
