@@ -20,7 +20,7 @@ LOWER = {
     "_engine": {"policy", "_storage", "_formats", "_backends", "_keras", "errors", "types"},
     "callbacks": {"_engine", "policy", "_storage", "_formats", "_backends", "_keras"}
     | {"errors", "types"},
-    "data": {"_engine", "_backends", "_keras", "errors", "types"},
+    "data": {"_engine", "_backends", "_keras", "policy._arguments", "errors", "types"},
     "loading": {"_engine", "policy", "_storage", "_formats", "_keras", "errors", "types"},
     "averaging": {"_engine", "policy", "_storage", "_formats", "_backends", "_keras"}
     | {"loading", "errors", "types"},

@@ -12,6 +12,7 @@ import numpy as np
 from keras_ratchet._engine.averaging.validation import is_arrays
 from keras_ratchet._keras.metrics import metric_direction
 from keras_ratchet.errors import ConfigError, UnknownDirectionError
+from keras_ratchet.policy._arguments import is_whole_number
 from keras_ratchet.policy.monitor import Mode, Monitor, missing_message, one_of
 
 Match = Literal["epochs", "steps"]
@@ -92,7 +93,7 @@ def _refuse_ours(arguments: Mapping[str, Any]) -> None:
 
 def _length(result: Any, match: Match, monitor: str, mode: str) -> tuple[int, int | None]:
     """Return how many epochs to train, and how many steps if those are what counts."""
-    if isinstance(result, int) and not isinstance(result, bool):
+    if is_whole_number(result):
         if result < 1:
             raise ConfigError(f"result is a number of {match}, at least 1. Got: {result!r}.")
         return result, result if match == "steps" else None

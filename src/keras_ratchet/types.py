@@ -176,6 +176,116 @@ class CheckpointInfo:
     pinned: bool = False
 
 
+class Optimizer(Protocol):
+    """A Keras optimizer, as far as this package uses its public members.
+
+    A torch optimizer of a hand-written loop is none.
+
+    Attributes:
+        built: Whether its own variables exist.
+        variables: All its variables, those of optimizers inside it too.
+        iterations: Variable that counts the updates.
+        learning_rate: Its rate now: a variable, or what a schedule gives for `iterations`.
+    """
+
+    built: bool
+    variables: Any
+    iterations: Any
+    learning_rate: Any
+
+    def build(self, variables: Any, /) -> Any:
+        """Create the variables that belong to these of the model."""
+
+    def set_weights(self, weights: Any, /) -> Any:
+        """Set all variables, in the order of `variables`."""
+
+
+class Model(Protocol):
+    """A Keras model, as far as this package uses its public members.
+
+    In a hand-written loop it need not be compiled; then `optimizer` and `metrics` may be missing.
+
+    Attributes:
+        name: Its name.
+        built: Whether its variables exist.
+        layers: Its layers, one level deep.
+        variables: All its variables, seeds and metrics included.
+        weights: Those that a weights file holds.
+        trainable_variables: Those that training changes.
+        metrics: Its losses and metrics.
+        optimizer: What `compile` was given.
+        steps_per_execution: Batches in one call of `train_function`.
+        train_function: What `fit` calls for each step, once it was made.
+        stop_training: Set to True to end `fit` after this epoch.
+        stop_evaluating: Set to True to end an evaluation after this batch.
+    """
+
+    name: str
+    built: bool
+    layers: list[Any]
+    variables: list[Any]
+    weights: list[Any]
+    trainable_variables: list[Any]
+    metrics: list[Any]
+    optimizer: Optimizer
+    steps_per_execution: int
+    train_function: Any
+    stop_training: bool
+    stop_evaluating: bool
+
+    def compile(self, *args: Any, **kwargs: Any) -> Any:
+        """Set optimizer, loss and metrics."""
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """Train, and return the history."""
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Return loss and metrics on a dataset."""
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Make `train_function`."""
+
+    def get_weights(self) -> list[Any]:
+        """Return copies of the weights as NumPy arrays."""
+
+    def set_weights(self, weights: Any, /) -> Any:
+        """Set the weights, in the order of `weights`."""
+
+    def load_weights(self, filepath: Any, **kwargs: Any) -> Any:
+        """Set the weights to those in a file."""
+
+    def reset_metrics(self) -> Any:
+        """Forget what the metrics have counted."""
+
+
+class CallbackList(Protocol):
+    """Keras's `CallbackList`, which calls the hooks of its callbacks in turn.
+
+    Attributes:
+        callbacks: The callbacks, in order; may be changed.
+    """
+
+    callbacks: list[Any]
+
+    def on_train_begin(self, logs: Any = None) -> Any:
+        """Call this hook of all callbacks."""
+
+    def on_train_end(self, logs: Any = None) -> Any:
+        """Call this hook of all callbacks."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> Any:
+        """Call this hook of all callbacks."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> Any:
+        """Call this hook of all callbacks."""
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> Any:
+        """Call this hook of all callbacks."""
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> Any:
+        """Call this hook of all callbacks."""
+
+
 @runtime_checkable
 class Stateful(Protocol):
     """Anything whose state can be taken out and put back."""

@@ -126,7 +126,7 @@ def test_what_was_not_measured_is_undecided(rule, reason):
 @pytest.mark.parametrize("kind", [AfterEpochs, AfterSteps])
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, "3", True, None])
 def test_a_count_is_a_whole_number(kind, wrong):
-    with pytest.raises(ConfigError, match=f"{kind.__name__} takes a number of"):
+    with pytest.raises(ConfigError, match=f"of {kind.__name__} must be a whole number"):
         kind(wrong)
 
 

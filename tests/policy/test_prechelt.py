@@ -251,5 +251,5 @@ def test_alpha_is_a_number(kind, wrong):
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, "5", True, None])
 def test_strips_are_counted_in_whole_numbers(wrong):
     for make in (UpStrips, lambda n: UpStrips(1, n), lambda n: ProgressQuotient(1, n)):
-        with pytest.raises(ConfigError, match="takes a whole number of at least 1"):
+        with pytest.raises(ConfigError, match="must be a whole number, at least 1"):
             make(wrong)

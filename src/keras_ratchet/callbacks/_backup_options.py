@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from keras_ratchet.errors import ConfigError
+from keras_ratchet.policy._arguments import whole_number
 from keras_ratchet.policy.trigger import EveryBatches
 
 WhichRate = Literal["saved", "script"]
@@ -12,8 +13,7 @@ WhichRate = Literal["saved", "script"]
 
 def checked_keep(keep: int, double_checkpoint: bool) -> int:
     """Return how many snapshots are kept, or raise a ConfigError."""
-    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
-        raise ConfigError(f"keep is a number of snapshots, at least 1. Got: {keep!r}.")
+    whole_number("keep", keep, at_least=1, meaning="is a number of snapshots")
     return max(keep, 2) if double_checkpoint else keep
 
 

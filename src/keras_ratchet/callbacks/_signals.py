@@ -17,6 +17,7 @@ from keras_ratchet._warn import warn
 from keras_ratchet.callbacks._loop import Loop
 from keras_ratchet.callbacks._worker_signals import Workers
 from keras_ratchet.errors import ConfigError
+from keras_ratchet.policy._arguments import is_number
 from keras_ratchet.policy.deadline import Deadline
 
 _log = logging.getLogger("keras_ratchet")
@@ -164,7 +165,7 @@ def _seconds_until(deadline: DeadlineArgument) -> float | None:
     """Return the seconds from now until a deadline, None without one."""
     if deadline is None:
         return None
-    if isinstance(deadline, int | float) and not isinstance(deadline, bool) and deadline > 0:
+    if is_number(deadline) and deadline > 0:
         return float(deadline)
     if isinstance(deadline, datetime.datetime):
         return (deadline - datetime.datetime.now(deadline.tzinfo)).total_seconds()

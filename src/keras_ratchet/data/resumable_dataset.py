@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from keras_ratchet.data._epochs import EpochDataset
 from keras_ratchet.data._workers import Ahead
 from keras_ratchet.errors import ConfigError
+from keras_ratchet.policy._arguments import whole_number
 
 Augment = Callable[[Any, Any, np.random.Generator], tuple[Any, Any]]
 
@@ -74,13 +75,13 @@ class ResumableDataset(EpochDataset):
             raise ConfigError("sample_weight needs y.")
         self._arrays = keras.tree.map_structure(_as_rows, _given(x, y, sample_weight))
         self._rows = _common_length(keras.tree.flatten(self._arrays))
-        self.batch_size = _at_least("batch_size", batch_size, 1)
+        self.batch_size = whole_number("batch_size", batch_size, 1)
         super().__init__(math.ceil(self._rows / batch_size))
-        self.seed = _at_least("seed", seed, 0)
+        self.seed = whole_number("seed", seed, 0)
         self.shuffle = shuffle
         self.augment = augment
-        self._plan = _at_least("workers", workers, 0), use_multiprocessing
-        self._depth = _at_least("max_queue_size", max_queue_size, 1)
+        self._plan = whole_number("workers", workers, 0), use_multiprocessing
+        self._depth = whole_number("max_queue_size", max_queue_size, 1)
         self._ahead: Ahead | None = None
         self._order: tuple[int, NDArray[np.intp]] | None = None
 
@@ -143,9 +144,3 @@ def _common_length(arrays: list[Any]) -> int:
     if len(lengths) != 1 or lengths[0] == 0:
         raise ConfigError(f"The arrays have to be of one length, at least 1. Got: {lengths}.")
     return lengths[0]
-
-
-def _at_least(name: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name} is a whole number from {least} up. Got: {value!r}.")
-    return value

@@ -52,7 +52,7 @@ def resumable(source: Any, batches_per_epoch: int | None = None, *, seed: int = 
         name = type(source).__name__
         raise ConfigError(f"A {name} does not tell its length: give batches_per_epoch.")
     if isinstance(batches_per_epoch, bool) or batches_per_epoch < 1:
-        raise ConfigError(f"batches_per_epoch is at least 1. Got: {batches_per_epoch!r}.")
+        raise ConfigError(f"batches_per_epoch must be at least 1. Got: {batches_per_epoch!r}.")
     return SourceDataset(source_of(source, seed), int(batches_per_epoch), source)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from keras_ratchet.errors import ConfigError
+from keras_ratchet.policy._arguments import whole_number
 from keras_ratchet.policy.criterion import MISSING, Criterion, State
 from keras_ratchet.types import Moment, Verdict
 
@@ -25,7 +26,7 @@ class AfterEpochs(Criterion):
     epochs: int
 
     def __post_init__(self) -> None:
-        _check_count("AfterEpochs", "epochs", self.epochs)
+        whole_number("epochs of AfterEpochs", self.epochs, at_least=1)
 
     def check(self, state: State, moment: Moment) -> tuple[State, Verdict]:
         """Take one moment into account."""
@@ -51,7 +52,7 @@ class AfterSteps(Criterion):
     steps: int
 
     def __post_init__(self) -> None:
-        _check_count("AfterSteps", "steps", self.steps)
+        whole_number("steps of AfterSteps", self.steps, at_least=1)
 
     def check(self, state: State, moment: Moment) -> tuple[State, Verdict]:
         """Take one moment into account."""
@@ -99,8 +100,3 @@ class AfterSeconds(Criterion):
 def _spent(what: str, done: int, budget: int) -> Verdict:
     reason = f"{done} of {budget} {what} are done"
     return Verdict(done >= budget, what, reason, {what: float(done)})
-
-
-def _check_count(name: str, what: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name} takes a number of {what}, at least 1. Got: {value!r}.")

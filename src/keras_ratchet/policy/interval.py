@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from keras_ratchet.errors import ConfigError
+from keras_ratchet.policy._arguments import is_number
 from keras_ratchet.types import Verdict
 
 
@@ -53,10 +54,10 @@ class Interval:
 
     def __post_init__(self) -> None:
         for name, value in (("every_s", self.every_s), ("mtbf_s", self.mtbf_s)):
-            if value is not None and not (_is_number(value) and 0 < value < math.inf):
+            if value is not None and not (is_number(value) and 0 < value < math.inf):
                 raise ConfigError(f"{name} is a number of seconds above 0. Got: {value!r}.")
         share = self.overhead
-        if share is not None and not (_is_number(share) and 0 < share < 1):
+        if share is not None and not (is_number(share) and 0 < share < 1):
             raise ConfigError(
                 f"overhead is the share of training time that saves may cost, between 0 and 1, "
                 f"such as 0.035. Got: {share!r}."
@@ -115,7 +116,3 @@ def daly(save_s: float, mtbf_s: float) -> float:
         return mtbf_s
     part = save_s / (2 * mtbf_s)
     return math.sqrt(2 * save_s * mtbf_s) * (1 + math.sqrt(part) / 3 + part / 9) - save_s
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -7,6 +7,7 @@ from dataclasses import KW_ONLY, asdict, dataclass, replace
 from typing import Literal
 
 from keras_ratchet.errors import ConfigError, NonFiniteError
+from keras_ratchet.policy._arguments import whole_number
 from keras_ratchet.policy.criterion import State
 from keras_ratchet.policy.monitor import AnyMode, DeltaMode, Monitor, NanRule
 from keras_ratchet.policy.monitored import Monitored
@@ -86,13 +87,10 @@ class Patience(Monitored):
     def __post_init__(self) -> None:
         self._check_monitor()
         Monitor(self.metric, "min", self.min_delta, self.min_delta_mode, self.nan)
-        for name, value in (("patience", self.limit), ("start_from_epoch", self.start_from_epoch)):
-            if name == "patience" and value == "auto":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ConfigError(
-                    f"{name} counts epochs, so it must be a whole number >= 0. Got: {value!r}."
-                )
+        if self.limit != "auto":
+            whole_number("patience", self.limit, at_least=0, meaning="counts epochs")
+        start = self.start_from_epoch
+        whole_number("start_from_epoch", start, at_least=0, meaning="counts epochs")
         if self.baseline is not None and math.isnan(self.baseline):
             raise ConfigError("baseline is NaN, which no value can beat. Give a number or None.")
 

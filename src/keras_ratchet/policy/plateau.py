@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from keras_ratchet.errors import ConfigError
+from keras_ratchet.policy._arguments import whole_number
 from keras_ratchet.policy.monitor import Monitor
 from keras_ratchet.types import Verdict
 
@@ -74,11 +75,8 @@ class Plateau:
     cooldown: int = 0
 
     def __post_init__(self) -> None:
-        for name, value in (("patience", self.patience), ("cooldown", self.cooldown)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ConfigError(
-                    f"{name} counts epochs, so it must be a whole number >= 0. Got: {value!r}."
-                )
+        whole_number("patience", self.patience, at_least=0, meaning="counts epochs")
+        whole_number("cooldown", self.cooldown, at_least=0, meaning="counts epochs")
 
     def check(self, state: PlateauState, epoch: int, value: float) -> tuple[PlateauState, Verdict]:
         """Take the value of one epoch into account.

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from keras_ratchet.errors import ConfigError
+from keras_ratchet.policy._arguments import whole_number
 from keras_ratchet.policy.spikes import RunningMean, Spikes
 from keras_ratchet.types import Verdict
 
@@ -91,8 +92,8 @@ class Recovery:
 
     def __post_init__(self) -> None:
         if self.every != "epoch":
-            _check_count("every", self.every, 1, "'epoch' or a number of batches")
-        _check_count("confirm", self.confirm, 0, "a number of batches")
+            whole_number("every", self.every, 1, "is 'epoch' or a number of batches")
+        whole_number("confirm", self.confirm, 0, "is a number of batches")
 
     def epoch_begins(self, state: RecoveryState) -> RecoveryState:
         """Note that the running mean begins anew."""
@@ -222,7 +223,7 @@ class Retries:
                 f"factor is what the learning rate is multiplied by after going back: a number "
                 f"above 0, and at most 1 (which leaves it alone). Got: {self.factor!r}."
             )
-        _check_count("max_rollbacks", self.most, 0, "how often to go back")
+        whole_number("max_rollbacks", self.most, 0, "is how often to roll back")
 
     def check(
         self, done: int, incident: Verdict, known: bool = True, stuck: bool = False
@@ -247,8 +248,3 @@ class Retries:
                 "every or confirm"
             )
         return Verdict(False, "rollback", reason, {"rollbacks": float(done)})
-
-
-def _check_count(name: str, value: Any, least: int, what: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name} is {what}, at least {least}. Got: {value!r}.")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from keras_ratchet.errors import ConfigError
+from keras_ratchet.policy._arguments import whole_number
 from keras_ratchet.policy.monitor import Monitor, one_of
 from keras_ratchet.types import AverageRecord, AverageTrial, CheckpointInfo
 
@@ -40,11 +40,7 @@ def check_average(average: object, k: object) -> None:
     """Raise a ConfigError unless the arguments `average` and `average_k` can work."""
     if average is not None:
         one_of("average", average, KINDS)
-    if isinstance(k, bool) or not isinstance(k, int) or k < 2:
-        raise ConfigError(
-            f"average_k is how many of the best weights are kept for the average, so it is a "
-            f"whole number, at least 2. Got: {k!r}."
-        )
+    whole_number("average_k", k, at_least=2, meaning="is how many of the best weights are averaged")
 
 
 def place_for(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from keras_ratchet.errors import ConfigError
+from keras_ratchet.policy._arguments import whole_number
 from keras_ratchet.policy.monitor import Mode, one_of
 from keras_ratchet.types import Verdict
 
@@ -75,8 +76,7 @@ class Spikes:
             raise ConfigError(
                 f"spike_z is a number of standard deviations above 0, or None. Got: {self.z!r}."
             )
-        if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < 2:
-            raise ConfigError(f"window is a number of batches, at least 2. Got: {self.window!r}.")
+        whole_number("window", self.window, at_least=2, meaning="is a number of batches")
 
     def check(self, recent: tuple[float, ...], value: float) -> tuple[tuple[float, ...], Verdict]:
         """Take one value into account.

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from keras_ratchet.errors import ConfigError
+from keras_ratchet.policy._arguments import is_number
 from keras_ratchet.policy.criterion import Criterion, State, undecided
 from keras_ratchet.policy.monitor import AnyMode, Monitor
 from keras_ratchet.policy.monitored import Monitored
@@ -31,7 +32,7 @@ class _Threshold(Monitored):
         name = type(self).__name__
         if value is None and not isinstance(monitor, str | Smoothed):
             monitor, value = None, monitor
-        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        if not is_number(value) or math.isnan(value):
             raise ConfigError(
                 f"{name} takes a number, or the name of a metric and a number: "
                 f"{name}(0.5) or {name}('val_loss', 0.5). Got: {monitor!r}, {value!r}."

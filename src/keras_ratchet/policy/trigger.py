@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from keras_ratchet.errors import ConfigError
+from keras_ratchet.policy._arguments import is_whole_number
 from keras_ratchet.types import Verdict
 
 IfBusy = Literal["wait", "skip"]
@@ -33,7 +34,7 @@ class EveryBatches:
     n: int
 
     def __post_init__(self) -> None:
-        if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:
+        if not is_whole_number(self.n) or self.n < 1:
             raise ConfigError(
                 f"Unrecognized save_freq: {self.n!r}. It must be 'epoch' or a whole number of "
                 f"batches, at least 1."

@@ -17,6 +17,7 @@ from keras_ratchet._engine.resume.train_state import capture_variables, restore_
 from keras_ratchet._formats.safety import check_file
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import CorruptError, LoadError, ResumeError
+from keras_ratchet.policy._arguments import is_whole_number
 
 _WEIGHTS = "latest.weights.h5"
 _METADATA = "training_metadata.json"
@@ -78,7 +79,7 @@ def _epoch(path: str) -> int:
             epoch = json.loads(file.read(_MAX_METADATA_BYTES))["epoch"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _Unreadable(f"{path!r} cannot be read: {error!r}.") from error
-    if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
+    if not is_whole_number(epoch) or epoch < 0:
         raise _Unreadable(f"{path!r} says that epoch {epoch!r} is next.")
     return epoch
 

@@ -19,6 +19,7 @@ import math
 from dataclasses import dataclass
 
 from keras_ratchet.errors import ConfigError, MetricError
+from keras_ratchet.policy._arguments import is_number, whole_number
 from keras_ratchet.policy.criterion import Criterion, State, undecided
 from keras_ratchet.policy.monitor import AnyMode, Directions
 from keras_ratchet.policy.monitored import Monitored
@@ -123,7 +124,7 @@ class ProgressQuotient(Criterion):
 
     def __post_init__(self) -> None:
         _check_alpha("ProgressQuotient", self.alpha)
-        _check_count("ProgressQuotient", "k", self.k)
+        whole_number("k of ProgressQuotient", self.k, at_least=1)
         if not isinstance(self.monitor, str) or not isinstance(self.train, str):
             raise ConfigError(
                 f"monitor and train are names of metrics; to smooth both write "
@@ -212,8 +213,8 @@ class UpStrips(_Errors):
     monitor: str | Smoothed = "val_loss"
 
     def __post_init__(self) -> None:
-        _check_count("UpStrips", "s", self.s)
-        _check_count("UpStrips", "k", self.k)
+        whole_number("s of UpStrips", self.s, at_least=1)
+        whole_number("k of UpStrips", self.k, at_least=1)
         self._check_monitor()
 
     def _begin(self) -> State:
@@ -288,12 +289,5 @@ def _check_is_error(criterion: Criterion, name: str, directions: Directions) -> 
 
 
 def _check_alpha(name: str, alpha: object) -> None:
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < math.inf:
+    if not (is_number(alpha) and 0 <= alpha < math.inf):
         raise ConfigError(f"{name} takes a finite alpha of at least 0. Got: {alpha!r}.")
-
-
-def _check_count(name: str, argument: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(
-            f"{name} takes a whole number of at least 1 as {argument}. Got: {value!r}."
-        )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 
 from keras_ratchet.errors import ConfigError, MetricError
+from keras_ratchet.policy._arguments import is_number, whole_number
 from keras_ratchet.policy.criterion import State
 from keras_ratchet.policy.monitor import AnyMode
 from keras_ratchet.policy.monitored import Monitored
@@ -60,14 +61,11 @@ class SignificantImprovement(Monitored):
     mode: AnyMode = "auto"
 
     def __post_init__(self) -> None:
-        if isinstance(self.c, bool) or not isinstance(self.c, int | float) or not self.c >= 0:
+        if not (is_number(self.c) and self.c >= 0):
             raise ConfigError(
                 f"c is a number of standard errors, so it must be at least 0. Got: {self.c!r}."
             )
-        if isinstance(self.limit, bool) or not isinstance(self.limit, int) or self.limit < 1:
-            raise ConfigError(
-                f"limit counts checks, so it must be a whole number >= 1. Got: {self.limit!r}."
-            )
+        whole_number("limit", self.limit, at_least=1, meaning="counts checks")
         if not isinstance(self.monitor, str):
             raise ConfigError(
                 f"SignificantImprovement judges by the noise itself, so its monitor is a name and "
