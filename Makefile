@@ -20,16 +20,17 @@ demo: $(STAMP)
 	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/resume.py
 
 # The suite, on PyTorch. The long parts (kills, exact resume) have targets of their own below.
-SUITE := tests/test_*.py tests/policy tests/pains tests/callbacks tests/averages tests/saves \
-  tests/cli tests/conformance tests/storage src
+SUITE := $(filter-out tests/test_run.py,$(wildcard tests/test_*.py)) tests/policy tests/drop_in \
+  tests/callbacks tests/engine tests/formats tests/keras/test_names.py tests/plots tests/cli \
+  tests/conformance tests/storage src
 
 test: $(STAMP)
 	KERAS_BACKEND=torch $(PYTEST) $(SUITE) $(ARGS)
 
 # The tests that touch a backend: the others gave their answer under `make test`.
-BACKEND_TESTS := tests/pains tests/callbacks tests/averages tests/saves tests/conformance \
-  tests/test_compat.py tests/test_formats.py tests/test_zoo.py tests/test_readers.py \
-  tests/storage/test_loading.py tests/test_examples.py::test_digits_stops_and_the_file_equals_the_model
+BACKEND_TESTS := tests/drop_in tests/callbacks tests/engine tests/conformance tests/formats \
+  tests/keras/test_names.py tests/test_loading.py tests/test_averaging.py tests/test_refitting.py \
+  tests/test_examples.py::test_digits_stops_and_the_file_equals_the_model
 
 test-tensorflow: $(STAMP)
 	KERAS_BACKEND=tensorflow $(PYTEST) $(BACKEND_TESTS) $(ARGS)
@@ -38,23 +39,26 @@ test-jax: $(STAMP)
 	KERAS_BACKEND=jax $(PYTEST) $(BACKEND_TESTS) $(ARGS)
 
 # Kills and exact resume on one backend: make test-resume KERAS_BACKEND=jax
+RESUME_TESTS := tests/resume tests/data tests/test_run.py tests/keras/test_meanings.py tests/crash \
+  tests/hunt/test_hunt.py
+
 test-resume: $(STAMP)
-	KERAS_BACKEND=$(KERAS_BACKEND) $(PYTEST) tests/resume tests/crash tests/hunt/test_hunt.py $(ARGS)
+	KERAS_BACKEND=$(KERAS_BACKEND) $(PYTEST) $(RESUME_TESTS) $(ARGS)
 
 # The same with every save written beside training, however small it is.
-BESIDE_TESTS := tests/storage tests/crash/test_resume_chains.py tests/resume/test_backup_directory.py \
-  tests/resume/test_callbacks.py tests/resume/test_endings.py tests/resume/test_recovering.py \
-  tests/resume/test_averages.py tests/resume/test_preemption.py tests/resume/test_run_loop.py
+BACKGROUND_TESTS := tests/storage tests/test_loading.py tests/crash/test_resume_chains.py \
+  tests/resume/test_backup_directory.py tests/resume/test_callbacks.py tests/resume/test_endings.py tests/resume/test_recovering.py \
+  tests/resume/test_averages.py tests/resume/test_preemption.py tests/test_run.py
 
 test-background: $(STAMP)
-	RATCHET_BACKGROUND=1 KERAS_BACKEND=$(KERAS_BACKEND) $(PYTEST) $(BESIDE_TESTS) $(ARGS)
+	RATCHET_BACKGROUND=1 KERAS_BACKEND=$(KERAS_BACKEND) $(PYTEST) $(BACKGROUND_TESTS) $(ARGS)
 
 # All of that for one machine and one hour: whole on PyTorch, in part on the others.
 EXACT_TESTS := tests/crash tests/resume/test_endings.py tests/resume/test_negative_controls.py \
   tests/resume/test_callbacks.py tests/hunt/test_hunt.py
 
 test-exact: $(STAMP)
-	KERAS_BACKEND=torch $(PYTEST) tests/resume tests/crash tests/hunt/test_hunt.py $(ARGS)
+	KERAS_BACKEND=torch $(PYTEST) $(RESUME_TESTS) $(ARGS)
 	KERAS_BACKEND=tensorflow $(PYTEST) $(EXACT_TESTS) $(ARGS)
 	KERAS_BACKEND=jax $(PYTEST) $(EXACT_TESTS) $(ARGS)
 
@@ -67,9 +71,9 @@ test-wheel: $(STAMP)
 	$(BIN)/python -m pip install -q --no-deps --target build/wheel/site build/wheel/*.whl
 	cp -r tests examples README.md docs pyproject.toml build/wheel/
 	cd build/wheel && KERAS_BACKEND=$(KERAS_BACKEND) PYTHONPATH=site RATCHET_WHEEL=$(CURDIR)/build/wheel/site \
-	  $(CURDIR)/$(PYTEST) tests/pains tests/policy \
-	  tests/cli tests/storage/test_golden.py tests/storage/test_loading.py tests/test_public_api.py \
-	  tests/test_compat.py tests/test_readers.py $(ARGS)
+	  $(CURDIR)/$(PYTEST) tests/drop_in tests/policy \
+	  tests/cli tests/storage/test_golden.py tests/test_loading.py tests/test_public_api.py \
+	  tests/keras/test_names.py tests/formats/test_readers.py $(ARGS)
 
 # The long kill suite: hundreds of SIGKILLs on each backend.
 test-crash: $(STAMP)
@@ -85,7 +89,7 @@ hunt: $(STAMP)
 
 # Exactness on the Keras to come. keras-nightly is no `keras` for pip, so it is put over the other,
 # in a folder of its own that comes first.
-NEXT_TESTS := tests/test_compat.py tests/resume/test_canaries.py tests/resume/test_steps_at_once.py \
+NEXT_TESTS := tests/keras tests/resume/test_steps_at_once.py \
   tests/resume/test_negative_controls.py tests/resume/test_callbacks.py tests/resume/test_options.py \
   tests/resume/test_data_matrix.py tests/crash/test_resume_chains.py
 NEXT_KERAS ?= build/next-keras
@@ -94,7 +98,7 @@ next-keras: $(STAMP) $(NEXT_KERAS)/.installed
 	PYTHONPATH=$(abspath $(NEXT_KERAS)) KERAS_BACKEND=$(KERAS_BACKEND) $(PYTEST) $(NEXT_TESTS) $(ARGS)
 
 next-keras-resume: $(STAMP) $(NEXT_KERAS)/.installed
-	PYTHONPATH=$(abspath $(NEXT_KERAS)) KERAS_BACKEND=$(KERAS_BACKEND) $(PYTEST) tests/resume tests/crash $(ARGS)
+	PYTHONPATH=$(abspath $(NEXT_KERAS)) KERAS_BACKEND=$(KERAS_BACKEND) $(PYTEST) $(RESUME_TESTS) $(ARGS)
 
 $(NEXT_KERAS)/.installed: $(STAMP)
 	rm -rf $(NEXT_KERAS)
@@ -103,8 +107,8 @@ $(NEXT_KERAS)/.installed: $(STAMP)
 
 # The oldest of everything that pyproject.toml claims: the command line and the drop-in tests.
 FLOORS ?= .venv-floors
-FLOORS_TESTS := tests/test_floors.py tests/test_public_api.py tests/test_compat.py tests/cli tests/pains \
-  tests/storage/test_golden.py tests/storage/test_loading.py
+FLOORS_TESTS := tests/test_floors.py tests/test_public_api.py tests/keras/test_names.py tests/cli tests/drop_in \
+  tests/storage/test_golden.py tests/test_loading.py
 
 floors: $(FLOORS)/.installed
 	KERAS_BACKEND=torch $(FLOORS)/bin/python -X faulthandler -m pytest $(FLOORS_TESTS) $(ARGS)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -9,7 +10,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hypothesis
 import pytest
-from support import beside
+from support import background_saves
 
 hypothesis.settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci")
@@ -17,7 +18,7 @@ hypothesis.settings.load_profile("ci")
 
 @pytest.fixture(scope="session", autouse=True)
 def _saves_beside_training():
-    beside.apply()
+    background_saves.apply()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,3 +34,11 @@ def backend():
     import keras
 
     return keras.backend.backend()
+
+
+@pytest.fixture
+def quick_path():
+    """A directory in memory where there is such a place: syncs are simulated or do not matter."""
+    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=place) as path:
+        yield path

@@ -3,7 +3,7 @@
 import keras
 import pytest
 from support.models import Curve, data, dense, fit
-from support.pains import run, tiny
+from support.runs import run, tiny
 
 import keras_ratchet
 from keras_ratchet import policy

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 from support.models import Curve, data, dense, fit, stamp_of
-from support.pains import run, tiny, warnings_like, warns_once
+from support.runs import run, tiny, warnings_like, warns_once
 
 from keras_ratchet import EarlyStopping
 from keras_ratchet.callbacks import _measures

@@ -1,4 +1,4 @@
-"""Records the snapshots of a real run for `tests/averages`: KERAS_BACKEND=torch python this_file.
+"""Records the snapshots of a real run for the averages: KERAS_BACKEND=torch python this_file.
 
 A small network on scikit-learn's digits; its weights at the end of each of its last epochs, and
 the validation data. What is averaged on the three backends is then the same to the last bit.

@@ -18,7 +18,7 @@ import h5py
 import keras
 import numpy as np
 from hunt import grammar
-from support import beside
+from support import background_saves
 from support.resuming import Killed, end_workers, scramble, seed_all
 
 import keras_ratchet
@@ -144,7 +144,7 @@ def run(plan, directories, kill=None, backup=True):
             error.at_start = trained.at_start is None
             return Process(None, said, error)
         finally:
-            beside.settle()
+            background_saves.settle()
             for callback in made:  # a dead process holds no lock
                 if isinstance(callback, keras_ratchet.BackupAndRestore):
                     callback.backups.end()

@@ -11,7 +11,7 @@ import hypothesis
 import hypothesis.strategies as st
 import keras
 import pytest
-from support import beside
+from support import background_saves
 from support.resuming import EPOCHS, PER_EPOCH, Script, arrays, model, scramble
 
 import keras_ratchet
@@ -210,7 +210,7 @@ def test_a_second_signal_is_immediate(tmp_path):
     finally:
         signal.signal(signal.SIGTERM, before)
     assert not reached
-    beside.settle()
+    background_saves.settle()
     assert snapshots(one) == ["epoch-00000-batch-0000000", "epoch-00001-batch-0000000"]
 
 

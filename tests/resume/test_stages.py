@@ -6,7 +6,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
-from support import beside, resuming
+from support import background_saves, resuming
 from support.resuming import Killed, arrays, scramble, seed_all, values
 
 from keras_ratchet import BackupAndRestore
@@ -50,7 +50,7 @@ def process(directory, plans, kill=None, *, between=lambda net, turn: None, **ba
             fit = net.fit(x, y, batch_size=4, verbose=0, callbacks=callbacks, **plan)
             histories.append((fit.epoch, fit.history))
     except Killed:
-        beside.settle()
+        background_saves.settle()
         callback.backups.end()
         return None
     return repr(histories), values(net.variables), values(net.optimizer.variables)
@@ -124,7 +124,7 @@ def test_each_stage_with_a_directory_of_its_own_needs_no_warning(tmp_path):
             try:
                 fit = net.fit(x, y, epochs=2, batch_size=4, verbose=0, callbacks=[backup, *kill])
             except Killed:
-                beside.settle()
+                background_saves.settle()
                 backup.backups.end()
                 return None
             seen.append((fit.history, net.evaluate(x, y, verbose=0)))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import keras
 import pytest
-from support import beside
+from support import background_saves
 from support.models import Curve, Stamp, dense, fit, stamp_of
 
 import keras_ratchet
@@ -85,7 +85,7 @@ def test_a_file_that_is_deleted_during_the_run_no_longer_counts(tmp_path):
 
     class DeleteAfterFirst(Stamp):
         def on_epoch_end(self, epoch, logs=None):
-            beside.settle()
+            background_saves.settle()
             if epoch == 0:
                 path.unlink()
 
@@ -180,7 +180,7 @@ def test_of_equals_the_one_that_was_asked_for_is_kept(ties, epoch, tmp_path):
 def test_pinned_foreign_and_changed_files_are_never_dropped(tmp_path):
     class Interfere(Stamp):
         def on_epoch_end(self, epoch, logs=None):
-            beside.settle()
+            background_saves.settle()
             if epoch == 0:
                 pin(str(tmp_path / "e1.weights.h5"))
             if epoch == 1:
@@ -296,7 +296,7 @@ class ErrorsByEpoch(keras.callbacks.Callback):
         self.disk, self.codes = disk, codes
 
     def on_epoch_begin(self, epoch, logs=None):
-        beside.settle()
+        background_saves.settle()
         self.disk.code = self.codes[epoch] if epoch < len(self.codes) else None
 
 
@@ -435,7 +435,7 @@ class Leave(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == self.epoch:
-            beside.settle()
+            background_saves.settle()
             raise RuntimeError("gone")
 
 

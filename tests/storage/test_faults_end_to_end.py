@@ -10,7 +10,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from support import beside
+from support import background_saves
 from support.scenarios import Scenario, all_runs
 
 import keras_ratchet
@@ -42,7 +42,7 @@ BESIDE = (  # of two saves that are under way each may be done, or fail, without
 class Training(Scenario):
     """Two epochs: the best file is overwritten, and the first epoch's is dropped at the end."""
 
-    states = BESIDE if beside.WANTED else ONE_BY_ONE
+    states = BESIDE if background_saves.WANTED else ONE_BY_ONE
     inside_hdf5 = True
 
     def __init__(self, suffix, weights_only):
@@ -78,11 +78,11 @@ class Training(Scenario):
         for number, callback in enumerate(callbacks, 1):
             callback.on_epoch_begin(epoch)
             callback.on_epoch_end(epoch, {"val_loss": loss})
-            if not beside.WANTED:
+            if not background_saves.WANTED:
                 reported(2 * epoch + number)
         for callback in callbacks:
             callback.flush()
-        if beside.WANTED:  # nothing is promised before
+        if background_saves.WANTED:  # nothing is promised before
             reported((3, len(BESIDE) - 1)[epoch])
 
     def next_start(self, root):

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import h5py
 import keras
 import numpy as np
-from support import beside, forking
+from support import background_saves, forking
 
 from keras_ratchet._storage import disk
 
@@ -139,7 +139,7 @@ class Reports(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self._at("epoch end")
         if epoch == self._epoch and self._place == "save":
-            beside.settle()  # the next write is that of a snapshot
+            background_saves.settle()  # the next write is that of a snapshot
             disk.current = DeadlyDisk()
 
     def on_train_end(self, logs=None):

@@ -18,7 +18,7 @@ import time
 import traceback
 from pathlib import Path
 
-from support import beside
+from support import background_saves
 
 TESTS = Path(__file__).resolve().parent.parent
 # Huge pages where glibc can: a third less system time for children that copy 40 MB some ten times.
@@ -32,7 +32,7 @@ def warm():
     import keras_ratchet
 
     assert keras_ratchet.ModelCheckpoint is not None  # a lazy name: this imports it
-    beside.apply()
+    background_saves.apply()
     keras.saving.serialize_keras_object(keras.layers.Dense(1))
     if keras.backend.backend() == "torch":
         import torch

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import keras
 import numpy as np
-from support import beside
+from support import background_saves
 
 import keras_ratchet
 from keras_ratchet._engine.resume import stages
@@ -173,7 +173,7 @@ class Script:
         try:
             history = net.fit(**{**data, **arguments}, callbacks=mine)
         except Killed:
-            beside.settle()
+            background_saves.settle()
             for callback in mine:  # a dead process holds no lock
                 if isinstance(callback, keras_ratchet.BackupAndRestore):
                     callback.backups.end()

@@ -8,7 +8,7 @@
 | 3.15 | 3.15.1 |
 | 3.16 | keras-nightly 3.16.0.dev2026102704 |
 
-`make next-keras` runs them on the newest keras-nightly, `tests/resume/test_canaries.py` among
+`make next-keras` runs them on the newest keras-nightly, `tests/keras/test_meanings.py` among
 them: these look at what is trained on, and not at names.
 """
 

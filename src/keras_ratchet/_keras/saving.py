@@ -10,8 +10,8 @@
 | `legacy_h5_format.save_attributes_to_hdf5_group` | lists of names in `.h5` | 3.12.0, 3.15.1 |
 
 Keras's saver reads a model and writes a file in one go. Here its walk only notes what lies where,
-and the file is written later, perhaps on another thread; `tests/test_zoo.py` compares the files
-byte for byte with Keras's own, on every version that is tested. Keras is imported on call.
+and the file is written later, perhaps on another thread; `tests/formats/test_zoo.py` compares the
+files byte for byte with Keras's own, on every version that is tested. Keras is imported on call.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 from support.models import Curve, Stamp, fit, stamp_of
-from support.pains import KERAS_IS_AS_DESCRIBED, At, run, tiny, warns_once
+from support.runs import KERAS_IS_AS_DESCRIBED, At, run, tiny, warns_once
 
 import keras_ratchet
 from keras_ratchet import ReduceLROnPlateau

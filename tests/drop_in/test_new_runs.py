@@ -6,7 +6,7 @@ import os
 import keras
 import pytest
 from support.models import Curve, Stamp, dense, fit, stamp_of
-from support.pains import At
+from support.runs import At
 
 import keras_ratchet
 from keras_ratchet._storage import journal

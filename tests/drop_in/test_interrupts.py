@@ -7,7 +7,7 @@ import threading
 import keras
 import pytest
 from support.models import Curve, Stamp, data, dense, fit, stamp_of
-from support.pains import KERAS_IS_AS_DESCRIBED, At, press_ctrl_c, tiny
+from support.runs import KERAS_IS_AS_DESCRIBED, At, press_ctrl_c, tiny
 
 import keras_ratchet
 

@@ -6,7 +6,7 @@ import pickle
 import keras
 import pytest
 from support.models import dense, stamp_of
-from support.pains import run
+from support.runs import run
 
 import keras_ratchet
 

@@ -3,7 +3,7 @@
 import keras
 import pytest
 from support.models import dense, fit, stamp_of
-from support.pains import KERAS_IS_AS_DESCRIBED, run, tiny, warnings_like, warns_once
+from support.runs import KERAS_IS_AS_DESCRIBED, run, tiny, warnings_like, warns_once
 
 import keras_ratchet
 from keras_ratchet.errors import ConfigError, MetricError

@@ -226,7 +226,7 @@ for version in range(1, 10**6):
 
 def test_a_reader_beside_a_writer_never_sees_a_damaged_checkpoint(quick_path):
     """Files are replaced and deleted while they are listed and verified."""
-    tests = str(Path(__file__).parent.parent)
+    tests = str(Path(__file__).parent)
     command = [sys.executable, "-c", WRITE, quick_path, tests]
     writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:

@@ -3,7 +3,7 @@
 import keras
 import pytest
 from support.models import Curve, Stamp, data, stamp_of
-from support.pains import KERAS_IS_AS_DESCRIBED, At, tiny
+from support.runs import KERAS_IS_AS_DESCRIBED, At, tiny
 
 import keras_ratchet
 

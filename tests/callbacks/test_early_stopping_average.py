@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from support.averages import TOLERANCE, best_first, bits, loss_of, network, oracle_soup, recorded
 from support.models import Curve, data, dense, fit
-from support.pains import At, press_ctrl_c, tiny, warnings_like
+from support.runs import At, press_ctrl_c, tiny, warnings_like
 
 import keras_ratchet
 from keras_ratchet._keras import data_adapters

@@ -6,9 +6,9 @@ import shutil
 import keras
 import numpy as np
 import pytest
-from support import beside
+from support import background_saves
 from support.models import Curve, Stamp, dense, fit, stamp_of
-from support.pains import At, warnings_like, warns_once
+from support.runs import At, warnings_like, warns_once
 
 import keras_ratchet
 from keras_ratchet._storage.lock import FileLock, _held
@@ -74,11 +74,11 @@ def test_a_literal_brace_in_a_directory_is_a_part_of_its_name(tmp_path):
 
 def test_a_directory_that_is_deleted_during_the_run_is_made_anew(tmp_path):
     def delete():
-        beside.settle()
+        background_saves.settle()
         shutil.rmtree(tmp_path / "run")
 
     def is_locked():
-        beside.settle()
+        background_saves.settle()
         (path,) = (tmp_path / "run" / "backup" / ".ratchet").glob("*.lock")
         seen.append(any(os.path.samestat(os.fstat(fd), path.stat()) for fd, _ in _held.values()))
 
@@ -100,7 +100,7 @@ def test_a_deleted_directory_that_another_run_has_taken_is_left_alone(tmp_path, 
         raise PermissionError(13, "held by another process")
 
     def taken():
-        beside.settle()
+        background_saves.settle()
         shutil.rmtree(tmp_path / "run")
         monkeypatch.setattr("keras_ratchet._storage.lock._take", refuse)
 

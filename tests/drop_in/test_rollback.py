@@ -12,7 +12,6 @@ import pickle
 import keras
 import numpy as np
 import pytest
-from support.pains import KERAS_IS_AS_DESCRIBED
 from support.poison import (
     BATCH,
     BATCHES,
@@ -26,6 +25,7 @@ from support.poison import (
     values,
     without,
 )
+from support.runs import KERAS_IS_AS_DESCRIBED
 from support.versions import AT_MOST_3_15
 
 import keras_ratchet

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from support.models import data, dense, fit
-from support.pains import KERAS_IS_AS_DESCRIBED
+from support.runs import KERAS_IS_AS_DESCRIBED
 
 import keras_ratchet
 from keras_ratchet._keras import saving

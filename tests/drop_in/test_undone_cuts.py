@@ -2,8 +2,8 @@
 
 import keras
 import pytest
-from support.pains import run, tiny, warnings_like, warns_once
 from support.poison import net, poisoned, train
+from support.runs import run, tiny, warnings_like, warns_once
 
 import keras_ratchet
 

@@ -7,10 +7,11 @@ import subprocess
 import sys
 import threading
 import traceback
+from pathlib import Path
 
 import keras
 import pytest
-from support import beside
+from support import background_saves
 from support.models import Curve, dense, fit
 
 import keras_ratchet
@@ -50,7 +51,7 @@ class At(keras.callbacks.Callback):
 
 def hold_up():
     """Hold saves up for a while."""
-    threading.Timer(HELD_UP_S, beside.Roadblock().lift).start()
+    threading.Timer(HELD_UP_S, background_saves.Roadblock().lift).start()
 
 
 # Errors.
@@ -158,7 +159,7 @@ SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[2])
 import keras, keras_ratchet
-from support import beside
+from support import background_saves
 from support.models import dense
 import threading
 callback = keras_ratchet.ModelCheckpoint(
@@ -167,14 +168,14 @@ callback = keras_ratchet.ModelCheckpoint(
 callbacks = keras.callbacks.CallbackList([callback], model=dense(), epochs=9)
 callbacks.on_train_begin()
 callbacks.on_epoch_begin(0)
-threading.Timer(0.5, beside.Roadblock().lift).start()
+threading.Timer(0.5, background_saves.Roadblock().lift).start()
 callbacks.on_epoch_end(0, {"loss": 1.0})
 sys.exit(3)
 """
 
 
 def test_the_end_of_the_process_waits(tmp_path):
-    path, tests = tmp_path / "m.weights.h5", os.path.dirname(os.path.dirname(__file__))
+    path, tests = tmp_path / "m.weights.h5", str(Path(__file__).parents[2])
     command = [sys.executable, "-X", "faulthandler", "-c", SCRIPT, str(path), tests]
     done = subprocess.run(command, timeout=120, capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr
@@ -219,7 +220,7 @@ class Block:
     """A roadblock that stands from one epoch to another."""
 
     def stand(self):
-        self.lift = beside.Roadblock().lift
+        self.lift = background_saves.Roadblock().lift
 
     def go(self):
         self.lift()
@@ -279,7 +280,7 @@ def test_saves_reach_the_disk_in_the_order_of_their_hooks(tmp_path, monkeypatch)
 
 
 def test_a_save_in_line_comes_after_those_under_way(tmp_path):
-    block = beside.Roadblock()
+    block = background_saves.Roadblock()
     order = []
     first, second = BackgroundWriter(), BackgroundWriter()
     first.submit(lambda: order.append(1) or True, bool, model=NO_MODEL, in_line=False)
@@ -289,7 +290,7 @@ def test_a_save_in_line_comes_after_those_under_way(tmp_path):
 
 
 def test_a_forked_child_neither_waits_for_its_parents_saves_nor_repeats_them():
-    block, own, ran = beside.Roadblock(), BackgroundWriter(), []
+    block, own, ran = background_saves.Roadblock(), BackgroundWriter(), []
     own.submit(lambda: ran.append(os.getpid()) or True, bool, model=NO_MODEL, in_line=False)
     pid = os.fork()
     if pid == 0:

@@ -6,8 +6,8 @@ import math
 import keras
 import numpy as np
 import pytest
-from support.pains import KERAS_IS_AS_DESCRIBED, At, run
 from support.poison import Break, is_finite, net, poisoned, rows, state, train
+from support.runs import KERAS_IS_AS_DESCRIBED, At, run
 
 import keras_ratchet
 from keras_ratchet import TerminateOnNaN

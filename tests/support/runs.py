@@ -1,4 +1,4 @@
-"""What the tests of Keras's pains share: a dictated run, and a hand on Ctrl-C."""
+"""What the tests of Keras's drop_in share: a dictated run, and a hand on Ctrl-C."""
 
 import contextlib
 import functools
@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from support.models import Curve, Stamp, dense, fit
 
-# Keras's half of a test is asserted on the version that keras-pains.md describes: a newer Keras
+# Keras's half of a test is asserted on the version that keras-drop_in.md describes: a newer Keras
 # may be cured.
 KERAS_IS_AS_DESCRIBED = keras.__version__ == "3.15.1"
 

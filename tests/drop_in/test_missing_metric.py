@@ -3,7 +3,7 @@
 import keras
 import pytest
 from support.models import Curve, data, dense, fit, stamp_of
-from support.pains import KERAS_IS_AS_DESCRIBED, run, tiny, warns_once
+from support.runs import KERAS_IS_AS_DESCRIBED, run, tiny, warns_once
 
 import keras_ratchet
 from keras_ratchet import policy

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 from support.models import data, fit
-from support.pains import KERAS_IS_AS_DESCRIBED
 from support.resuming import Kill, Script
+from support.runs import KERAS_IS_AS_DESCRIBED
 
 import keras_ratchet
 

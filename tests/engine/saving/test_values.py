@@ -12,7 +12,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from support import beside
+from support import background_saves
 from support.models import data
 
 import keras_ratchet
@@ -107,7 +107,7 @@ class Delay(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if epoch == 0:
             self.then = state_of(self.model)
-            self._block = beside.Roadblock()
+            self._block = background_saves.Roadblock()
 
     def on_train_batch_end(self, batch, logs=None):
         if self._block is not None and batch == ON - 1:

@@ -8,7 +8,7 @@ import traceback
 
 import keras
 import pytest
-from support import beside
+from support import background_saves
 from support.models import dense, fit
 from support.resuming import Kill, Script
 from support.sources import Batches
@@ -55,19 +55,19 @@ class Block:
 
     def stand(self):
         """Hold up the saves that begin from now on; those before are done."""
-        beside.settle()
-        self._roadblock = beside.Roadblock()
+        background_saves.settle()
+        self._roadblock = background_saves.Roadblock()
 
     def go(self):
         """Let them go on, and wait for them."""
         self._roadblock.lift()
-        beside.settle()
+        background_saves.settle()
 
 
 def hold_up():
     """Hold up, for a while, the saves that begin from now on; those before are done."""
-    beside.settle()
-    threading.Timer(HELD_UP_S, beside.Roadblock().lift).start()
+    background_saves.settle()
+    threading.Timer(HELD_UP_S, background_saves.Roadblock().lift).start()
 
 
 def test_an_error_is_raised_at_the_next_hook_with_the_traceback_of_its_thread(
@@ -177,8 +177,8 @@ class HeldOverTheEpoch(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         if (self.epoch, batch) == (1, 6):
-            beside.settle()
-            self.roadblock = beside.Roadblock()
+            background_saves.settle()
+            self.roadblock = background_saves.Roadblock()
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch

@@ -8,9 +8,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from support import beside
+from support import background_saves
 from support.models import data, dense, fit, stamp_of
-from support.pains import KERAS_IS_AS_DESCRIBED, At, press_ctrl_c, run, tiny
+from support.runs import KERAS_IS_AS_DESCRIBED, At, press_ctrl_c, run, tiny
 from support.versions import AT_MOST_3_15
 
 import keras_ratchet
@@ -35,7 +35,7 @@ def stamp_in(path):
 
 def content(path):
     """Return the bytes of a file whose save has begun in the same hook."""
-    beside.settle()
+    background_saves.settle()
     return path.read_bytes()
 
 
