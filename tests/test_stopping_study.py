@@ -87,7 +87,8 @@ def recorded():
 
 
 def _criteria():
-    from keras_ratchet.policy import GeneralizationLoss, Patience, Smoothed, UpStrips
+    from keras_ratchet.policy import Patience, Smoothed
+    from keras_ratchet.policy.experimental import GeneralizationLoss, UpStrips
 
     return [
         Patience(2),

@@ -14,8 +14,8 @@ import numpy as np
 
 from keras_ratchet._formats.numeric import mean_of
 from keras_ratchet.policy import Criterion, Moment, Monitor
-from keras_ratchet.policy.directions import judge_of, settle
 from keras_ratchet.policy.monitor import Mode
+from keras_ratchet.policy.ranking_metric import ranking_metric_of, resolve_directions
 from keras_ratchet.policy.soup import Average, Candidate, choose, order, place_for
 from keras_ratchet.types import AverageRecord
 from stopping.records import Record
@@ -27,7 +27,7 @@ _ROUNDING = 1e-6  # relative: what float32 leaves of a loss that is added up in 
 
 def stops_after(criterion: Criterion, moments: Sequence[Moment]) -> int:
     """Return after how many epochs a criterion stops; all of them if it never does."""
-    rule = settle(criterion, lambda name: None)
+    rule = resolve_directions(criterion, lambda name: None)
     state = rule.initial()
     for moment in moments:
         state, verdict = rule.check(state, moment)
@@ -107,7 +107,11 @@ class Replay:
         """Return what each rule ends with; rules on a metric that the run has not are left out."""
         self._moments = self.record.moments()
         metrics = self.record.metrics
-        return [self._outcome(rule) for rule in rules if judge_of(rule.criterion).metric in metrics]
+        return [
+            self._outcome(rule)
+            for rule in rules
+            if ranking_metric_of(rule.criterion).metric in metrics
+        ]
 
     def _outcome(self, rule: Rule) -> Outcome:
         stop = self._stop(rule.criterion)
@@ -175,7 +179,7 @@ class Replay:
 
 
 def _monitor(criterion: Criterion) -> Monitor:
-    judge = judge_of(criterion)
+    judge = ranking_metric_of(criterion)
     mode: Mode = "max" if judge.mode == "max" else "min"
     return Monitor(judge.metric, mode, getattr(criterion, "min_delta", 0.0))
 

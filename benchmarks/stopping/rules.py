@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from keras_ratchet.policy import (
-    AfterEpochs,
-    Criterion,
+from keras_ratchet.policy import AfterEpochs, Criterion, Patience, Smoothed
+from keras_ratchet.policy.experimental import (
     GeneralizationLoss,
-    Patience,
     ProgressQuotient,
     SignificantImprovement,
-    Smoothed,
     UpStrips,
 )
 from keras_ratchet.policy.soup import Average

@@ -4,7 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
+
+StopKind = Literal[
+    "patience",
+    "nan",
+    "not finite",
+    "goal",
+    "diverged",
+    "epochs",
+    "steps",
+    "seconds",
+    "generalization loss",
+    "progress quotient",
+    "up strips",
+    "significance",
+    "rollback",
+    "signal",
+    "deadline",
+]
+SaveKind = Literal["improved", "worse", "nan", "missing", "always", "batches", "seconds", "busy"]
+IncidentKind = Literal["not finite", "spike"]
+Kind = (
+    StopKind
+    | SaveKind
+    | IncidentKind
+    | Literal["waiting", "plateau", "cooldown", "fine", "good", "refused", "fits", "too late"]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +74,24 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A yes or no with the sentence that explains it."""
+    """A yes or no with the sentence that explains it.
+
+    Attributes:
+        yes: The answer; `bool(verdict)` is the same.
+        kind: One word for programs: a `Kind`, or the word of a criterion of your own.
+        reason: The sentence.
+        values: The numbers behind the decision.
+        kinds: `kind` alone; or the kinds of all parts that decided, of which `kind` is the first.
+    """
 
     yes: bool
-    kind: str
+    kind: Kind | str
     reason: str
     values: Mapping[str, float] = field(default_factory=dict)
+    kinds: tuple[Kind | str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kinds", self.kinds or (self.kind,))  # the class is frozen
 
     def __bool__(self) -> bool:
         return self.yes
@@ -64,19 +102,43 @@ class StopReason:
     """Why training stopped.
 
     Attributes:
-        kind: One word for programs: "patience" or "nan".
+        kind: One word for programs, such as "patience", "nan" or "signal": a `StopKind`, or the
+            word of a criterion of your own.
         sentence: The same for people.
         values: The numbers behind the decision.
         epoch: Index, from 0, of the epoch after which training stopped.
+        kinds: `kind` alone; or those of all criteria that asked to stop, of which `kind` is the
+            first.
     """
 
-    kind: str
+    kind: StopKind | str
     sentence: str
     values: Mapping[str, float]
     epoch: int
+    kinds: tuple[StopKind | str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kinds", self.kinds or (self.kind,))  # the class is frozen
 
     def __str__(self) -> str:
         return self.sentence
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the reason as plain data; several kinds are joined with "+"."""
+        return {
+            "kind": "+".join(self.kinds),
+            "sentence": self.sentence,
+            "values": dict(self.values),
+            "epoch": self.epoch,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any] | None) -> StopReason | None:
+        """Return the reason that `to_dict` described; None stays None."""
+        if data is None:
+            return None
+        kinds = tuple(data["kind"].split("+"))
+        return cls(kinds[0], data["sentence"], data["values"], data["epoch"], kinds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from support.models import data, dense
 from keras_ratchet import EarlyStopping
 from keras_ratchet.callbacks._measures import _RunningMeans
 from keras_ratchet.errors import ConfigError, MetricError
-from keras_ratchet.policy import Criterion, Patience, SignificantImprovement, Verdict
+from keras_ratchet.policy import Criterion, Patience, Verdict
+from keras_ratchet.policy.experimental import SignificantImprovement
 
 
 class Looks(Criterion):

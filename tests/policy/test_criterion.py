@@ -23,7 +23,7 @@ from keras_ratchet.policy import (
     Verdict,
 )
 from keras_ratchet.policy.criterion import AnyOf, Not, from_json, to_json
-from keras_ratchet.policy.directions import judge_of, settle
+from keras_ratchet.policy.ranking_metric import ranking_metric_of, resolve_directions
 
 YES, NO, UNKNOWN = "yes", "no", "missing"
 
@@ -158,7 +158,7 @@ def test_the_sentences_are_those_of_the_parts_that_decided(rule, value, yes, rea
 
 def test_kinds_and_values_of_several_parts_are_told_apart():
     verdict = said(A | Reaches("m", 2, mode="min") | AfterEpochs(1), 0)
-    assert verdict.kind == "goal+epochs"
+    assert (verdict.kind, verdict.kinds) == ("goal", ("goal", "epochs"))
     assert dict(verdict.values) == {
         "goal.value": 0,
         "goal.goal": 1,
@@ -236,13 +236,13 @@ def ask(name):
     ],
 )
 def test_the_first_named_metric_decides_what_is_best(rule, metric, mode):
-    judge = judge_of(rule)
+    judge = ranking_metric_of(rule)
     assert (judge.metric, judge.mode) == (metric, mode)
 
 
 def test_settling_fills_in_every_name_and_mode():
     rule = Reaches(0.9) | ~(Patience(3, "val_acc") & Smoothed(Diverges("val_mae", 3)))
-    assert settle(rule, ask) == (
+    assert resolve_directions(rule, ask) == (
         Reaches("val_acc", 0.9, mode="max")
         | ~(Patience(3, "val_acc", mode="max") & Smoothed(Diverges("val_mae", 3, mode="min")))
     )

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import FrozenInstanceError, fields
+from typing import get_args
 
 import pytest
 from hypothesis import assume, given
@@ -16,19 +17,24 @@ from keras_ratchet.policy import (
     AfterSteps,
     Criterion,
     Diverges,
-    GeneralizationLoss,
     Moment,
     NotFinite,
     Patience,
     Position,
-    ProgressQuotient,
     Reaches,
-    SignificantImprovement,
     Smoothed,
+    experimental,
+)
+from keras_ratchet.policy.experimental import (
+    GeneralizationLoss,
+    ProgressQuotient,
+    SignificantImprovement,
     UpStrips,
 )
-from keras_ratchet.policy.directions import settle
+from keras_ratchet.policy.ranking_metric import resolve_directions
+from keras_ratchet.types import StopKind
 
+KNOWN = {*get_args(StopKind), "missing", "waiting", "improved"}
 modes = st.sampled_from(["min", "max"])
 metric = st.just("m") | st.builds(Smoothed, st.just("m"), st.sampled_from([0.0, 0.5, 0.9]))
 error = st.just("m") | st.builds(Smoothed, st.just("m"), st.sampled_from([0.0, 0.5]))
@@ -86,7 +92,7 @@ def run(m, t=()):
 
 
 def test_every_public_criterion_is_among_those_tested_here():
-    public = {getattr(policy, name) for name in policy.__all__}
+    public = {getattr(module, n) for module in (policy, experimental) for n in module.__all__}
     found = {c for c in public if isinstance(c, type) and issubclass(c, Criterion)}
     assert found - {Criterion, Smoothed} == set(KINDS)
 
@@ -99,9 +105,9 @@ def test_the_state_through_json_at_any_moment_changes_no_verdict(rule, m, t, cut
 
 @given(criteria, values, values)
 def test_settling_what_is_complete_changes_no_verdict(rule, m, t):
-    settled = settle(rule, {"m": None, "t": None}.get) if _modes_agree(rule) else rule
+    resolved = resolve_directions(rule, {"m": None, "t": None}.get) if _modes_agree(rule) else rule
     whole = run(m, t)
-    assert repr(verdicts(settled, whole)) == repr(verdicts(rule, whole))
+    assert repr(verdicts(resolved, whole)) == repr(verdicts(rule, whole))
 
 
 def _modes_agree(rule):
@@ -111,7 +117,7 @@ def _modes_agree(rule):
 @given(criteria, values, values)
 def test_every_verdict_says_why_in_words_and_numbers(rule, m, t):
     for verdict in verdicts(rule, run(m, t)):
-        assert verdict.reason and verdict.kind
+        assert verdict.reason and verdict.kind == verdict.kinds[0] and {*verdict.kinds} <= KNOWN
         assert all(type(key) is str for key in verdict.values)
         assert all(type(value) in (int, float) for value in verdict.values.values())
 

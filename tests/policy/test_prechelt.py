@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from support.criteria import first_yes, moments, stops_at, verdicts
 
 from keras_ratchet.errors import ConfigError, MetricError
-from keras_ratchet.policy import GeneralizationLoss, ProgressQuotient, UpStrips
-from keras_ratchet.policy.directions import settle
+from keras_ratchet.policy.experimental import GeneralizationLoss, ProgressQuotient, UpStrips
+from keras_ratchet.policy.ranking_metric import resolve_directions
 
 positive = st.floats(0.125, 8) | st.sampled_from([1.0, 0.5])
 errors = st.lists(positive, min_size=1, max_size=30)
@@ -232,8 +232,8 @@ def test_a_metric_that_should_be_large_is_refused_when_the_model_says_so():
         ProgressQuotient(2, train="acc"),
     ):
         with pytest.raises(ConfigError, match=r"compares errors, but '(val_)?acc' should be large"):
-            settle(rule, ask)
-        settle(rule, lambda name: None)
+            resolve_directions(rule, ask)
+        resolve_directions(rule, lambda name: None)
 
 
 def test_an_error_below_0_is_refused():

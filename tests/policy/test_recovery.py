@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_ratchet.errors import ConfigError
-from keras_ratchet.policy.rollback import Recovery, RecoveryState, Retries, RolledBack
+from keras_ratchet.policy.rollback import Retries, RollbackRule, RollbackState, RolledBack
 from keras_ratchet.policy.spikes import RunningMean, Spikes
 from keras_ratchet.types import Verdict
 
@@ -16,7 +16,7 @@ finite = st.floats(-1e6, 1e6)
 batch_losses = st.floats(0.001, 1000.0)
 anything = st.one_of(finite, st.sampled_from([math.nan, math.inf, -math.inf]))
 rules = st.builds(
-    Recovery,
+    RollbackRule,
     st.builds(
         Spikes,
         st.just("loss"),
@@ -31,12 +31,12 @@ steps = st.lists(st.tuples(st.integers(1, 4), anything, st.booleans(), st.boolea
 
 
 def through_json(state):
-    return RecoveryState.from_json(json.loads(json.dumps(state.to_json(), allow_nan=False)))
+    return RollbackState.from_json(json.loads(json.dumps(state.to_json(), allow_nan=False)))
 
 
 def play(rule, script, between=lambda state: state):
     """Drive a rule as the callback does; return the verdicts and the states that were taken."""
-    state, seen = rule.taken(RecoveryState(), good=True), []
+    state, seen = rule.taken(RollbackState(), good=True), []
     for ended, value, running, new_epoch in script:
         if new_epoch:
             state = between(rule.epoch_begins(state))
@@ -60,7 +60,7 @@ def test_a_round_trip_through_json_at_any_point_changes_nothing(rule, script):
 @given(rules, steps)
 def test_a_value_that_is_not_finite_is_an_incident_and_the_others_are_never_called_so(rule, script):
     for ended, value, _, _ in script:
-        _, verdict = rule.check(RecoveryState(), ended, value)
+        _, verdict = rule.check(RollbackState(), ended, value)
         assert (verdict.kind == "not finite") == (not math.isfinite(value))
         assert bool(verdict) == (not math.isfinite(value))  # no window is full yet
 
@@ -150,7 +150,7 @@ def test_an_infinity_is_no_spike_but_not_finite_and_enters_no_window():
 
 def drive(rule, losses):
     """Return for each loss what became of the candidate, after a first state was taken."""
-    state, kinds = rule.taken(RecoveryState(), good=True), []
+    state, kinds = rule.taken(RollbackState(), good=True), []
     for loss in losses:
         state, verdict = rule.check(state, 1, loss)
         kinds.append(verdict.kind)
@@ -160,7 +160,7 @@ def drive(rule, losses):
 
 
 def test_a_state_is_good_after_so_many_batches():
-    assert drive(Recovery(Spikes("loss"), every=3, confirm=2), [1.0] * 10) == [
+    assert drive(RollbackRule(Spikes("loss"), every=3, confirm=2), [1.0] * 10) == [
         *["fine"] * 4,
         "good",  # the state after batch 3, by batches 4 and 5
         *["fine"] * 2,
@@ -170,8 +170,8 @@ def test_a_state_is_good_after_so_many_batches():
 
 
 def test_an_incident_takes_the_candidate_away():
-    rule = Recovery(Spikes("loss"), every=2, confirm=3)
-    state = rule.taken(RecoveryState(), good=True)
+    rule = RollbackRule(Spikes("loss"), every=2, confirm=3)
+    state = rule.taken(RollbackState(), good=True)
     for loss in (1.0, 1.0):
         state, _ = rule.check(state, 1, loss)
     state = rule.taken(state, good=False)
@@ -183,15 +183,15 @@ def test_an_incident_takes_the_candidate_away():
 
 def test_a_state_on_the_way_up_does_not_become_good():
     rising = [1.2**i for i in range(200)]  # finite, and no spike
-    kinds = drive(Recovery(Spikes("loss"), every=20, confirm=10), rising)
+    kinds = drive(RollbackRule(Spikes("loss"), every=20, confirm=10), rising)
     assert "good" not in kinds and kinds.count("refused") == 9
-    falling = drive(Recovery(Spikes("loss"), every=20, confirm=10), rising[::-1])
+    falling = drive(RollbackRule(Spikes("loss"), every=20, confirm=10), rising[::-1])
     assert "refused" not in falling and falling.count("good") == 9
 
 
 def test_the_way_up_is_the_way_down_for_a_metric_that_should_be_large():
     rising = [1.2**i for i in range(200)]
-    rule = Recovery(Spikes("reward", mode="max"), every=20, confirm=10)
+    rule = RollbackRule(Spikes("reward", mode="max"), every=20, confirm=10)
     assert drive(rule, rising).count("good") == 9
     assert drive(rule, rising[::-1]).count("refused") == 9
 
@@ -201,12 +201,12 @@ def test_noise_around_one_level_is_hardly_ever_refused():
 
     noise = random.Random(0)
     losses = [noise.lognormvariate(0.0, 1.0) for _ in range(20_000)]
-    kinds = drive(Recovery(Spikes("loss"), every=20, confirm=10), losses)
+    kinds = drive(RollbackRule(Spikes("loss"), every=20, confirm=10), losses)
     assert kinds.count("good") > 600 and kinds.count("refused") <= 1
 
 
 def test_the_first_state_has_its_own_loss_only_for_those_after_it_may_be_on_a_bad_way():
-    rule = Recovery(Spikes("loss"), every=10, confirm=5)
+    rule = RollbackRule(Spikes("loss"), every=10, confirm=5)
     away = [2.0, *[1e20] * 9, *[1e10] * 9, 1.9, *[1e10] * 5]
     assert "good" not in drive(rule, away[:18])
     assert drive(rule, away).count("good") == 0
@@ -215,15 +215,15 @@ def test_the_first_state_has_its_own_loss_only_for_those_after_it_may_be_on_a_ba
 
 
 def test_with_confirm_0_a_state_is_good_at_once():
-    rule = Recovery(Spikes("loss"), every=1, confirm=0)
-    state, verdict = rule.check(rule.taken(RecoveryState(), good=True), 1, 1.0)
+    rule = RollbackRule(Spikes("loss"), every=1, confirm=0)
+    state, verdict = rule.check(rule.taken(RollbackState(), good=True), 1, 1.0)
     assert verdict.kind == "fine" and rule.is_due(state)
     assert rule.taken(state, good=True).candidate is None
 
 
 def test_with_epochs_a_state_is_due_when_an_epoch_begins_and_none_waits():
-    rule = Recovery(Spikes("loss"), every="epoch", confirm=2)
-    state = rule.taken(RecoveryState(), good=True)
+    rule = RollbackRule(Spikes("loss"), every="epoch", confirm=2)
+    state = rule.taken(RollbackState(), good=True)
     for _ in range(1000):
         state, _ = rule.check(state, 1, 1.0)
         assert not rule.is_due(state)
@@ -232,8 +232,8 @@ def test_with_epochs_a_state_is_due_when_an_epoch_begins_and_none_waits():
 
 
 def test_batches_that_end_at_once_count_as_many():
-    rule = Recovery(Spikes("loss"), every=4, confirm=1)
-    state, _ = rule.check(RecoveryState(), 4, 2.0, running=True)
+    rule = RollbackRule(Spikes("loss"), every=4, confirm=1)
+    state, _ = rule.check(RollbackState(), 4, 2.0, running=True)
     assert rule.is_due(state)
     state, _ = rule.check(state, 4, 3.0, running=True)
     assert state.good == (2.0,)
@@ -243,8 +243,8 @@ def test_batches_that_end_at_once_count_as_many():
 
 
 def test_the_running_mean_begins_anew_with_an_epoch_and_after_going_back():
-    rule = Recovery(Spikes("loss", 1.0, 2), every=9, confirm=1)
-    state, _ = rule.check(RecoveryState(), 5, 10.0, running=True)
+    rule = RollbackRule(Spikes("loss", 1.0, 2), every=9, confirm=1)
+    state, _ = rule.check(RollbackState(), 5, 10.0, running=True)
     state, _ = rule.check(rule.epoch_begins(state), 1, 2.0, running=True)
     assert state.recent == (10.0, 2.0)
     state = rule.gone_back(state, RunningMean(3, 1.0))
@@ -275,11 +275,11 @@ def test_a_record_reads_as_a_sentence():
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: Recovery(Spikes("loss"), every=0), "every is 'epoch' or a number of batches"),
-        (lambda: Recovery(Spikes("loss"), every=1.5), "every"),
-        (lambda: Recovery(Spikes("loss"), every="batch"), "every"),
-        (lambda: Recovery(Spikes("loss"), confirm=-1), "confirm"),
-        (lambda: Recovery(Spikes("loss"), confirm=True), "confirm"),
+        (lambda: RollbackRule(Spikes("loss"), every=0), "every is 'epoch' or a number of batches"),
+        (lambda: RollbackRule(Spikes("loss"), every=1.5), "every"),
+        (lambda: RollbackRule(Spikes("loss"), every="batch"), "every"),
+        (lambda: RollbackRule(Spikes("loss"), confirm=-1), "confirm"),
+        (lambda: RollbackRule(Spikes("loss"), confirm=True), "confirm"),
         (lambda: Spikes("loss", z=0.0), "spike_z"),
         (lambda: Spikes("loss", z=math.nan), "spike_z"),
         (lambda: Spikes("loss", window=1), "window"),

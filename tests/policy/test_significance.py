@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from support.criteria import stops_at, verdicts
 
 from keras_ratchet.errors import ConfigError, MetricError
-from keras_ratchet.policy import Moment, Patience, Position, SignificantImprovement
+from keras_ratchet.policy import Moment, Patience, Position
+from keras_ratchet.policy.experimental import SignificantImprovement
 
 batch = st.floats(-8, 8) | st.sampled_from([1.0, 0.5, math.nan, math.inf])
 validations = st.integers(2, 6).flatmap(

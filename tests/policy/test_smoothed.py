@@ -11,15 +11,13 @@ from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy import (
     Criterion,
     Diverges,
-    GeneralizationLoss,
     NotFinite,
     Patience,
-    ProgressQuotient,
     Reaches,
     Smoothed,
-    UpStrips,
     Verdict,
 )
+from keras_ratchet.policy.experimental import GeneralizationLoss, ProgressQuotient, UpStrips
 
 numbers = st.floats(0, 4) | st.sampled_from([1.0, 0.5, math.nan, math.inf])
 curves = st.lists(st.none() | numbers, max_size=20)

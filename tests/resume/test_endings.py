@@ -24,10 +24,10 @@ from keras_ratchet.policy import (
     NotFinite,
     Patience,
     Reaches,
-    SignificantImprovement,
     Smoothed,
     Verdict,
 )
+from keras_ratchet.policy.experimental import SignificantImprovement
 
 CASES = []
 
@@ -105,7 +105,7 @@ def memory(callbacks):
 
 def stop(callbacks):
     reason = next(c.stop_reason for c in callbacks if isinstance(c, EarlyStopping))
-    return None if reason is None else (reason.kind, reason.epoch)
+    return None if reason is None else ("+".join(reason.kinds), reason.epoch)
 
 
 def stopper(criterion):

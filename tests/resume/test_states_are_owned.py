@@ -10,7 +10,8 @@ import pytest
 from support.poison import Break, net, rows, train
 
 from keras_ratchet import EarlyStopping, ReduceLROnPlateau, Rollback, TerminateOnNaN
-from keras_ratchet.policy import AfterEpochs, Patience, SignificantImprovement, Smoothed
+from keras_ratchet.policy import AfterEpochs, Patience, Smoothed
+from keras_ratchet.policy.experimental import SignificantImprovement
 
 BEST = {"restore_best_weights": True, "restore_optimizer": True}
 CALLBACKS = {

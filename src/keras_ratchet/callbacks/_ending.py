@@ -14,7 +14,7 @@ from keras_ratchet.callbacks._measures import Measures
 from keras_ratchet.callbacks._metrics import MetricWatch, Writers, no_writers
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy.criterion import Criterion, from_json, to_json
-from keras_ratchet.policy.directions import judge_of, settle
+from keras_ratchet.policy.ranking_metric import ranking_metric_of, resolve_directions
 from keras_ratchet.types import Verdict
 
 
@@ -37,14 +37,14 @@ class Ending:
             )
         self._criterion = criterion
         self._owner = owner
-        self.judge = judge_of(criterion)
+        self.judge = ranking_metric_of(criterion)
         self.expected = {name or self.judge.metric for name in criterion.expects()}
         self.goes_by_metric = bool(criterion.monitors())
         self.begin()
 
     def begin(self) -> None:
         """Forget the last run."""
-        self._settled = self._criterion
+        self._resolved = self._criterion
         self._state = from_json(to_json(self._criterion.initial()))
         others = self.expected - {self.judge.metric}
         self._watches = [MetricWatch(name, self._owner) for name in sorted(others)]
@@ -70,9 +70,9 @@ class Ending:
         pairs = self._criterion.monitors()
         return [name or self.judge.metric for name, mode in pairs if mode == "auto"]
 
-    def settle(self, direction: Callable[[str], Any]) -> None:
+    def resolve_directions(self, direction: Callable[[str], Any]) -> None:
         """Fill in the directions that were left open."""
-        self._settled = settle(self._criterion, direction)
+        self._resolved = resolve_directions(self._criterion, direction)
 
     def check(
         self,
@@ -95,7 +95,7 @@ class Ending:
         if judged is not None:
             metrics[self.judge.metric] = judged
         moment = self._measures.moment(epoch, metrics)
-        self._state, verdict = self._settled.check(self._state, moment)
+        self._state, verdict = self._resolved.check(self._state, moment)
         return verdict
 
     def check_at_end(self) -> None:

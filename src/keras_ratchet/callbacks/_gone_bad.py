@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-_KINDS = {"nan", "not finite", "rollback"}  # of StopReason
+from keras_ratchet.types import StopKind
+
+_KINDS: frozenset[StopKind] = frozenset({"nan", "not finite", "rollback"})
 
 
 def may_be_saved(model: Any, callbacks: Iterable[Any]) -> bool:
@@ -31,5 +33,5 @@ def has_gone_bad(model: Any, callbacks: Iterable[Any], logs: Mapping[str, float]
     if not getattr(model, "stop_training", False):
         return False
     stops = (getattr(callback, "stop_reason", None) for callback in callbacks)
-    kinds = {kind for stop in stops if stop is not None for kind in stop.kind.split("+")}
+    kinds = {kind for stop in stops if stop is not None for kind in stop.kinds}
     return bool(kinds & _KINDS) or not math.isfinite(logs.get("loss", 0.0))

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import Any
-
-from keras_ratchet.callbacks.backup_and_restore import BackupAndRestore
-from keras_ratchet.callbacks.model_checkpoint import ModelCheckpoint
+from typing import Any, Protocol
 
 
-def note(callback_list: Any, event: str, **facts: Any) -> None:
-    """Add a line to the journal of each ModelCheckpoint and BackupAndRestore of a list.
+class Journal(Protocol):
+    """What a callback that saves has as `_run_journal`: it adds lines to `.ratchet/journal.jsonl`.
+
+    Where two write to one directory, the one that also has a `name` (that of its series) counts.
+    """
+
+    @property
+    def directory(self) -> str:
+        """The directory that is saved to."""
+
+    def note(self, event: str, **fields: Any) -> None:
+        """Add a line."""
+
+
+def note(callback_list: Any, event: str, **fields: Any) -> None:
+    """Add a line to the journal of each directory that the callbacks of a list save to.
 
     Args:
         callback_list: The `CallbackList`, or None.
         event: What has happened.
-        **facts: More about it.
+        **fields: More about it.
     """
-    found = sorted(_journals(callback_list), key=lambda j: hasattr(j, "name"))
-    journals = {os.path.abspath(j.directory): j for j in found}  # best one that tells its series
-    for journal in journals.values():
-        journal.note(event, **facts)
-
-
-def _journals(callback_list: Any) -> Iterator[Any]:
-    for callback in getattr(callback_list, "callbacks", ()):
-        if isinstance(callback, BackupAndRestore):
-            yield callback.backups
-        elif isinstance(callback, ModelCheckpoint):
-            yield callback._saves.series
+    callbacks = getattr(callback_list, "callbacks", ())
+    found = [getattr(callback, "_run_journal", None) for callback in callbacks]
+    named_last = sorted(filter(None, found), key=lambda journal: hasattr(journal, "name"))
+    for journal in {os.path.abspath(j.directory): j for j in named_last}.values():
+        journal.note(event, **fields)

@@ -73,7 +73,7 @@ class StoppingCallback(PatientCallback):
     def _settle_direction(self) -> None:
         super()._settle_direction()
         if self._ending is not None:
-            self._ending.settle(self._known_direction)
+            self._ending.resolve_directions(self._known_direction)
 
     def _open_names(self) -> list[str]:
         return super()._open_names() if self._ending is None else self._ending.open_names()
@@ -97,7 +97,9 @@ class StoppingCallback(PatientCallback):
 
     def _stop(self, epoch: int, verdict: Verdict) -> None:
         self.stopped_epoch = epoch
-        self.stop_reason = StopReason(verdict.kind, verdict.reason, verdict.values, epoch)
+        self.stop_reason = StopReason(
+            verdict.kind, verdict.reason, verdict.values, epoch, verdict.kinds
+        )
         _log.info("stopped after epoch %d: %s", epoch + 1, verdict.reason)
         self.model.stop_training = True
         swap = self._swap()
@@ -113,7 +115,7 @@ class StoppingCallback(PatientCallback):
     def _decisions(self) -> dict[str, Any]:
         """Return what a restart must not forget of this."""
         reason = self.stop_reason
-        said = None if reason is None else {**asdict(reason), "values": dict(reason.values)}
+        said = None if reason is None else reason.to_dict()
         return {
             "patience": to_json(asdict(self._state())),
             "stopped_epoch": self.stopped_epoch,
@@ -126,8 +128,7 @@ class StoppingCallback(PatientCallback):
         """Go on from what `_decisions` returned."""
         self._take(PatienceState(**from_json(state["patience"])))
         self.stopped_epoch = state["stopped_epoch"]
-        said = from_json(state["stop_reason"])
-        self.stop_reason = None if said is None else StopReason(**said)
+        self.stop_reason = StopReason.from_dict(from_json(state["stop_reason"]))
         self._metric.seen = state["seen"]
         if self._ending is not None:
             self._ending.load_state_dict(state["ending"])

@@ -163,6 +163,10 @@ class BackupAndRestore(_KerasPaths, RatchetCallback, keras.callbacks.BackupAndRe
         return self.in_mid_epoch
 
     @property
+    def _run_journal(self) -> SnapshotStore:
+        return self.backups
+
+    @property
     def interrupted(self) -> bool:
         """Whether Ctrl-C was pressed."""
         return self._ctrl_c.requested

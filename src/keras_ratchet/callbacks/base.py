@@ -12,6 +12,7 @@ from keras_ratchet._keras.ema import ema_pairs, swap_callback
 from keras_ratchet.callbacks._abandoned_locks import keep_locks
 from keras_ratchet.callbacks._drop_in import check_subclass
 from keras_ratchet.callbacks._interrupt import CtrlC, watch
+from keras_ratchet.callbacks._journal import Journal
 from keras_ratchet.errors import ConfigError
 
 
@@ -50,6 +51,11 @@ class RatchetCallback(keras.callbacks.Callback):
     def _needs_batch_hooks(self) -> bool:
         """Whether hooks after batches are used, which must run on the training thread."""
         return False
+
+    @property
+    def _run_journal(self) -> Journal | None:
+        """Where a callback that saves notes what happens in the run; None for the others."""
+        return None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for copies and pickles, without what belongs to a run."""

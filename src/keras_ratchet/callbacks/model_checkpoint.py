@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from keras_ratchet._engine.saving.checkpoint_store import CheckpointStore
 from keras_ratchet._keras.metrics import metrics_are_known
 from keras_ratchet._storage.paths import local_path
 from keras_ratchet.callbacks._abandoned_locks import watch_lock
@@ -163,6 +164,10 @@ class ModelCheckpoint(SavingCallback, keras.callbacks.ModelCheckpoint):
         own = ("on_train_batch_end", "_should_save_on_batch")
         is_own = any(getattr(type(self), n) is not getattr(ModelCheckpoint, n) for n in own)
         return self._pace.per_batch or is_own
+
+    @property
+    def _run_journal(self) -> CheckpointStore:
+        return self._saves.series
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out, in copies and pickles, what belongs to a run."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -22,7 +22,7 @@ from keras_ratchet.callbacks.base import RatchetCallback
 from keras_ratchet.callbacks.terminate_on_nan import TerminateOnNaN
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy.monitor import Mode
-from keras_ratchet.policy.rollback import Recovery, Retries, RolledBack
+from keras_ratchet.policy.rollback import Retries, RollbackRule, RolledBack
 from keras_ratchet.policy.spikes import Spikes
 from keras_ratchet.types import StopReason
 
@@ -94,7 +94,7 @@ class Rollback(RatchetCallback):
                 f"Rollback looks at every batch, and no batch has a {monitor!r}. Monitor a metric "
                 f"of the training, such as 'loss'."
             )
-        self._rule = Recovery(Spikes(monitor, spike_z, window, mode), every, confirm)
+        self._rule = RollbackRule(Spikes(monitor, spike_z, window, mode), every, confirm)
         self._retries = Retries(factor, max_rollbacks)
         self.monitor = monitor
         self.restore_rng = restore_rng
@@ -151,7 +151,7 @@ class Rollback(RatchetCallback):
             self._act(self._rescuer.batch_begins(self.model))
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Judge the batches that have ended; go back, or take a state when it is time."""
+        """RankingMetric the batches that have ended; go back, or take a state when it is time."""
         value = self._metric.read(logs or {})
         if value is not None:
             last = batch + 1 >= ((self.params or {}).get("steps") or math.inf)
@@ -194,11 +194,10 @@ class Rollback(RatchetCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a restart must not forget."""
-        reason = None if self.stop_reason is None else asdict(self.stop_reason)
+        reason = None if self.stop_reason is None else self.stop_reason.to_dict()
         return {"rescuer": self._rescuer.state_dict(self._model), "stop_reason": reason}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state that `state_dict` returned; training has begun."""
         self._rescuer.load_state_dict(state["rescuer"], self.model)
-        reason = state["stop_reason"]
-        self.stop_reason = None if reason is None else StopReason(**reason)
+        self.stop_reason = StopReason.from_dict(state["stop_reason"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import keras
@@ -191,7 +190,7 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
             "constants": self._watch.state_dict(self._model, self._optimizer),
             "due": self._due,
             "stepped": self._stepped,
-            "stop_reason": None if self.stop_reason is None else asdict(self.stop_reason),
+            "stop_reason": None if self.stop_reason is None else self.stop_reason.to_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -200,5 +199,4 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
         self._kept_epoch, self._due = state["kept_epoch"], state["due"]
         self._stepped = state["stepped"]
         self._watch.load_state_dict(state["constants"], self._model, self._optimizer)
-        reason = state["stop_reason"]
-        self.stop_reason = None if reason is None else StopReason(**reason)
+        self.stop_reason = StopReason.from_dict(state["stop_reason"])

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
-from keras_ratchet.policy.monitor import AnyMode, Directions
+from keras_ratchet.policy.directions import Directions
+from keras_ratchet.policy.monitor import AnyMode
 from keras_ratchet.types import Moment, Verdict
 
 State = Any  # plain data: None, bool, int, float, str; lists, and dicts with string keys, of them
-MISSING = "missing"  # the kind of a verdict that cannot be reached: neither a yes nor a no
+MISSING: Final = "missing"  # the kind of a verdict that cannot be reached: neither a yes nor a no
 _FLOAT = "$float"
 
 
@@ -79,7 +81,7 @@ class Criterion:
         """Return what it looks at beside metrics, epochs and time: "steps", "batches"."""
         return frozenset()
 
-    def settled(self, directions: Directions) -> Criterion:
+    def resolved(self, directions: Directions) -> Criterion:
         """Return the same criterion with every name and mode that was left open filled in."""
         return self
 
@@ -122,8 +124,8 @@ class _Several(Criterion):
     def needs(self) -> frozenset[str]:
         return frozenset().union(*(part.needs() for part in self.parts))
 
-    def settled(self, directions: Directions) -> Criterion:
-        return type(self)(tuple(part.settled(directions) for part in self.parts))
+    def resolved(self, directions: Directions) -> Criterion:
+        return type(self)(tuple(part.resolved(directions) for part in self.parts))
 
     def outline(self) -> str:
         return f"{type(self).__name__}({', '.join(part.outline() for part in self.parts)})"
@@ -185,7 +187,7 @@ class Not(Criterion):
         after, verdict = self.criterion.check(state, moment)
         if verdict.kind == MISSING:
             return after, verdict
-        return after, Verdict(not verdict.yes, verdict.kind, verdict.reason, verdict.values)
+        return after, replace(verdict, yes=not verdict.yes)
 
     def monitors(self) -> tuple[tuple[str, AnyMode], ...]:
         """Return the metrics that it judges by."""
@@ -199,9 +201,9 @@ class Not(Criterion):
         """Return what else it looks at."""
         return self.criterion.needs()
 
-    def settled(self, directions: Directions) -> Criterion:
+    def resolved(self, directions: Directions) -> Criterion:
         """Return the same with every name and mode filled in."""
-        return Not(self.criterion.settled(directions))
+        return Not(self.criterion.resolved(directions))
 
     def outline(self) -> str:
         """Return what a state of this criterion fits to."""
@@ -227,20 +229,21 @@ def _parts(criterion: Criterion, kind: type[_Several]) -> tuple[Criterion, ...]:
 def _join(yes: bool, verdicts: list[Verdict]) -> Verdict:
     """Return one verdict that says what all of these say."""
     if len(verdicts) == 1:
-        return Verdict(yes, verdicts[0].kind, verdicts[0].reason, verdicts[0].values)
-    kinds = dict.fromkeys(verdict.kind for verdict in verdicts)
+        return replace(verdicts[0], yes=yes)
+    kinds = tuple(itertools.chain.from_iterable(dict.fromkeys(v.kinds for v in verdicts)))
     reasons = dict.fromkeys(verdict.reason for verdict in verdicts)
-    return Verdict(yes, "+".join(kinds), "; ".join(reasons), _merged(verdicts))
+    return Verdict(yes, kinds[0], "; ".join(reasons), _merged(verdicts), kinds)
 
 
 def _merged(verdicts: Iterable[Verdict]) -> dict[str, float]:
-    """Return the values of all, each under the kind of its verdict and a number if need be."""
+    """Return the values of all, each under the kinds of its verdict and a number if need be."""
     merged: dict[str, float] = {}
     for verdict in verdicts:
+        prefix = "+".join(verdict.kinds)
         for name, value in verdict.values.items():
-            key, number = f"{verdict.kind}.{name}", 2
+            key, number = f"{prefix}.{name}", 2
             while key in merged:
-                key, number = f"{verdict.kind}.{name}#{number}", number + 1
+                key, number = f"{prefix}.{name}#{number}", number + 1
             merged[key] = value
     return merged
 

@@ -1,71 +1,47 @@
-"""Which metric decides what is best when several criteria decide when to stop."""
+"""Which way each metric is better."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-from keras_ratchet.errors import ConfigError
-from keras_ratchet.policy.criterion import Criterion
-from keras_ratchet.policy.monitor import AnyMode, Directions, Mode
+from keras_ratchet.errors import UnknownDirectionError
+from keras_ratchet.policy.monitor import AnyMode, Mode
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
-    """The metric that decides which weights are best.
-
-    It is the first one that a criterion names, read from left to right; without any, "val_loss".
-    A mode that is given for a metric in one place holds for it everywhere.
+class Directions:
+    """Looks up the direction of a metric: the mode given for it, or what the model knows.
 
     Args:
-        metric: Its name.
-        mode: "min", "max", or "auto".
+        monitored: Name of the metric that a criterion without a name monitors.
+        said: Modes given for metrics, by name.
+        ask: Returns the direction that the model knows for a metric, or None.
     """
 
-    metric: str
-    mode: AnyMode
+    monitored: str = "val_loss"
+    said: Mapping[str, Mode] = field(default_factory=dict)
+    ask: Callable[[str], Mode | None] = lambda name: None
 
+    def of(self, name: str, mode: AnyMode = "auto") -> Mode:
+        """Return the direction of a metric; a loss is minimized.
 
-def judge_of(criterion: Criterion) -> Judge:
-    """Return the metric that decides what is best.
+        Raises:
+            UnknownDirectionError: If `mode` is "auto" and nobody knows.
 
-    Raises:
-        ConfigError: If one metric is to be both small and large.
-
-    Example:
-        >>> from keras_ratchet.policy.thresholds import Reaches
-        >>> from keras_ratchet.policy.patience import Patience
-        >>> judge_of(Reaches(0.9) | Patience(5, "f1") | Patience(9, "f1", mode="max"))
-        Judge(metric='f1', mode='max')
-    """
-    metric = _monitored(criterion)
-    return Judge(metric, _said(criterion, metric).get(metric, "auto"))
-
-
-def settle(criterion: Criterion, ask: Callable[[str], Mode | None]) -> Criterion:
-    """Fill in every name and mode that was left open.
-
-    Args:
-        criterion: What the user wrote.
-        ask: Returns what the model knows of a metric's direction, or None.
-
-    Raises:
-        UnknownDirectionError: If a direction is needed that nobody knows.
-    """
-    metric = _monitored(criterion)
-    return criterion.settled(Directions(metric, _said(criterion, metric), ask))
-
-
-def _monitored(criterion: Criterion) -> str:
-    return next((name for name, _ in criterion.monitors() if name), Directions().monitored)
-
-
-def _said(criterion: Criterion, monitored: str) -> dict[str, Mode]:
-    said: dict[str, Mode] = {}
-    for name, mode in criterion.monitors():
-        if mode != "auto" and said.setdefault(name or monitored, mode) != mode:
-            raise ConfigError(
-                f"{name or monitored!r} is to be small in one criterion and large in another. "
-                f"Give it one mode."
+        Example:
+            >>> Directions().of("val_loss"), Directions(said={"val_f1": "max"}).of("val_f1")
+            ('min', 'max')
+        """
+        if mode != "auto":
+            return mode
+        if name in self.said:
+            return self.said[name]
+        known = "min" if name == "loss" or name.endswith("_loss") else self.ask(name)
+        if known is None:
+            raise UnknownDirectionError(
+                f"mode='auto' cannot tell whether {name!r} should be small or large: it is no "
+                f"loss and no compiled metric with a known direction. Pass mode='min' or "
+                f"mode='max'."
             )
-    return said
+        return known

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal, get_args
 
-from keras_ratchet.errors import ConfigError, UnknownDirectionError
+from keras_ratchet.errors import ConfigError
 
 Mode = Literal["min", "max"]
 AnyMode = Literal["auto", "min", "max"]
@@ -60,11 +60,11 @@ class Monitor:
             )
 
     def beats(self, value: float, reference: float | None) -> bool:
-        """Say whether `value` is strictly better than `reference`, however little."""
+        """Return whether `value` is strictly better than `reference`, however little."""
         return self._better(value, reference, 0.0)
 
     def improves(self, value: float, reference: float | None) -> bool:
-        """Say whether `value` is better than `reference` by more than `min_delta`."""
+        """Return whether `value` is better than `reference` by more than `min_delta`."""
         return self._better(value, reference, self._margin(reference))
 
     def _margin(self, reference: float | None) -> float:
@@ -82,44 +82,6 @@ class Monitor:
         if self.mode == "min":
             return value + margin < reference
         return value - margin > reference
-
-
-@dataclass(frozen=True, slots=True)
-class Directions:
-    """Which way each metric is better: what was said of it, or what the model knows.
-
-    Args:
-        monitored: Name of the metric that stands for "the monitored one".
-        said: Modes that were given for metrics by name.
-        ask: Returns what the model knows of a metric, or None.
-    """
-
-    monitored: str = "val_loss"
-    said: Mapping[str, Mode] = field(default_factory=dict)
-    ask: Callable[[str], Mode | None] = lambda name: None
-
-    def of(self, name: str, mode: AnyMode = "auto") -> Mode:
-        """Return the direction of a metric; a loss is minimised.
-
-        Raises:
-            UnknownDirectionError: If `mode` is "auto" and nobody knows.
-
-        Example:
-            >>> Directions().of("val_loss"), Directions(said={"val_f1": "max"}).of("val_f1")
-            ('min', 'max')
-        """
-        if mode != "auto":
-            return mode
-        if name in self.said:
-            return self.said[name]
-        known = "min" if name == "loss" or name.endswith("_loss") else self.ask(name)
-        if known is None:
-            raise UnknownDirectionError(
-                f"mode='auto' cannot tell whether {name!r} should be small or large: it is no "
-                f"loss and no compiled metric with a known direction. Pass mode='min' or "
-                f"mode='max'."
-            )
-        return known
 
 
 def one_of(argument: str, value: object, choices: Iterable[str]) -> None:

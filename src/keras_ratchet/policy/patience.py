@@ -9,8 +9,8 @@ from typing import Literal
 from keras_ratchet.errors import ConfigError, NonFiniteError
 from keras_ratchet.policy._arguments import whole_number
 from keras_ratchet.policy.criterion import State
+from keras_ratchet.policy.metric_criterion import MetricCriterion
 from keras_ratchet.policy.monitor import AnyMode, DeltaMode, Monitor, NanRule
-from keras_ratchet.policy.monitored import Monitored
 from keras_ratchet.policy.smoothed import Smoothed
 from keras_ratchet.types import Moment, Verdict
 
@@ -37,7 +37,7 @@ class PatienceState:
 
 
 @dataclass(frozen=True, slots=True)
-class Patience(Monitored):
+class Patience(MetricCriterion):
     """Stop after `limit` checks in a row without an improvement.
 
     This is Keras's rule: a moment without the metric is no check; `limit=0` acts as 1; the
@@ -94,10 +94,10 @@ class Patience(Monitored):
         if self.baseline is not None and math.isnan(self.baseline):
             raise ConfigError("baseline is NaN, which no value can beat. Give a number or None.")
 
-    def _begin(self) -> State:
+    def _initial(self) -> State:
         return asdict(PatienceState())
 
-    def _judge(self, state: State, value: float, moment: Moment) -> tuple[State, Verdict]:
+    def _check(self, state: State, value: float, moment: Moment) -> tuple[State, Verdict]:
         before = PatienceState(**state)
         if moment.epoch < self.start_from_epoch:
             return state, Verdict(False, "waiting", f"{self.metric} is not looked at yet")

@@ -28,8 +28,8 @@ _LEAST_TO_COMPARE = 5
 
 
 @dataclass(frozen=True, slots=True)
-class RecoveryState:
-    """What Recovery remembers between two batches.
+class RollbackState:
+    """What RollbackRule remembers between two batches.
 
     Attributes:
         mean: The running mean of the epoch as last seen.
@@ -52,7 +52,7 @@ class RecoveryState:
         return {**data, **lists}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> RecoveryState:
+    def from_json(cls, data: Mapping[str, Any]) -> RollbackState:
         """Return the state that `to_json` described."""
         candidate = data["candidate"]
         return cls(
@@ -65,7 +65,7 @@ class RecoveryState:
 
 
 @dataclass(frozen=True, slots=True)
-class Recovery:
+class RollbackRule:
     """Judges each batch, and with it the states that were taken before.
 
     Args:
@@ -74,8 +74,8 @@ class Recovery:
         confirm: How many values after it make a state good; 0: none.
 
     Example:
-        >>> rule = Recovery(Spikes("loss"), every=4, confirm=2)
-        >>> state, kinds = RecoveryState(), []
+        >>> rule = RollbackRule(Spikes("loss"), every=4, confirm=2)
+        >>> state, kinds = RollbackState(), []
         >>> for loss in [1.0, 0.9, 0.9, 0.8, 0.8, 0.7, float("nan")]:
         ...     state, verdict = rule.check(state, 1, loss)
         ...     state = rule.taken(state, good=False) if rule.is_due(state) else state
@@ -95,17 +95,17 @@ class Recovery:
             whole_number("every", self.every, 1, "is 'epoch' or a number of batches")
         whole_number("confirm", self.confirm, 0, "is a number of batches")
 
-    def epoch_begins(self, state: RecoveryState) -> RecoveryState:
+    def epoch_begins(self, state: RollbackState) -> RollbackState:
         """Note that the running mean begins anew."""
         return replace(state, mean=RunningMean())
 
     def check(
-        self, state: RecoveryState, ended: int, value: float, running: bool = False
-    ) -> tuple[RecoveryState, Verdict]:
+        self, state: RollbackState, ended: int, value: float, running: bool = False
+    ) -> tuple[RollbackState, Verdict]:
         """Take into account what has ended.
 
         Args:
-            state: What the last call returned, or `RecoveryState()`.
+            state: What the last call returned, or `RollbackState()`.
             ended: How many batches have ended since then.
             value: Their mean; or, if `running`, that of the whole epoch so far.
             running: Whether `value` is a running mean.
@@ -125,17 +125,17 @@ class Recovery:
             return replace(state, good=state.good or (value,)), verdict
         return self._confirm(replace(state, candidate=(*state.candidate, value)), verdict)
 
-    def is_due(self, state: RecoveryState) -> bool:
+    def is_due(self, state: RollbackState) -> bool:
         """Say whether a state is to be taken at this end of a batch."""
         if self.every == "epoch" or state.candidate is not None:
             return False
         return state.pending >= int(self.every)
 
-    def is_due_at_begin(self, state: RecoveryState) -> bool:
+    def is_due_at_begin(self, state: RollbackState) -> bool:
         """Say whether a state is to be taken now that an epoch begins."""
         return self.every == "epoch" and state.candidate is None
 
-    def taken(self, state: RecoveryState, good: bool) -> RecoveryState:
+    def taken(self, state: RollbackState, good: bool) -> RollbackState:
         """Note that a state was taken.
 
         Args:
@@ -146,7 +146,7 @@ class Recovery:
             state, pending=0, candidate=None if good else (), good=() if good else state.good
         )
 
-    def gone_back(self, state: RecoveryState, mean: RunningMean) -> RecoveryState:
+    def gone_back(self, state: RollbackState, mean: RunningMean) -> RollbackState:
         """Note that the good state is in place again.
 
         Args:
@@ -155,7 +155,7 @@ class Recovery:
         """
         return replace(state, mean=mean, pending=0, candidate=None)
 
-    def _confirm(self, state: RecoveryState, verdict: Verdict) -> tuple[RecoveryState, Verdict]:
+    def _confirm(self, state: RollbackState, verdict: Verdict) -> tuple[RollbackState, Verdict]:
         candidate = state.candidate or ()
         if len(candidate) < self.confirm:
             return state, verdict

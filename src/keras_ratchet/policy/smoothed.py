@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy.criterion import Criterion, State
-from keras_ratchet.policy.monitor import AnyMode, Directions
+from keras_ratchet.policy.directions import Directions
+from keras_ratchet.policy.monitor import AnyMode
 from keras_ratchet.types import Moment, Verdict
 
 
@@ -85,9 +86,9 @@ class Smoothed(Criterion):
         """Return what else it looks at."""
         return self._criterion().needs()
 
-    def settled(self, directions: Directions) -> Criterion:
+    def resolved(self, directions: Directions) -> Criterion:
         """Return the same with every name and mode filled in."""
-        return replace(self, of=self._criterion().settled(directions))
+        return replace(self, of=self._criterion().resolved(directions))
 
     def outline(self) -> str:
         """Return what a state of this criterion fits to."""

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy._arguments import is_number
 from keras_ratchet.policy.criterion import Criterion, State, undecided
+from keras_ratchet.policy.metric_criterion import MetricCriterion
 from keras_ratchet.policy.monitor import AnyMode, Monitor
-from keras_ratchet.policy.monitored import Monitored
 from keras_ratchet.policy.smoothed import Smoothed
 from keras_ratchet.types import Moment, Verdict
 
 
 @dataclass(frozen=True, slots=True, init=False)
-class _Threshold(Monitored):
+class _Threshold(MetricCriterion):
     """A metric and a value that it is compared with: `(value)` or `(metric, value)`."""
 
     monitor: str | Smoothed | None
@@ -68,7 +68,7 @@ class Reaches(_Threshold):
 
     __slots__ = ()
 
-    def _judge(self, state: State, value: float, moment: Moment) -> tuple[State, Verdict]:
+    def _check(self, state: State, value: float, moment: Moment) -> tuple[State, Verdict]:
         yes = value == self.value or self._monitor().beats(value, self.value)
         has = "has" if yes else "has not"
         reason = f"{self.metric} {has} reached {self.value:.6g} (now: {value:.6g})"
@@ -98,7 +98,7 @@ class Diverges(_Threshold):
 
     __slots__ = ()
 
-    def _judge(self, state: State, value: float, moment: Moment) -> tuple[State, Verdict]:
+    def _check(self, state: State, value: float, moment: Moment) -> tuple[State, Verdict]:
         yes = not math.isnan(value) and self._monitor().beats(self.value, value)
         verb = "is" if yes else "is not"
         reason = f"{self.metric} {verb} worse than {self.value:.6g} (now: {value:.6g})"

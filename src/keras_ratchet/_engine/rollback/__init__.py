@@ -1,1 +1,1 @@
-"""Recovery points in host memory, and the return to them."""
+"""Rollback: recovery points in host memory, and the way back to them."""

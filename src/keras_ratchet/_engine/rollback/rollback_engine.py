@@ -12,7 +12,7 @@ from keras_ratchet._engine.rollback.recovery_point import RecoveryPoints
 from keras_ratchet._keras import data_adapters
 from keras_ratchet._keras.anatomy import is_whole
 from keras_ratchet._keras.metrics import is_running_mean
-from keras_ratchet.policy.rollback import Recovery, RecoveryState, Retries, RolledBack
+from keras_ratchet.policy.rollback import Retries, RollbackRule, RollbackState, RolledBack
 from keras_ratchet.policy.spikes import RunningMean
 from keras_ratchet.types import Position, Verdict
 
@@ -33,12 +33,12 @@ class RollbackEngine:
         gave_up: Why the last incident was one too many, or None.
     """
 
-    rule: Recovery
+    rule: RollbackRule
     retries: Retries
     states: RecoveryPoints
     rollbacks: list[RolledBack] = field(default_factory=list)
     gave_up: Verdict | None = None
-    _state: RecoveryState = field(default_factory=RecoveryState)
+    _state: RollbackState = field(default_factory=RollbackState)
     _epoch: int = 0
     _last: int = -1
     _due: bool = True  # a state is taken when the next batch begins
@@ -84,7 +84,7 @@ class RollbackEngine:
         return self._due or self._metrics_are_void
 
     def batch_ends(self, callback: Any, batch: int, value: float, last: bool) -> RolledBack | None:
-        """Judge the batches that have ended.
+        """RankingMetric the batches that have ended.
 
         Args:
             callback: Whose `model` is the model, brought up to date when asked for.
@@ -182,7 +182,7 @@ class RollbackEngine:
             "state": self._state.to_json(),
             "states": self.states.state_dict(model, self._state.candidate is not None),
             "rollbacks": [asdict(record) for record in self.rollbacks],
-            "gave_up": None if self.gave_up is None else asdict(self.gave_up),
+            "gave_up": self._gave_up_as_dict(),
             "last": self._last,
             "due": self._due,
             "begun": self._begun,
@@ -190,9 +190,15 @@ class RollbackEngine:
             "metrics_are_void": self._metrics_are_void,
         }
 
+    def _gave_up_as_dict(self) -> dict[str, Any] | None:
+        end = self.gave_up
+        if end is None:
+            return None
+        return {"yes": end.yes, "kind": end.kind, "reason": end.reason, "values": dict(end.values)}
+
     def load_state_dict(self, state: Mapping[str, Any], model: Any) -> None:
         """Go on from a state that `state_dict` returned."""
-        self._state = RecoveryState.from_json(state["state"])
+        self._state = RollbackState.from_json(state["state"])
         self.states.load_state_dict(state["states"], model)
         self.rollbacks = [RolledBack(**record) for record in state["rollbacks"]]
         self.gave_up = None if state["gave_up"] is None else Verdict(**state["gave_up"])

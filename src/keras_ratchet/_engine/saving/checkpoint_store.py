@@ -248,7 +248,7 @@ class CheckpointStore:
     def note_stops(self, callbacks: Iterable[Any]) -> None:
         """Note why callbacks have stopped training."""
         for stop in filter(None, (getattr(c, "stop_reason", None) for c in callbacks)):
-            self.note("stop", reason=str(stop), kind=stop.kind, epoch=stop.epoch + 1)
+            self.note("stop", reason=str(stop), kind="+".join(stop.kinds), epoch=stop.epoch + 1)
 
     def forgive(self, error: SaveError) -> None:
         """Warn of a failed save, once for each kind of failure."""

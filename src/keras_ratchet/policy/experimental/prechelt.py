@@ -21,19 +21,20 @@ from dataclasses import dataclass
 from keras_ratchet.errors import ConfigError, MetricError
 from keras_ratchet.policy._arguments import is_number, whole_number
 from keras_ratchet.policy.criterion import Criterion, State, undecided
-from keras_ratchet.policy.monitor import AnyMode, Directions
-from keras_ratchet.policy.monitored import Monitored
+from keras_ratchet.policy.directions import Directions
+from keras_ratchet.policy.metric_criterion import MetricCriterion
+from keras_ratchet.policy.monitor import AnyMode
 from keras_ratchet.policy.smoothed import Smoothed
 from keras_ratchet.types import Moment, Verdict
 
 
-class _Errors(Monitored):
+class _Errors(MetricCriterion):
     """Looks at an error: small is good, and there is no way to say otherwise."""
 
     __slots__ = ()
     mode: AnyMode = "min"
 
-    def settled(self, directions: Directions) -> Criterion:
+    def resolved(self, directions: Directions) -> Criterion:
         """Return itself, if its metric is not to be large."""
         _check_is_error(self, self.metric, directions)
         return self
@@ -70,7 +71,7 @@ class GeneralizationLoss(_Errors):
         _check_alpha("GeneralizationLoss", self.alpha)
         self._check_monitor()
 
-    def _judge(self, state: State, value: float, moment: Moment) -> tuple[State, Verdict]:
+    def _check(self, state: State, value: float, moment: Moment) -> tuple[State, Verdict]:
         least = _least(state, _error(self.metric, value))
         loss = _generalization_loss(value, least)
         yes = loss > self.alpha
@@ -160,7 +161,7 @@ class ProgressQuotient(Criterion):
         """Return the two errors."""
         return self.monitor, self.train
 
-    def settled(self, directions: Directions) -> Criterion:
+    def resolved(self, directions: Directions) -> Criterion:
         """Return itself, if neither metric is to be large."""
         for name in (self.monitor, self.train):
             _check_is_error(self, name, directions)
@@ -217,10 +218,10 @@ class UpStrips(_Errors):
         whole_number("k of UpStrips", self.k, at_least=1)
         self._check_monitor()
 
-    def _begin(self) -> State:
+    def _initial(self) -> State:
         return {"checks": 0, "end": None, "ups": 0}
 
-    def _judge(self, state: State, value: float, moment: Moment) -> tuple[State, Verdict]:
+    def _check(self, state: State, value: float, moment: Moment) -> tuple[State, Verdict]:
         _error(self.metric, value)
         checks, end, ups = state["checks"] + 1, state["end"], state["ups"]
         at_end = checks % self.k == 0

@@ -9,13 +9,13 @@ from dataclasses import KW_ONLY, dataclass
 from keras_ratchet.errors import ConfigError, MetricError
 from keras_ratchet.policy._arguments import is_number, whole_number
 from keras_ratchet.policy.criterion import State
+from keras_ratchet.policy.metric_criterion import MetricCriterion
 from keras_ratchet.policy.monitor import AnyMode
-from keras_ratchet.policy.monitored import Monitored
 from keras_ratchet.types import Moment, Verdict
 
 
 @dataclass(frozen=True, slots=True)
-class SignificantImprovement(Monitored):
+class SignificantImprovement(MetricCriterion):
     """Stop after `limit` checks in a row without a significant improvement. Experimental.
 
     Patience, with a yardstick that the data give in the place of `min_delta`: the losses of the
@@ -77,10 +77,10 @@ class SignificantImprovement(Monitored):
         """Return that the batches of the validation have to be recorded."""
         return frozenset({"batches"})
 
-    def _begin(self) -> State:
+    def _initial(self) -> State:
         return {"reference": None, "wait": 0}
 
-    def _judge(self, state: State, value: float, moment: Moment) -> tuple[State, Verdict]:
+    def _check(self, state: State, value: float, moment: Moment) -> tuple[State, Verdict]:
         losses = self._losses(moment)
         gain, error = math.nan, math.nan
         if all(map(math.isfinite, losses)):

@@ -7,34 +7,35 @@ from typing import Any, get_args
 
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy.criterion import Criterion, State, undecided
-from keras_ratchet.policy.monitor import AnyMode, Directions, Mode, one_of
+from keras_ratchet.policy.directions import Directions
+from keras_ratchet.policy.monitor import AnyMode, Mode, one_of
 from keras_ratchet.policy.smoothed import Smoothed
 from keras_ratchet.types import Moment, Verdict
 
 Watched = str | Smoothed | None  # None stands for the metric that the whole criterion monitors
 
 
-class Monitored(Criterion):
+class MetricCriterion(Criterion):
     """Looks at one metric; without it a moment is undecided and leaves the state as it is.
 
-    A subclass is a frozen dataclass with the fields `monitor` and `mode`, and has `_begin` and
-    `_judge` in the place of `initial` and `check`.
+    A subclass is a frozen dataclass with the fields `monitor` and `mode`, and has `_initial` and
+    `_check` in the place of `initial` and `check`.
     """
 
     __slots__ = ()
     monitor: Watched
     mode: AnyMode
 
-    def _begin(self) -> State:
+    def _initial(self) -> State:
         return None
 
-    def _judge(self, state: State, value: float, moment: Moment) -> tuple[State, Verdict]:
+    def _check(self, state: State, value: float, moment: Moment) -> tuple[State, Verdict]:
         raise NotImplementedError
 
     def initial(self) -> State:
         """Return the state before the first moment."""
         smoothed = self._smoothed()
-        return self._begin() if smoothed is None else smoothed.initial()
+        return self._initial() if smoothed is None else smoothed.initial()
 
     def check(self, state: State, moment: Moment) -> tuple[State, Verdict]:
         """Take one moment into account."""
@@ -44,7 +45,7 @@ class Monitored(Criterion):
         value = moment.metrics.get(self.metric)
         if value is None:
             return state, undecided(self.metric)
-        return self._judge(state, value, moment)
+        return self._check(state, value, moment)
 
     @property
     def metric(self) -> str:
@@ -64,7 +65,7 @@ class Monitored(Criterion):
         """Return the metric and its mode."""
         return ((self._named() or "", self.mode),)
 
-    def settled(self, directions: Directions) -> Criterion:
+    def resolved(self, directions: Directions) -> Criterion:
         """Return the same with name and mode filled in."""
         name = self._named() or directions.monitored
         return _with(self, monitor=self.monitor or name, mode=directions.of(name, self.mode))
