@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from keras_ratchet.callbacks._schedule import Pace
 from keras_ratchet.errors import ConfigError
-from keras_ratchet.policy.interval import Cost, Interval, daly, interval_of
-from keras_ratchet.policy.trigger import EveryBatches
+from keras_ratchet.policy.schedule import Cost, EveryBatches, Interval, daly, interval_of
 
 seconds = st.floats(0.01, 1e6)
 costs = st.builds(Cost, st.floats(0, 1e4), st.floats(0, 1e4))

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy.naming import fields, may_be, render, validate
-from keras_ratchet.policy.trigger import EveryBatches
+from keras_ratchet.policy.schedule import EveryBatches
 
 
 @given(st.integers(1, 20), st.lists(st.integers(1, 7), max_size=60))

@@ -8,7 +8,7 @@ import pytest
 from support.resuming import Kill, Script, model
 from support.sources import numpy_arrays
 
-from keras_ratchet._engine.resume.arguments import arguments_of, changes
+from keras_ratchet._engine.resume.comparison import arguments_of, changes
 from keras_ratchet._engine.resume.resumer import Resumer
 from keras_ratchet.errors import ConfigError
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.resuming import Kill, Script, arrays
 
-from keras_ratchet._engine.capture.attributes import AttributeStates
+from keras_ratchet._engine.resume.attributes import AttributeStates
 
 BACKEND = keras.backend.backend()
 only_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's own ops")

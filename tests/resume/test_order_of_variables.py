@@ -6,7 +6,7 @@ import pytest
 from support.resuming import Kill, Script, arrays, scramble, values
 
 import keras_ratchet
-from keras_ratchet._engine.capture.trainable import changed, flags_of, set_flags
+from keras_ratchet._engine.capture.building import changed, flags_of, set_flags
 from keras_ratchet._engine.capture.variable_names import Places
 
 BACKEND = keras.backend.backend()

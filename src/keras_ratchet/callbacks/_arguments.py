@@ -12,7 +12,7 @@ from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy import naming
 from keras_ratchet.policy.monitor import one_of
 from keras_ratchet.policy.retention import Ranking, Retention, Ties
-from keras_ratchet.policy.trigger import EveryBatches, IfBusy
+from keras_ratchet.policy.schedule import EveryBatches, IfBusy
 
 OnSaveError = Literal["raise", "warn"]
 

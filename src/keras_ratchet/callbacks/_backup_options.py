@@ -6,7 +6,7 @@ from typing import Literal
 
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy._arguments import whole_number
-from keras_ratchet.policy.trigger import EveryBatches
+from keras_ratchet.policy.schedule import EveryBatches
 
 WhichRate = Literal["saved", "script"]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from keras_ratchet.policy.interval import Cost, Interval
-from keras_ratchet.policy.trigger import EveryBatches
+from keras_ratchet.policy.schedule import Cost, EveryBatches, Interval
 from keras_ratchet.types import Verdict
 
 _WEIGHT = 0.1  # of the newest step in the mean duration of steps

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from keras_ratchet._engine.capture import building
 from keras_ratchet._engine.resume import keras_backup
+from keras_ratchet._engine.resume.attributes import Unkept
 from keras_ratchet._engine.resume.callback_states import CallbackStates
 from keras_ratchet._engine.resume.data_cursor import DataCursor
 from keras_ratchet._engine.resume.resumer import BeforeValidation, Resumer
 from keras_ratchet._engine.resume.train_state import TrainState
-from keras_ratchet._engine.resume.unkept import Unkept
 from keras_ratchet._keras import data_adapters
 from keras_ratchet._keras.fit import set_initial_epoch
 from keras_ratchet.callbacks import _exactness

@@ -21,9 +21,8 @@ from keras_ratchet.callbacks._session import Session
 from keras_ratchet.callbacks._signals import DeadlineArgument, Preemption
 from keras_ratchet.callbacks.base import RatchetCallback
 from keras_ratchet.errors import ConfigError, SaveError
-from keras_ratchet.policy.interval import interval_of
 from keras_ratchet.policy.monitor import one_of
-from keras_ratchet.policy.trigger import IfBusy
+from keras_ratchet.policy.schedule import IfBusy, interval_of
 from keras_ratchet.types import Position, StopReason
 
 

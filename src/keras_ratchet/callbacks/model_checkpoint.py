@@ -24,9 +24,8 @@ from keras_ratchet.callbacks._logs import end_of_epoch, metrics_of
 from keras_ratchet.callbacks._places import check_place
 from keras_ratchet.callbacks._saving import SavingCallback
 from keras_ratchet.callbacks._schedule import Pace
-from keras_ratchet.policy.interval import interval_of
 from keras_ratchet.policy.retention import Retention, Ties, combined
-from keras_ratchet.policy.trigger import IfBusy
+from keras_ratchet.policy.schedule import IfBusy, interval_of
 from keras_ratchet.types import Moment
 
 

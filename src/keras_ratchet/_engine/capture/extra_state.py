@@ -1,19 +1,194 @@
-"""The state of a model that is no Keras variable of its own: kept and restored with the others.
+"""State of a model that is no Keras variable of its own: found, named and restored.
 
 Buffers and parameters of torch modules, a `tf.Variable`, each replica's statistics under a
-strategy, states of stateful RNNs, seeds of metrics and losses: whatever `reach` finds.
+strategy, states of stateful RNNs, seeds of metrics and losses. It is found by following the
+attributes of layers, metrics and losses, containers in them, and objects of the user's own classes;
+objects of libraries are not followed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import itertools
+import os
+import sys
+import sysconfig
+import types
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+import keras
+import numpy as np
 from numpy.typing import NDArray
 
 from keras_ratchet import _backends
-from keras_ratchet._engine.capture.reach import Reach, reach
+from keras_ratchet._backends.base import Foreign
 from keras_ratchet._keras.anatomy import layers_of
+from keras_ratchet._keras.attributes import attributes_beyond_base
+
+_DEPTH = 5
+_ITEMS = 1000  # of a container; longer ones hold data
+_LEAVES = (str, bytes, int, float, complex, bool, type(None), np.ndarray, np.generic)
+_CODE = (type, types.ModuleType, types.FunctionType, types.MethodType, types.BuiltinFunctionType)
+_FOLLOWED = (keras.layers.Layer, keras.metrics.Metric, keras.losses.Loss)
+# `compile` keeps them beside the losses and metrics that it is given, which are followed
+_NOT_FOLLOWED = (keras.optimizers.Optimizer, keras.callbacks.Callback, keras.Variable)
+_empty: set[type] = set()  # classes in whose objects nothing is ever found, to be fast
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """A variable that is none of the model's, its metrics' or its optimizer's.
+
+    Attributes:
+        key: Where it was found.
+        variable: A Keras variable, or a Foreign.
+        is_weight: Whether the model computes with it; False for the states of random generators.
+    """
+
+    key: str
+    variable: Any
+    is_weight: bool
+
+
+@dataclass(slots=True)
+class Reach:
+    """What was found.
+
+    Attributes:
+        owners: Whatever has attributes of the user's, by its place.
+        extras: The variables.
+    """
+
+    owners: dict[str, Any] = field(default_factory=dict)
+    extras: list[Extra] = field(default_factory=list)
+    _known: dict[int, Any] = field(default_factory=dict)  # the objects too, or ids are used again
+    _values_due: list[Any] = field(default_factory=list)  # known variables, their values not yet
+    _seen: set[int] = field(default_factory=set)
+    _layers: set[int] = field(default_factory=set)
+    _state_of: Any = field(default_factory=lambda: _backends.current().state_of)
+
+    def follow(self, key: str, thing: Any, depth: int = 0, top: bool = False) -> None:
+        """Note an object if it is a variable, else look into it; layers each by itself (`top`)."""
+        if type(thing) in _empty or id(thing) in self._seen:
+            return
+        if isinstance(thing, (*_LEAVES, *_CODE)):
+            _note_empty(thing)
+        elif isinstance(thing, keras.random.SeedGenerator):
+            self._add(key, thing.state, is_weight=False)
+        elif isinstance(thing, keras.Variable):
+            self._add(key, thing, is_weight=True)
+        elif isinstance(thing, list | tuple | Mapping | deque):
+            self._seen.add(id(thing))
+            for name, item in _items(thing) if depth < _DEPTH else ():
+                self.follow(f"{key}/{name}", item, depth + 1)
+        elif not isinstance(thing, _NOT_FOLLOWED) and (top or id(thing) not in self._layers):
+            self._look_into(key, thing, depth)
+
+    def _look_into(self, key: str, thing: Any, depth: int) -> None:
+        """Take what a framework's own object holds, and follow attributes."""
+        held = self._state_of(thing)
+        for foreign in held or ():
+            foreign.path = f"{key.partition('.')[2]}.{foreign.name}".strip(".")
+            self._add(f"{key}.{foreign.name}".rstrip("."), foreign, not foreign.is_stream)
+        is_keras = isinstance(thing, _FOLLOWED)
+        if not is_keras and (held is not None or depth > _DEPTH or not is_users(thing)):
+            if held is None and not is_users(thing):
+                _note_empty(thing)
+            return
+        self._seen.add(id(thing))
+        self.owners[key] = thing
+        if isinstance(thing, keras.metrics.Metric):  # the model's as soon as they are built
+            self.know(thing.variables, [])
+        for name, value in attributes_beyond_base(thing).items():
+            if type(value) not in _empty:
+                self.follow(f"{key}.{name}", value, 0 if is_keras else depth + 1)
+        if isinstance(thing, keras.layers.Layer) and id(thing) not in self._layers:
+            for i, variable in enumerate(thing.variables):
+                self._add(f"{key}#{i}", variable, not is_seed(variable))
+
+    def _add(self, key: str, variable: Any, is_weight: bool) -> None:
+        thing = variable
+        if isinstance(variable, Foreign):  # made for this call, its tensor is not
+            thing = variable.value
+            self._known |= {id(v): v for v in (one.value for one in self._values_due)}
+            self._values_due.clear()
+        if id(thing) not in self._known:
+            self._known[id(thing)] = thing
+            self.extras.append(Extra(key, variable, is_weight))
+
+    def know(self, variables: list[Any], layers: list[Any]) -> None:
+        """Leave out what is kept anyhow."""
+        self._known |= {id(variable): variable for variable in variables}
+        self._values_due += variables
+        self._layers |= {id(layer) for layer in layers}
+
+
+def reach(model: Any) -> Reach:
+    """Follow the attributes of a Keras model; of other models nothing is found."""
+    found = Reach()
+    layers = layers_of(model)
+    if not layers:
+        return found
+    variables = {
+        kind: list(getattr(model, kind, ())) for kind in ("variables", "metrics_variables")
+    }
+    found.know([v for group in variables.values() for v in group], layers)
+    for i, layer in enumerate(layers):
+        found.follow(f"{i:04d}", layer, top=True)
+    for i, metric in enumerate(getattr(model, "metrics", None) or ()):
+        found.follow(f"metric {i:02d}", metric)
+    found.follow("loss", getattr(model, "loss", None))
+    for kind, group in variables.items():
+        for i, variable in enumerate(group):
+            found.extras += _replicas(f"{kind} {i:05d}", variable, kind == "variables")
+    return found
+
+
+def _note_empty(thing: Any) -> None:
+    """Note that in objects like this one nothing is found; a proxy's class says nothing."""
+    if thing.__class__ is type(thing):
+        _empty.add(type(thing))
+
+
+def is_seed(variable: Any) -> bool:
+    """Say whether a Keras variable is the state of a SeedGenerator."""
+    return str(variable.name) == "seed_generator_state"
+
+
+def _replicas(key: str, variable: Any, is_weight: bool) -> Iterator[Extra]:
+    """Yield each replica's value; what is trained is the same in all of them."""
+    if not variable.trainable:
+        for foreign in _backends.current().replicas(variable):
+            yield Extra(f"{key}/{foreign.name}", foreign, is_weight and not is_seed(variable))
+
+
+def _items(container: Any) -> Iterator[tuple[Any, Any]]:
+    items = container.items() if isinstance(container, Mapping) else enumerate(container)
+    return itertools.islice(iter(items), _ITEMS)
+
+
+def is_users(thing: Any) -> bool:
+    """Say whether an object is of a class of the user's own, with attributes."""
+    return hasattr(thing, "__dict__") and _is_users_module(type(thing).__module__)
+
+
+@functools.cache
+def _is_users_module(name: str) -> bool:
+    """Say whether a module belongs neither to Python nor to an installed package."""
+    if name == "__main__":
+        return True
+    path = getattr(sys.modules.get(name), "__file__", None)
+    if path is None:
+        return name not in sys.builtin_module_names
+    places = {sysconfig.get_path(place) for place in ("stdlib", "purelib", "platlib")}
+    ours = os.path.dirname(os.path.dirname(__file__))
+    return not os.path.realpath(path).startswith(
+        tuple(os.path.realpath(place) + os.sep for place in (*places, ours))
+    )
+
 
 EXTRA = "extra/"
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dis
 import functools
-import json
 import os
 import types
 from collections.abc import Iterator, Mapping
@@ -22,18 +21,20 @@ from typing import Any
 
 import keras
 import numpy as np
-import xxhash
-from numpy.typing import NDArray
 
-from keras_ratchet._engine.resume.identities import Identity, identity, matched
+from keras_ratchet._engine.resume.callback_identities import Identity, identity, matched
 from keras_ratchet._engine.resume.state_codec import (
+    NO_DATA,
     RANDOM,
     encode,
+    fingerprint,
+    holds_tensor,
     owned,
+    plain,
     random_state,
     set_random_state,
+    thing,
 )
-from keras_ratchet._engine.resume.tensors import NO_DATA, holds_tensor, plain, thing
 from keras_ratchet._engine.resume.traces import trace_of
 from keras_ratchet.types import Stateful
 
@@ -242,19 +243,6 @@ def _stored_by(kind: type) -> frozenset[str]:
 def _listed(callback: Any) -> tuple[str, ...]:
     """Return the listed attributes of Keras's class that a callback is, or inherits from."""
     return next((n for kind, n in KERAS_ATTRIBUTES.items() if isinstance(callback, kind)), ())
-
-
-def fingerprint(value: Any) -> tuple[str, int]:
-    """Return a digest of data, and the size of its arrays, which are read, not copied."""
-    arrays: dict[str, NDArray[Any]] = {}
-    try:
-        text = json.dumps(encode(value, arrays, ""))
-    except (TypeError, ValueError, RecursionError):
-        return "", 0
-    hasher = xxhash.xxh3_128(text.encode())
-    for array in arrays.values():
-        hasher.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
-    return str(hasher.hexdigest()), sum(array.nbytes for array in arrays.values())
 
 
 def _is_plain(name: str, value: Any) -> bool:

@@ -1,21 +1,28 @@
-"""Where the data stands: what a source has to remember, and the steps to skip.
+"""Where the data stands: the state of each source, and the batches to skip.
 
-Every source is brought back to the begin of the epoch, and the batches that were done are then
-drawn and thrown away. What a source needs for that differs (docs/resume.md has the table):
-arrays need the host's random streams only; tf.data as many iterators made as before; an iterator
-that lives over epochs an object that owns it (`keras_ratchet.data.resumable`). For all of them,
-and for the validation data likewise, what is reachable and has changed is kept (`data_states`).
+Every source is brought back to the start of the epoch, and the batches that were done are then
+drawn and thrown away. What a source needs for that differs (docs/resume.md has the table): arrays
+need the host's random streams only; tf.data as many iterators made as before; an iterator that
+lives over epochs an object that owns it (`keras_ratchet.data.resumable`). For all of them, and for
+the validation data likewise, what is reachable and has changed is saved (`data_states`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from keras_ratchet._engine.resume.array_digest import digest_of
-from keras_ratchet._engine.resume.data_source import SourceState
+import keras
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from keras_ratchet import _backends
 from keras_ratchet._engine.resume.data_states import DataStates
+from keras_ratchet._engine.resume.state_codec import owned
 from keras_ratchet._keras import data_adapters, validation_data
+from keras_ratchet.types import Seekable, Stateful
 
 
 class DataCursor:
@@ -175,3 +182,121 @@ class DataCursor:
         steps = getattr(self._iterator, "steps_per_epoch", None)
         whole = getattr(getattr(self._iterator, "data_adapter", None), "num_batches", None)
         return bool(steps) and steps != whole
+
+
+_CUTS = ("_TakeDataset", "_TakeWhileDataset")
+_AHEAD = ("_PrefetchDataset",)
+_WRAP = "Wrap it: keras_ratchet.data.resumable(...)."
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """The state that a source has by itself.
+
+    Args:
+        kind: As `data_adapters.data_source` names it.
+        source: The source.
+        validates: Whether it is what `fit` validates on.
+        steps: Batches of a pass, where `fit` is told.
+    """
+
+    kind: str
+    source: Any
+    validates: bool = False
+    steps: int | None = None
+
+    @property
+    def is_stateful(self) -> bool:
+        """Whether it hands its state out; then nobody needs to look into it."""
+        return isinstance(self.source, Stateful) and self.kind != "torch_loader"
+
+    def capture(self) -> dict[str, Any]:
+        """Return the state between two epochs."""
+        return {"state": owned(dict(self.source.state_dict()))} if self.is_stateful else {}
+
+    def capture_at(self, batch: int) -> dict[str, Any]:
+        """Return the state after so many batches of an epoch, where that is known."""
+        if isinstance(self.source, Seekable):
+            return {"state": owned(dict(self.source.state_at(batch)))}
+        return {}
+
+    def restore(self, state: Mapping[str, Any], batch: int) -> None:
+        """Put the state back; so many batches of the epoch will be skipped."""
+        if "state" not in state:
+            return
+        if isinstance(self.source, Seekable):
+            self.source.seek(owned(state["state"]), batch)
+        else:
+            self.source.load_state_dict(owned(state["state"]))
+
+    def complaint(self) -> str | None:
+        """Return why it cannot be resumed exactly, and the cure."""
+        if self.is_stateful:
+            original = getattr(self.source, "original", None)
+            return _race(original) or _cut_short(original, None)
+        if self.kind == "generator":
+            return f"A Python generator cannot be set back from outside. {_WRAP}"
+        if self.kind == "torch_loader" and getattr(self.source, "persistent_workers", False):
+            return f"The workers of this DataLoader live over epochs. {_WRAP}"
+        if self.kind == "torch_loader" and hasattr(self.source, "state_dict"):
+            return f"A StatefulDataLoader keeps its place from epoch to epoch. {_WRAP}"
+        if self.kind == "unknown":
+            return f"Nothing is known about data of this kind. {_WRAP}"
+        found = _race(self.source) or _cut_short(self.source, self.steps)
+        return found or (None if self.validates else _looked_at(self.source))
+
+
+def _race(pipeline: Any) -> str | None:
+    tensorflow = _backends.tensorflow_loading()
+    if tensorflow is None or not tensorflow.races(pipeline):
+        return None
+    return (
+        "Several calls of a function in this tf.data pipeline draw random numbers at a time, "
+        "so that no two trainings are alike. Use map() without num_parallel_calls for it, or "
+        "tf.config.experimental.enable_op_determinism()."
+    )
+
+
+def _cut_short(pipeline: Any, steps: int | None) -> str | None:
+    tensorflow = _backends.tensorflow_loading()
+    if tensorflow is None:
+        return None
+    if not (tensorflow.draws_for(pipeline, _CUTS) or (steps and tensorflow.draws(pipeline))):
+        return None
+    return (
+        "When a pass over this tf.data pipeline is cut short (take, steps), nobody knows for how "
+        "many rows it has drawn random numbers ahead, so that no two trainings are alike. Let "
+        "take() come before the map() that draws."
+    )
+
+
+def _looked_at(pipeline: Any) -> str | None:
+    tensorflow = _backends.tensorflow_loading()
+    if tensorflow is None or keras.backend.backend() == "tensorflow":
+        return None
+    if not tensorflow.draws_for(pipeline, _AHEAD):
+        return None
+    return (
+        "Keras draws a batch to learn shapes, and nobody knows for how many more this tf.data "
+        f"pipeline has drawn random numbers ahead (prefetch). {_WRAP}"
+    )
+
+
+_WHOLE_BYTES = 1 << 28  # some hundredths of a second
+_ROWS = 4096
+
+
+def digest_of(arrays: Iterable[NDArray[Any]]) -> str:
+    """Return a digest of arrays; of one beyond 256 MiB that of rows spread over all of it.
+
+    Arrays of Python objects, and those that lie in a file, are left out.
+    """
+    hasher = xxhash.xxh3_128()
+    for array in arrays:
+        if array.dtype.hasobject or isinstance(array, np.memmap):
+            continue
+        rows = array
+        if array.nbytes > _WHOLE_BYTES and array.ndim:
+            rows = array[np.linspace(0, len(array) - 1, _ROWS).astype(int)]
+        hasher.update(np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data)
+    return str(hasher.hexdigest())

@@ -20,10 +20,15 @@ import keras
 import numpy as np
 
 from keras_ratchet import _backends
-from keras_ratchet._engine.resume.callback_states import fingerprint
 from keras_ratchet._engine.resume.data_reach import MISSING, Place, Reach, keeps_itself
-from keras_ratchet._engine.resume.looks import has_no_state, is_as_seen, look, sight
-from keras_ratchet._engine.resume.state_codec import RANDOM, owned, random_state, set_random_state
+from keras_ratchet._engine.resume.state_codec import (
+    RANDOM,
+    fingerprint,
+    owned,
+    random_state,
+    set_random_state,
+)
+from keras_ratchet._engine.resume.traces import has_no_state, is_as_seen, look, sight
 from keras_ratchet._warn import warn
 from keras_ratchet.types import Stateful
 

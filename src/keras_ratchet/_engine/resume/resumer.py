@@ -14,13 +14,20 @@ from numpy.typing import NDArray
 
 from keras_ratchet import _backends
 from keras_ratchet._engine.capture import building, optimizers, rng
-from keras_ratchet._engine.capture.extra_state import EXTRA, named_extras, restore_extras
-from keras_ratchet._engine.capture.reach import reach
-from keras_ratchet._engine.capture.trainable import FlagsWatch
+from keras_ratchet._engine.capture.building import FlagsWatch
+from keras_ratchet._engine.capture.extra_state import EXTRA, named_extras, reach, restore_extras
 from keras_ratchet._engine.capture.variable_names import Places
-from keras_ratchet._engine.resume.arguments import RATE, arguments_of, changes, rate_differs
+from keras_ratchet._engine.resume.attributes import Unkept
 from keras_ratchet._engine.resume.callback_states import CallbackStates
-from keras_ratchet._engine.resume.comparison import differences, facts_of, other_backend
+from keras_ratchet._engine.resume.comparison import (
+    RATE,
+    arguments_of,
+    changes,
+    differences,
+    facts_of,
+    other_backend,
+    rate_differs,
+)
 from keras_ratchet._engine.resume.data_cursor import DataCursor
 from keras_ratchet._engine.resume.snapshot_store import SnapshotStore
 from keras_ratchet._engine.resume.stages import Stage
@@ -31,7 +38,6 @@ from keras_ratchet._engine.resume.train_state import (
     restore_variables,
     shape_differences,
 )
-from keras_ratchet._engine.resume.unkept import Unkept
 from keras_ratchet._keras import data_adapters, fit
 from keras_ratchet._keras.fit import step_result
 from keras_ratchet._warn import warn

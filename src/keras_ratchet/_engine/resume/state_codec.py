@@ -1,14 +1,15 @@
 """Python data as JSON plus arrays, and back: what a state may be made of. Never pickle.
 
-Kept exactly: None, bool, int, float (NaN and infinities too), str, bytes, NumPy arrays and
+Saved exactly: None, bool, int, float (NaN and infinities too), str, bytes, NumPy arrays and
 scalars, dates, times and paths, Python's and NumPy's random generators, and lists, tuples, sets,
-deques and dicts (with any of these as keys) of them.
+deques and dicts (with any of these as keys) of them. Tensors are saved as marked arrays.
 """
 
 from __future__ import annotations
 
 import base64
 import copy
+import json
 import math
 import pathlib
 import random
@@ -19,6 +20,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from keras_ratchet._formats.safetensors import can_hold
@@ -105,6 +107,22 @@ def _encode_moment(value: Any, path: str) -> dict[str, Any]:
     if type(value) in (date, datetime) and (zone is None or type(zone) is timezone):
         return {_TAG: type(value).__name__, "value": value.isoformat()}
     raise TypeError(f"{path} is a {type(value).__name__}, which cannot be saved")
+
+
+def fingerprint(value: Any) -> tuple[str, int]:
+    """Return a digest of data, "" if it cannot be saved, and the size of its arrays in bytes.
+
+    Arrays are read, not copied.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    try:
+        text = json.dumps(encode(value, arrays, ""))
+    except NO_DATA:
+        return "", 0
+    hasher = xxhash.xxh3_128(text.encode())
+    for array in arrays.values():
+        hasher.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
+    return str(hasher.hexdigest()), sum(array.nbytes for array in arrays.values())
 
 
 def decode(data: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
@@ -197,3 +215,68 @@ def _random(kind: str, state: Any) -> Any:
         raise ValueError(f"{kind!r} is no kind of random generator that a state is made of")
     set_random_state(generator, kind, state)
     return generator
+
+
+_TENSOR = "keras_ratchet.tensor"
+_SCALARS = (str, bytes, bool, int, float, type(None), np.ndarray, np.generic)
+# what symbolic tensors raise depends on their framework
+NO_DATA = (
+    TypeError,
+    ValueError,
+    RecursionError,
+    NotImplementedError,
+    AttributeError,
+    RuntimeError,
+)
+
+
+def plain(value: Any, graphs: bool = False) -> Any:
+    """Return data without Keras's tracking containers and with tensors as marked arrays.
+
+    Args:
+        value: The data; what it holds beside data stays as it is.
+        graphs: Whether a tensor that torch could still differentiate is taken for its values.
+    """
+    if isinstance(value, _SCALARS):
+        return value
+    if isinstance(value, deque):
+        return deque((plain(inner, graphs) for inner in value), value.maxlen)
+    for kind in (list, set):
+        if isinstance(value, kind):
+            return kind(plain(inner, graphs) for inner in value)
+    if isinstance(value, dict):
+        return {key: plain(inner, graphs) for key, inner in value.items()}
+    if type(value) is tuple:
+        return tuple(plain(inner, graphs) for inner in value)
+    if keras.ops.is_tensor(value) and _is_values_only(value, graphs):
+        return (_TENSOR, np.array(keras.ops.convert_to_numpy(value)))
+    return value
+
+
+def _is_values_only(tensor: Any, graphs: bool) -> bool:
+    """Say whether a tensor is no more than its values: neither a variable nor a parameter."""
+    if getattr(tensor, "requires_grad", False):
+        return graphs and not tensor.is_leaf
+    return not (graphs and hasattr(tensor, "assign"))
+
+
+def thing(value: Any) -> Any:
+    """Return what `plain` was given, but for the containers' classes."""
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is str and value[0] == _TENSOR:
+        return keras.ops.convert_to_tensor(np.array(value[1]))
+    if type(value) in (list, tuple, set):
+        return type(value)(map(thing, value))
+    if type(value) is deque:
+        return deque(map(thing, value), value.maxlen)
+    if type(value) is dict:
+        return {key: thing(inner) for key, inner in value.items()}
+    return value
+
+
+def holds_tensor(value: Any) -> bool:
+    """Say whether a value is a tensor, or a container that holds one."""
+    if isinstance(value, list | tuple | deque | dict):
+        items = value.values() if isinstance(value, dict) else value
+        strange = not all(issubclass(kind, _SCALARS) for kind in set(map(type, items)))
+        return strange and any(map(holds_tensor, items))
+    return bool(keras.ops.is_tensor(value)) and not isinstance(value, _SCALARS)

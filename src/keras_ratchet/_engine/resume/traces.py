@@ -1,20 +1,27 @@
-"""Has an object changed that cannot be copied?
+"""Whether an object that cannot be saved has changed.
 
 Loggers and tuners hold objects of their libraries for as long as they live; these count as changed
 only when others take their place. What a class of the user's own holds counts, too, and so does
-what is in a container. Of an iterator counts where it stands, of an object with `__slots__` what is
+what is in a container. Of an iterator its position counts, of an object with `__slots__` what is
 in these.
 """
 
 from __future__ import annotations
 
+import inspect
 import operator
 import sys
 import types
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
+
+import numpy as np
+
+from keras_ratchet._engine.resume.data_reach import MISSING
+from keras_ratchet._engine.resume.state_codec import fingerprint
 
 _MANY = 64  # elements of a container that are looked into
 _LIBRARIES = ("site-packages", "dist-packages")
@@ -72,3 +79,42 @@ def _is_of_a_library(kind: type) -> bool:
     name = kind.__module__
     file = str(getattr(sys.modules.get(name), "__file__", "") or "")
     return name.partition(".")[0] in sys.stdlib_module_names or any(x in file for x in _LIBRARIES)
+
+
+_NO_STATE = (
+    *("threading", "_thread", "queue", "concurrent", "multiprocessing", "subprocess", "asyncio"),
+    *("logging", "_io", "io", "socket", "selectors", "weakref", "contextlib", "keras"),
+)
+
+
+def look(value: Any) -> Any:
+    """Return what can be read of an object at little cost: where an iterator stands, an index."""
+    if isinstance(value, types.GeneratorType):  # once begun, nobody can tell where it is
+        over_or_new = (inspect.GEN_CLOSED, inspect.GEN_CREATED)
+        state = inspect.getgeneratorstate(value)
+        return state if state in over_or_new else object()
+    found: list[Any] = [operator.length_hint(value, -1) if hasattr(value, "__iter__") else -1]
+    if hasattr(value, "index") and not callable(value.index):  # a table's
+        found.append(fingerprint(np.asarray(value.index))[0] or list(value.index))
+    return found
+
+
+def sight(value: Any) -> tuple[Any, Any]:
+    """Return a reference to a value, weak where possible, and what can be read of it."""
+    try:
+        return weakref.ref(value), look(value)
+    except TypeError:
+        return (lambda: value), look(value)
+
+
+def is_as_seen(sight: tuple[Any, Any] | None, value: Any) -> bool:
+    return sight is not None and sight[0]() is value and sight[1] == look(value)
+
+
+def has_no_state(value: Any) -> bool:
+    """Say whether a value is a lock, a file, a thread, a function: not what data is made of."""
+    if value is MISSING or isinstance(value, types.ModuleType | types.FunctionType | type):
+        return True
+    if type(value).__name__.endswith("DataLoaderIter"):
+        return True
+    return type(value).__module__.partition(".")[0] in _NO_STATE

@@ -1,36 +1,76 @@
-"""Plain attributes of a model, its layers, metrics and losses: what has changed while training.
+"""Plain attributes of a model, its layers, metrics and losses that training has changed.
 
 An annealed factor, a counter, a replay buffer. What the constructors set is the script's to decide,
-so only what has changed since training began is kept, as of callbacks. Of what Keras sets itself
+so only what has changed since the run started is saved, as for callbacks. Of what Keras sets itself
 the numbers and switches that its layers and optimizers took as arguments count (the rate of a
 Dropout), the rest does not.
 """
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
-import xxhash
-from numpy.typing import NDArray
 
 from keras_ratchet import _backends
 from keras_ratchet._engine.capture import optimizers
-from keras_ratchet._engine.capture.reach import Reach, reach
+from keras_ratchet._engine.capture.extra_state import Reach, reach
 from keras_ratchet._engine.resume.state_codec import (
+    NO_DATA,
     RANDOM,
-    encode,
+    fingerprint,
     owned,
+    plain,
     random_state,
     set_random_state,
+    thing,
 )
-from keras_ratchet._engine.resume.tensors import NO_DATA, plain, thing
 from keras_ratchet._engine.resume.traces import inside
 from keras_ratchet._keras.attributes import names_read_by_steps, own_attributes, settings
+from keras_ratchet._warn import warn
+from keras_ratchet.types import Position
+
+_RANDOM = (
+    "draws random numbers from a state that TensorFlow hides. Use keras.random with a "
+    "keras.random.SeedGenerator that the layer or model owns"
+)
+
+
+class Unkept:
+    """Looks at each save for what cannot be kept, and warns once of each thing.
+
+    Args:
+        model: The model, when training begins.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.attributes = AttributeStates(model)
+        self._looked = False
+
+    def look(self, model: Any, position: Position, found: Reach) -> dict[str, dict[str, Any]]:
+        """Return the attributes to be kept; warn of what cannot be.
+
+        Args:
+            model: The model.
+            position: What is done.
+            found: What is reachable in the model now.
+        """
+        kept = self.attributes.capture(model, found)
+        if not (position.epoch or position.batch):
+            return kept
+        eager = keras.backend.backend() == "torch" or bool(getattr(model, "run_eagerly", False))
+        sentences = self.attributes.complaints(model, not eager, found)
+        if not self._looked:
+            self._looked = True
+            if ops := _backends.current().random_ops(getattr(model, "train_function", None)):
+                sentences.append(f"{', '.join(ops[:5])} {_RANDOM}.")
+        if sentences:
+            warn(f"Resume will not be exact. {' '.join(sentences)}")
+        return kept
+
 
 _SMALL_BYTES = 1 << 20
 _UNCHANGING = (str, bytes, bool, int, float, type(None))
@@ -186,16 +226,11 @@ def _same_array(present: Any, value: Any) -> bool:
 
 
 def _digest(value: Any) -> tuple[str, int]:
-    """Return a digest of data and the size of its arrays; an empty one if it cannot be kept."""
-    arrays: dict[str, NDArray[Any]] = {}
+    """Return a digest of data and the size of its arrays; an empty one if it cannot be saved."""
     try:
-        text = json.dumps(encode(plain(value), arrays, ""))
+        return fingerprint(plain(value))
     except NO_DATA:
         return "", 0
-    hasher = xxhash.xxh3_128(text.encode())
-    for array in arrays.values():
-        hasher.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
-    return str(hasher.hexdigest()), sum(array.nbytes for array in arrays.values())
 
 
 def _length(value: Any) -> int:
