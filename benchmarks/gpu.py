@@ -3,10 +3,10 @@
 python benchmarks/gpu.py                # every part on torch and jax, writes results-gpu.md
 python benchmarks/gpu.py --mb 30        # a trial on the CPU, small
 
-Correctness comes first: files hold the values of their hooks, a resumed run equals the
-uninterrupted one bit for bit (deterministic algorithms are asked for). Then what a save costs, as
-multiples of the time in which the bus copies the same bytes to pinned memory, beside Keras's own
-callbacks and Orbax's.
+Correctness comes first: files have the values of their hooks, and a resumed run equals the
+uninterrupted one bit for bit (with deterministic algorithms). Then the cost of a save, as a
+multiple of the time in which the bus copies the same bytes to pinned memory, compared with the
+callbacks of Keras and Orbax.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def _device():
 
 
 def run(name, backend, mb, limit_s):
-    """Measure one part in a process of its own; return its figures, or what went wrong."""
+    """Measure one part in its own process; return its figures, or what went wrong."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as scratch:
         out = Path(scratch) / "figures.json"
         command = [sys.executable, __file__, "--part", name, "--mb", str(mb), "--here", scratch]
@@ -132,21 +132,21 @@ def report(results):
     """Return benchmarks/results-gpu.md."""
     devices = sorted({v["device"] for v in results.values() if "device" in v})
     lines = [
-        "# On an accelerator",
+        "# Results on a GPU",
         "",
         f"By `python benchmarks/gpu.py`, in one run, on {'; '.join(devices)}.",
         "",
         "## Correctness",
         "",
-        "A run that was cut in mid-epoch and resumed beside one that was not, with deterministic "
-        "algorithms; every variable of model and optimizer, and History, bit for bit (and how long "
-        "the four trainings took).",
+        "A run that was cut in mid-epoch and resumed, compared with one that was not, with "
+        "deterministic algorithms: every variable of model and optimizer, and History, bit for bit "
+        "(in parentheses, the time of the four runs).",
         "",
         "| | torch | jax |",
         "|---|---|---|",
     ]
     exact = {b: results.get(f"exact/{b}/0", {}) for b in BACKENDS}
-    lines.append(_row("files hold the values of their hooks", exact, "values of the hook"))
+    lines.append(_row("files have the values of their hooks", exact, "values of the hook"))
     cases = next((v["resumed"] for v in exact.values() if "resumed" in v), {})
     lines += [
         _row(case, {b: v.get("resumed", {}) for b, v in exact.items()}, case) for case in cases
@@ -172,7 +172,7 @@ def _costs(key, figures):
         f"The bus copies it in {figures['bus_ms']:.1f} ms "
         f"({figures['bytes'] / 1e6 / figures['bus_ms']:.1f} GB/s). Medians.",
         "",
-        "| | in the hook | with slower steps | until durable |",
+        "| | in the hook | including slower steps | until durable |",
         "|---|---|---|---|",
     ]
     for name, row in figures["rows"].items():

@@ -68,7 +68,7 @@ def part(name, mb, which):
 
 
 def run(name, backend, mb, which=""):
-    """Measure one part in a process of its own."""
+    """Measure one part in its own process."""
     command = [sys.executable, __file__, "--part", name, "--backend", backend, "--mb", str(mb)]
     command += ["--which", which, "--here"]
     done = subprocess.run(

@@ -1,1 +1,1 @@
-"""Saves and exact resume where the weights lie on an accelerator; see benchmarks/gpu.py."""
+"""Saves and exact resume with weights on an accelerator; see benchmarks/gpu.py."""

@@ -1,4 +1,4 @@
-"""What a save costs training on an accelerator, beside what the bus needs for the same bytes."""
+"""Cost of a save on an accelerator, compared with a copy of the same bytes over the bus."""
 
 import shutil
 import statistics
@@ -20,7 +20,7 @@ def bus_s(model, rounds=7):
 
     times = []
     for _ in range(rounds):
-        fresh = [jax.numpy.copy(v.value) for v in variables]  # jax keeps what it has copied once
+        fresh = [jax.numpy.copy(v.value) for v in variables]  # jax caches its host copies
         jax.block_until_ready(fresh)
         began = time.perf_counter()
         for value in fresh:

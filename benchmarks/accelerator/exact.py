@@ -1,7 +1,7 @@
 """Is a resumed run equal bit for bit on an accelerator, and does a file hold the hook's values?
 
-Everything runs in one process: a run is cut by an exception, all random streams are put somewhere
-else, and new objects go on. Each case is trained twice without a cut first: what is not
+Everything runs in one process: an exception cuts a run, all random streams are moved elsewhere, and
+new objects resume. Each case is trained twice without a cut first: what is not
 reproducible by itself is told as such, and says nothing about a resume.
 """
 
@@ -78,7 +78,7 @@ def network(case):
 
 
 def train(case, directory, cut=None, seed=7):
-    """Train with fresh objects; return all that has to be equal, or None where the run was cut."""
+    """Train with new objects; return what has to be equal, or None if the run was cut."""
     keras.backend.clear_session()
     keras.config.set_dtype_policy(case.get("policy", "float32"))
     keras.utils.set_random_seed(seed if cut is not False else random.randrange(1 << 30))
@@ -109,7 +109,7 @@ def train(case, directory, cut=None, seed=7):
 
 
 def differences(one, other):
-    """Return what is not equal: how many variables, and whether History."""
+    """Return what differs: the number of variables, and whether History does."""
     pairs = zip(one["variables"], other["variables"], strict=True)
     different = sum(a != b for a, b in pairs)
     found = [f"{different} of {len(one['variables'])} variables"] if different else []
@@ -120,7 +120,7 @@ def resumes(found):
     """Fill in case -> what differs after a resume; "not reproducible" where two runs differ."""
     for name, case in CASES.items():
         if case.get("jit_compile") and keras.backend.backend() == "jax":
-            continue  # there it is what all the others do
+            continue  # all other cases are compiled there
         began = time.time()
         try:
             with tempfile.TemporaryDirectory() as a, tempfile.TemporaryDirectory() as b:
@@ -142,7 +142,7 @@ def resumes(found):
 
 
 class Copies(keras.callbacks.Callback):
-    """Stands before a ModelCheckpoint, and keeps what the model holds in the hook."""
+    """Precedes a ModelCheckpoint, and records the model's values in the hook."""
 
     def __init__(self):
         super().__init__()
@@ -153,7 +153,7 @@ class Copies(keras.callbacks.Callback):
 
 
 def hook_values(epochs=12):
-    """Return "equal" if files written beside training hold the values of their hooks."""
+    """Return "equal" if files written in the background have the values of their hooks."""
     keras.utils.set_random_seed(1)
     model = keras.Sequential([keras.Input((1024,))] + [keras.layers.Dense(1024) for _ in range(4)])
     model.compile("adam", "mse")
@@ -172,7 +172,7 @@ def hook_values(epochs=12):
 
 
 def measure():
-    """Yield all of it, again and again, each time with one more answer."""
+    """Yield all results so far after each case."""
     warnings.simplefilter("ignore")
     keras.config.disable_traceback_filtering()
     figures = {"values of the hook": hook_values(), "resumed": {}}

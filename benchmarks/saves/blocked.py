@@ -1,6 +1,6 @@
 """What a save costs training: in the hook, and with the slower steps that follow it.
 
-Inside one `fit`, stretches of training with a save at their begin alternate with stretches without
+Inside one `fit`, stretches of training with a save at their start alternate with stretches without
 one. The hook is timed by itself; the slow-down is the median difference of two neighbouring
 stretches. A stretch is longer than a save takes to reach the disk.
 """
@@ -13,7 +13,7 @@ from saves import model as models
 
 
 class Driver(keras.callbacks.Callback):
-    """Lets callbacks save, in turn, at the begin of every second stretch, and keeps the times."""
+    """Lets callbacks save in turn at the start of every second stretch, and records the times."""
 
     def __init__(self, lists, pairs, stretch_s):
         super().__init__()
@@ -43,7 +43,7 @@ class Driver(keras.callbacks.Callback):
                 self.begin()
 
     def begin(self):
-        """Begin a stretch with a save; of as many steps as fit into the time."""
+        """Start a stretch with a save, with as many steps as fit into the time."""
         if not self.waiting:
             self.model.stop_training = True
             return
@@ -55,7 +55,7 @@ class Driver(keras.callbacks.Callback):
         self.times[self.name]["hook"].append(time.perf_counter() - self.started)
 
     def end_with_save(self):
-        """Begin the stretch without one, of the same number of steps."""
+        """Start the stretch without a save, with the same number of steps."""
         self.times[self.name]["with"].append(time.perf_counter() - self.started)
         models.settle(self.list)
         self.left = self.steps

@@ -1,7 +1,7 @@
-"""How fast a save reaches the disk: bytes per second over a raw write and fsync of the same bytes.
+"""How fast a save reaches the disk, relative to a raw write and fsync of the same bytes.
 
-Ours includes digest, manifest and the syncs of directories. Keras's own does not sync; a sync of
-the file is added to it here.
+Ours includes digest, manifest and the syncs of directories. Keras's own do not sync; a sync of
+the file is added here.
 """
 
 import os
@@ -11,7 +11,7 @@ from saves import model as models
 
 
 def measure(state_mb, rounds, directory):
-    """Return name -> rate over the raw rate."""
+    """Return name -> rate relative to the raw rate."""
     model, width = models.dense(state_mb)
     x, y = models.data(width, 2)
     model.fit(x, y, batch_size=models.BATCH, verbose=0)

@@ -26,7 +26,7 @@ def measure(rounds, directory):
         for epoch in range(count):
             callbacks.on_epoch_end(epoch, {"loss": 1.0})
         callbacks.on_train_end()
-        found[f"the next one beside {count}"] = _times(model, where, rounds, keep_best=count + 99)
+        found[f"one more after {count:,}"] = _times(model, where, rounds, keep_best=count + 99)
     return found
 
 

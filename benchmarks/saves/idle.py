@@ -1,4 +1,4 @@
-"""What callbacks that have nothing to do cost per batch: a step with / without them."""
+"""Cost of idle callbacks per batch: a step with / without them."""
 
 import statistics
 import time
@@ -29,7 +29,7 @@ def measure(rounds, directory):
 
 
 def _idle(directory):
-    """Return our callbacks as they are by default: they act at the ends of epochs."""
+    """Return our callbacks with their defaults: they act at the end of an epoch."""
     return [
         keras_ratchet.EarlyStopping("loss", patience=100),
         keras_ratchet.ModelCheckpoint(directory / "best.weights.h5", save_weights_only=True),

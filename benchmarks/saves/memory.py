@@ -1,4 +1,4 @@
-"""Memory that a save in flight takes beyond training's own peak, over the size of the state."""
+"""Memory of a save in progress above training's own peak, relative to the size of the state."""
 
 import gc
 
@@ -7,7 +7,7 @@ from saves import model as models
 
 
 class Sampler(keras.callbacks.Callback):
-    """Looks at the peak of training alone, then of training with a save at its begin.
+    """Records the peak of training alone, then of training that starts with a save.
 
     Cyclic garbage of the steps is collected at once: left to Python it varies by more than the
     size of the state.
@@ -17,7 +17,7 @@ class Sampler(keras.callbacks.Callback):
 
     def __init__(self, begin):
         super().__init__()
-        self.begin = begin  # begins the callbacks and returns them
+        self.begin = begin  # starts the callbacks and returns them
         self.list = None
         self.peaks = {}
 
@@ -43,7 +43,7 @@ class Sampler(keras.callbacks.Callback):
 
 
 def measure(state_mb, name, directory):
-    """Return the extra memory of one callback's second save, over the size of the state."""
+    """Return the extra memory of one callback's second save, relative to the size of the state."""
     model, width = models.dense(state_mb)
     x, y = models.data(width, 12 + 2 * Sampler.STEPS)
     model.fit(x[:32], y[:32], batch_size=models.BATCH, verbose=0)
@@ -55,7 +55,7 @@ def measure(state_mb, name, directory):
 
 
 def reset_peak():
-    """Let the kernel forget the peak (Linux)."""
+    """Reset the kernel's record of the peak (Linux)."""
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")
 

@@ -1,4 +1,4 @@
-"""The models that are saved, and small helpers."""
+"""Models to save, and small helpers."""
 
 import importlib.util
 import os
@@ -34,7 +34,7 @@ def many_layers(state_mb, layers=1000):
 
 
 def data(width, batches):
-    """Return inputs and targets of so many batches."""
+    """Return inputs and targets for this many batches."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(BATCH * batches, width)).astype("float32")
     return x, x[:, :1]
@@ -49,7 +49,7 @@ def state_of(model):
 
 
 def memcpy_s(model, rounds=7):
-    """Return the median time of one copy of the state into memory that is there already."""
+    """Return the median time of one copy of the state into allocated memory."""
     arrays = state_of(model)
     target = [np.zeros_like(a) for a in arrays]
 
@@ -69,7 +69,7 @@ def timed(call):
 
 
 def begun(callback, model):
-    """Return the callback list of a training that has begun, with the callback in it."""
+    """Return the callback list of a started run, with the callback in it."""
     import keras
 
     callbacks = keras.callbacks.CallbackList([callback], model=model, epochs=10_000)
@@ -79,7 +79,7 @@ def begun(callback, model):
 
 
 def savers(directory, background=True):
-    """Return name -> callback, all that are compared."""
+    """Return name -> callback for all that are compared."""
     import keras
 
     import keras_ratchet
@@ -102,7 +102,7 @@ def savers(directory, background=True):
 
 
 def settle(callbacks):
-    """Wait until no callback of a list has anything more to write."""
+    """Wait until no callback of a list has anything left to write."""
     for callback in callbacks.callbacks:
         for name in ("flush", "wait_until_finished"):
             if hasattr(callback, name):
@@ -110,7 +110,7 @@ def settle(callbacks):
 
 
 def files_below(directory):
-    """Return path -> (inode, time of change) of all files but our own records."""
+    """Return path -> (inode, time of change) of all files except our metadata."""
     found = {}
     for above, _, names in os.walk(directory):
         for name in names:

@@ -1,4 +1,4 @@
-"""The figures as Markdown."""
+"""Write the results as Markdown."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ def report(results):
     parts = [
         "# What saves cost",
         f"By `make bench` on {results['machine']}; versions as in constraints.txt. Each table was "
-        "measured in one run, in turn with what it is compared with. Ours are atomic, synced and "
-        "verified by a digest; the others are none of it.",
+        "measured in one run, with the callbacks taking turns. Our saves are atomic, synced and "
+        "have a digest; the others do none of this.",
         *(_blocked(results, mb) for mb in (30, 300, 1000)),
         _durable(results),
         _training(results),
@@ -49,7 +49,7 @@ def _blocked(results, mb):
     size = next(iter(found.values()))["bytes"] / 1e6
     copy = ", ".join(f"{1e3 * v['memcpy_s']:.0f} ms ({b})" for b, v in found.items())
     return (
-        f"## Time that training loses to a save of {size:.0f} MB\n\nIn the hook / hook and slower "
+        f"## Training time lost to a save of {size:.0f} MB\n\nIn the hook / including the slower "
         f"steps after it, as multiples of one memcpy of the state: {copy}. Medians.\n\n"
         + _table(["", *found], rows)
     )
@@ -62,8 +62,8 @@ def _durable(results):
     names = list(next(iter(found.values())))
     rows = [[n, *(f"{v[n]['rate']:.2f}" for v in found.values())] for n in names]
     return (
-        "## Time until durable, 300 MB\n\nBytes per second over a raw write and fsync of the same "
-        "bytes. Keras's files are synced by the benchmark, and have no digest.\n\n"
+        "## Time until durable, 300 MB\n\nBytes per second, relative to a raw write and fsync of "
+        "the same bytes. The benchmark syncs Keras's files, which have no digest.\n\n"
         + _table(["", *found], rows)
     )
 
@@ -75,8 +75,8 @@ def _training(results):
     names = list(next(iter(found.values())))
     rows = [[n, *(f"{v[n]['ratio']:.3f}" for v in found.values())] for n in names]
     return (
-        "## A whole training with our ModelCheckpoint\n\nWall time over that without saves "
-        "(median of runs in turn).\n\n" + _table(["", *found], rows)
+        "## A whole run with our ModelCheckpoint\n\nWall time relative to the same run without "
+        "saves (median of alternating runs).\n\n" + _table(["", *found], rows)
     )
 
 
@@ -87,9 +87,9 @@ def _idle(results):
         for b, v in found.items()
     ]
     return found and (
-        "## Callbacks that have nothing to do\n\nA step of a small model without and with "
-        "EarlyStopping and ModelCheckpoint that act at ends of epochs (begin and end of `fit`, "
-        "and one save, included).\n\n" + _table(["", "without", "with", "extra per step"], rows)
+        "## Idle callbacks\n\nA step of a small model without and with EarlyStopping and "
+        "ModelCheckpoint that act at the end of an epoch (including start and end of `fit`, and "
+        "one save).\n\n" + _table(["", "without", "with", "extra per step"], rows)
     )
 
 
@@ -102,7 +102,7 @@ def _memory(results):
     backends = [b for b in BACKENDS if any(b == backend for backend, _ in found)]
     rows = [[n, *(f"{found[b, n]:.2f}" for b in backends)] for n in names]
     return (
-        "## Memory\n\nPeak of a training with a save in flight over its peak without, as a "
+        "## Memory\n\nPeak of a run with a save in progress above its peak without, as a "
         "multiple of the state (300 MB).\n\n" + _table(["", *backends], rows)
     )
 

@@ -1,4 +1,4 @@
-"""A whole training, with saves and without: wall time with / without, in turn."""
+"""A whole run with and without saves: wall time with / without, alternating."""
 
 import shutil
 import statistics
@@ -33,13 +33,13 @@ def digits():
 
 
 def large():
-    """Return a compiled model of 100 MB of state and made-up data."""
+    """Return a compiled model of 100 MB of state and random data."""
     model, width = models.dense(100)
     return model, *models.data(width, 60)
 
 
 def measure(rounds, directory):
-    """Return (training, saves) -> wall time over that without saves."""
+    """Return (run, saves) -> wall time relative to the run without saves."""
     found = {}
     for name, make, epochs in (("digits", digits, 4), ("100 MB of state", large, 3)):
         model, x, y = make()

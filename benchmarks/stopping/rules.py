@@ -23,7 +23,7 @@ class Rule:
     """When to stop and which weights to end with.
 
     Attributes:
-        name: What it is called in the tables.
+        name: Its name in the tables.
         criterion: When to stop.
         restores: Which weights to end with; an `average` comes on top of "best".
         average: "soup" or "mean" of the best epochs, or None.

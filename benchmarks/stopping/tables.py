@@ -11,7 +11,7 @@ Row = Sequence[object]
 
 
 def stopping(figures: Figures) -> str:
-    """Return the table of rules that say when to stop; all end with the best epoch's weights."""
+    """Return the table of stopping rules; all end with the best epoch's weights."""
     rules = [r for r in figures.rules if not r.average and r.restores in _BESTS]
 
     def row(rule: Rule) -> Row:
@@ -24,7 +24,7 @@ def stopping(figures: Figures) -> str:
             _points(None if rule.front else figures.front_points(rule)),
         )
 
-    heads = ("stops by", "E, %", "R, %", *_heads("d"), "d, n for each, %", "accuracy, points")
+    heads = ("stops by", "E, %", "R, %", *_heads("d"), "d, n per data set, %", "accuracy, points")
     return _table(heads, map(row, rules))
 
 
@@ -33,7 +33,7 @@ _PARTS = ("AB", "A", "B")
 
 
 def _heads(what: str) -> tuple[str, ...]:
-    return f"{what}, %", f"{what}, looked at", f"{what}, not looked at"
+    return f"{what}, %", f"{what}, development", f"{what}, held out"
 
 
 def endings(figures: Figures) -> str:

@@ -1,6 +1,6 @@
 """The data sets, ready to train on, and how they are cut.
 
-Those of part "A" were looked at while the benchmark was written, those of part "B" were not.
+Part "A" was used for development of the benchmark; part "B" was held out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Task:
     """Inputs and targets.
 
     Attributes:
-        name: What it is called in the tables.
+        name: Its name in the tables.
         part: "A" or "B".
         source: "real" or "synthetic".
         x: Inputs, (samples, features), float32.
