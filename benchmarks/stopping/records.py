@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_ratchet.callbacks._measures import _RunningMeans
+from keras_ratchet.callbacks._logs import _RunningMeans
 from keras_ratchet.policy import Moment, Position
 
 BATCH = 32

@@ -503,7 +503,7 @@ def test_the_buffers_are_used_again():
 
     class Look(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
-            for member in ours._keeper._snapshots.members(ours._rule) if epoch else ():
+            for member in ours._best_weights._top.members(ours._rule) if epoch else ():
                 held.append(weakref.ref(member.values[0]))
                 seen.add(member.values[0].ctypes.data)
 

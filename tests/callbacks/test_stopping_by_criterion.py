@@ -11,7 +11,7 @@ from support.models import Curve, data, dense, fit, stamp_of
 from support.runs import run, tiny, warnings_like, warns_once
 
 from keras_ratchet import EarlyStopping
-from keras_ratchet.callbacks import _measures
+from keras_ratchet.callbacks import _logs
 from keras_ratchet.errors import (
     ConfigError,
     MetricError,
@@ -282,7 +282,7 @@ class Clock:
 
 
 def test_seconds_are_counted_from_the_begin_of_training(monkeypatch):
-    monkeypatch.setattr(_measures, "_now_s", Clock())
+    monkeypatch.setattr(_logs, "_now_s", Clock())
     ours, count = epochs(AfterSeconds(180), val_loss=[1.0] * 9)
     assert count == 3
     assert str(ours.stop_reason) == "180.0 of 180 s have passed"

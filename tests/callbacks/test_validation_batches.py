@@ -9,7 +9,7 @@ import pytest
 from support.models import data, dense
 
 from keras_ratchet import EarlyStopping
-from keras_ratchet.callbacks._measures import _RunningMeans
+from keras_ratchet.callbacks._logs import _RunningMeans
 from keras_ratchet.errors import ConfigError, MetricError
 from keras_ratchet.policy import Criterion, Patience, Verdict
 from keras_ratchet.policy.experimental import SignificantImprovement

@@ -14,8 +14,8 @@ from support.resuming import PER_EPOCH, Kill, Script, arrays
 from support.sources import numpy_arrays
 
 from keras_ratchet import EarlyStopping
-from keras_ratchet.callbacks import _measures
-from keras_ratchet.callbacks._ending import Ending
+from keras_ratchet.callbacks import _logs
+from keras_ratchet.callbacks._stop_rule import CriterionRun
 from keras_ratchet.policy import (
     AfterEpochs,
     AfterSeconds,
@@ -78,7 +78,7 @@ def case(ends, expected, **options):
 @pytest.fixture(autouse=True)
 def the_clock_stands_still(monkeypatch):
     """So that what is remembered can be compared as a whole."""
-    monkeypatch.setattr(_measures, "_now_s", lambda: 1e6)
+    monkeypatch.setattr(_logs, "_now_s", lambda: 1e6)
 
 
 SAVES = [{"save_freq": 3}, {"save_freq": "epoch"}]
@@ -157,7 +157,7 @@ class Clock(keras.callbacks.Callback):
     def __init__(self, monkeypatch):
         super().__init__()
         self.now_s = 1e6
-        monkeypatch.setattr(_measures, "_now_s", lambda: self.now_s)
+        monkeypatch.setattr(_logs, "_now_s", lambda: self.now_s)
 
     def on_train_begin(self, logs=None):
         self.now_s += 5e5
@@ -189,19 +189,19 @@ def test_the_time_before_the_kill_counts(saves, tmp_path, monkeypatch):
 @pytest.mark.parametrize("part", ["criterion", "measures"])
 def test_without_its_memory_a_criterion_ends_the_run_elsewhere(part, tmp_path, monkeypatch):
     """The negative control: what the state holds is what makes the runs equal."""
-    load = Ending.load_state_dict
+    load = CriterionRun.load_state_dict
 
     def forgetful(self, state):
         before = self._state
         if part == "measures":
-            fresh = self._measures.state_dict()
+            fresh = self._progress.state_dict()
             return load(self, {**state, "measures": fresh})
         load(self, state)
         self._state = before
 
     chosen = {"criterion": a_composed_criterion, "measures": a_number_of_steps}[part]
     found = next(c.values[0] for c in CASES if c.values[0].make is chosen)
-    monkeypatch.setattr(Ending, "load_state_dict", forgetful)
+    monkeypatch.setattr(CriterionRun, "load_state_dict", forgetful)
     cut = found.run(tmp_path / "cut", *found.kills, save_freq=3)
     assert found.ends(cut.callbacks) != found.expected
 

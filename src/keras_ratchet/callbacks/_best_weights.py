@@ -1,53 +1,66 @@
-"""What is kept of the model while training runs, and how it comes back."""
+"""The weights of the best epoch, or of the best few: captured in a run, restored at its end."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from keras_ratchet._engine.capture.best_weights import BestWeights
+from keras_ratchet._engine.averaging.averager import Averager, Cut, average, needs_data, undisturbed
+from keras_ratchet._engine.averaging.moving_statistics import StatisticsData
+from keras_ratchet._engine.averaging.top_k_weights import TopKWeights
+from keras_ratchet._engine.averaging.validation import Validation, validation_of
+from keras_ratchet._engine.capture.best_weights import BestWeights, weights_of
 from keras_ratchet._engine.capture.ema import restored, scored_sources
 from keras_ratchet._engine.capture.finite import FiniteWatch
+from keras_ratchet._keras import data_adapters
 from keras_ratchet._keras.metrics import is_training_metric
 from keras_ratchet._warn import warn
-from keras_ratchet.callbacks._metrics import training_metric_warning
-from keras_ratchet.errors import ConfigError
-from keras_ratchet.policy.soup import check_average
+from keras_ratchet.callbacks._logs import metrics_of
+from keras_ratchet.errors import ConfigError, MetricError
+from keras_ratchet.policy.monitor import Monitor
+from keras_ratchet.policy.soup import Average, check_average, refused
 from keras_ratchet.types import AverageRecord
 
 _log = logging.getLogger("keras_ratchet")
 
 
-class Keeper:
-    """Keeps the weights of the best epoch, and puts them back when training ends.
+class BestEpoch:
+    """The weights of the best epoch.
 
     Args:
         metric: Name of the metric that decides which epoch is best.
-        optimizer: Whether, or which, optimizer is kept too; see BestWeights.
+        optimizer: Whether, or which, optimizer is captured too; see BestWeights.
     """
 
     def __init__(self, metric: str, optimizer: Any) -> None:
         self._metric = metric
         self._optimizer = optimizer
-        self._warned = False
-        self.empty()
+        self._has_warned = False
+        self.clear()
 
     @property
-    def filled(self) -> bool:
+    def is_captured(self) -> bool:
         """Whether there is something to restore."""
-        return self._kept.filled
+        return self._best.filled
 
-    def empty(self) -> None:
+    def clear(self) -> None:
         """Free the memory."""
-        self._kept = BestWeights(self._optimizer)
+        self._best = BestWeights(self._optimizer)
         self._watch = FiniteWatch()
-        self._best: Any = None
         self._sources: Mapping[int, Any] = {}
 
-    def trusted(self, model: Any, swap: Any, value: float) -> float:
-        """Return the score of this epoch, or NaN if the weights that were scored are not finite."""
+    def start(self, model: Any) -> None:
+        """Note which weights are not finite when a run starts."""
+        self._watch.begin(model)
+
+    def on_validation_end(self, logs: Any) -> None:
+        """Note what a validation of `fit` measured, before other callbacks may change it."""
+
+    def finite_or_nan(self, model: Any, swap: Any, value: float) -> float:
+        """Return the value of this epoch, or NaN if the weights that were scored are not finite."""
         self._sources = scored_sources(model, swap, self._metric)
         bad = self._watch.bad(model, sources=self._sources)
         if bad is None:
@@ -55,81 +68,247 @@ class Keeper:
         _log.warning("%s=%g counts as NaN: weight %s is not finite", self._metric, value, bad)
         return math.nan
 
-    def begin(self, model: Any) -> None:
-        """Look at the weights that a run begins with."""
-        self._watch.begin(model)
-
-    def tested(self, logs: Any) -> None:
-        """Hear of the end of a validation."""
-
-    def offer(self, model: Any, epoch: int, value: float, is_best: bool) -> Any:
-        """Take the weights of an epoch that was scored, if they are wanted.
+    def capture_best(self, model: Any, epoch: int, value: float, order: Monitor) -> Any:
+        """Capture the weights of an epoch that is the best so far.
 
         Args:
             model: The model.
             epoch: Index of the epoch.
-            value: Its value.
-            is_best: Whether it is the best so far.
+            value: Its value, from `finite_or_nan`.
+            order: What is better.
 
         Returns:
-            The best weights.
+            The weights, in buffers that the next call overwrites.
         """
-        if not is_best:
-            return self._best
-        self._warn_of_training_metric(model)
-        self._best = self._kept.keep(model, self._sources)
-        return self._best
+        if not self._has_warned and is_training_metric(model, self._metric):
+            self._has_warned = True
+            warn(
+                f"EarlyStopping restores by {self._metric!r}, a mean over the batches of an epoch: "
+                f"it describes the weights during the epoch, not those kept at its end. Monitor a "
+                f"validation metric such as 'val_{self._metric}' for the weights that score best."
+            )
+        return self._capture(model, epoch, value, order)
 
-    def _warn_of_training_metric(self, model: Any) -> None:
-        if not self._warned and is_training_metric(model, self._metric):
-            self._warned = True
-            warn(training_metric_warning(self._metric))
+    def _capture(self, model: Any, epoch: int, value: float, order: Monitor) -> Any:
+        return self._best.keep(model, self._sources)
 
-    def put_back(self, model: Any, swap: Any, hurry: str = "") -> AverageRecord | None:
-        """Restore what was kept.
+    def capture_runner_up(
+        self, model: Any, swap: Any, epoch: int, value: float, order: Monitor
+    ) -> None:
+        """Capture the weights of an epoch that is not the best, if they are wanted."""
+
+    def restore(
+        self, model: Any, swap: Any, order: Monitor, skip_reason: str, hurry: Callable[[], str]
+    ) -> AverageRecord | None:
+        """Restore what was captured.
 
         Args:
             model: The model.
             swap: The `SwapEMAWeights` of the callback list, or None.
-            hurry: Why there is no time for more than that, if there is none.
+            order: What is better.
+            skip_reason: Why no average is tried; "" to try one.
+            hurry: Returns why there is no time for a validation, or "".
 
         Returns:
-            What became of an average, if one was asked for.
+            What became of the average, if one was asked for.
         """
-        self._kept.restore(model)
+        self._best.restore(model)
         restored(swap)
         return None
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what is kept, as plain data and arrays."""
-        return self._kept.state_dict()
+    def state_dict(self, order: Monitor) -> dict[str, Any]:
+        """Return what is captured, as plain data and arrays."""
+        return self._best.state_dict()
+
+    def load_state_dict(
+        self, state: Mapping[str, Any], model: Any, epoch: int, value: float | None
+    ) -> Any:
+        """Take over what `state_dict` returned; return the weights, or None.
+
+        Args:
+            state: The state, of this class or of a subclass.
+            model: The model.
+            epoch: Index of the best epoch.
+            value: Its value.
+        """
+        return self._best.load_state_dict(state, model)
 
     def constants(self, model: Any) -> dict[str, Any]:
-        """Return what is not finite and is no evidence of anything."""
+        """Return which weights were not finite when the run started."""
         return self._watch.state_dict(model)
 
     def load_constants(self, state: Any, model: Any) -> None:
-        """Take what `constants` returned."""
+        """Take over what `constants` returned."""
         self._watch.load_state_dict(state, model)
 
-    def load_state_dict(self, state: Mapping[str, Any], model: Any) -> Any:
-        """Take what `state_dict` returned; return the kept weights or None."""
-        self._best = self._kept.load_state_dict(state, model)
-        return self._best
+
+@dataclass(frozen=True, slots=True)
+class AverageOptions:
+    """How EarlyStopping averages the best epochs; the arguments are described there.
+
+    Args:
+        kind: `average`.
+        k: `average_k`.
+        validation_data: As there.
+        average_data: As there.
+
+    Raises:
+        ConfigError: If they cannot work.
+    """
+
+    kind: Average | None
+    k: int
+    validation_data: Any
+    average_data: Any
+
+    def __post_init__(self) -> None:
+        check_average(self.kind, self.k)
+        has_data = self.validation_data is not None or self.average_data is not None
+        if self.kind is None and has_data:
+            raise ConfigError(
+                "validation_data and average_data say how averages are made. Pass average='soup' "
+                "or average='mean' with them."
+            )
 
 
-def check_average_arguments(
-    average: object, k: object, restores: bool, validation_data: Any, average_data: Any
-) -> None:
-    """Raise a ConfigError if the arguments of EarlyStopping that concern averages cannot work."""
-    check_average(average, k)
-    if average is None and (validation_data is not None or average_data is not None):
-        raise ConfigError(
-            "validation_data and average_data say how averages are made. Pass average='soup' or "
-            "average='mean' with them."
-        )
-    if average is not None and not restores:
-        raise ConfigError(
-            f"average={average!r} is about which weights are restored. Pass "
-            f"restore_best_weights=True with it."
-        )
+class BestEpochsAverage(BestEpoch):
+    """The weights of the best few epochs; their average is restored if it is better.
+
+    Args:
+        metric: Name of the metric that decides which epochs are best.
+        optimizer: Whether, or which, optimizer is captured with the best one.
+        kind: "soup" or "mean".
+        options: Of the average.
+    """
+
+    def __init__(self, metric: str, optimizer: Any, kind: Average, options: AverageOptions) -> None:
+        self._kind = kind
+        self._options = options
+        self._refusal = ""
+        self._validated: float | None = None
+        self._validated_best: float | None = None
+        super().__init__(metric, optimizer)
+
+    def clear(self) -> None:
+        """Free the memory."""
+        super().clear()
+        self._top = TopKWeights(self._options.k, self._optimizer)
+        self._best = self._top.best
+        self._validation: Validation | None = None
+        self._data: StatisticsData | None = None
+
+    def start(self, model: Any) -> None:
+        """Find out what averages are measured on: by default what `fit` validates on.
+
+        Raises:
+            ConfigError: If nothing can be measured.
+        """
+        super().start(model)
+        if weights_of(model) is None:
+            raise ConfigError("average= needs a Keras model, whose weights are variables.")
+        fits = data_adapters.fit_validation()
+        self._validation = validation_of(self._options.validation_data, fits)
+        self._validation.check(model)
+        if self._options.average_data is not None:
+            size = fits.get("batch_size") or 32
+            self._data = StatisticsData(self._options.average_data, size)
+
+    def on_validation_end(self, logs: Any) -> None:
+        """Note what a validation of `fit` measured, before other callbacks may change it."""
+        self._validated = metrics_of(logs).get(self._metric.removeprefix("val_"))
+
+    def _capture(self, model: Any, epoch: int, value: float, order: Monitor) -> Any:
+        self._validated_best = self._validated
+        self._add(model, epoch, value, order)
+        return self._best.weights
+
+    def capture_runner_up(
+        self, model: Any, swap: Any, epoch: int, value: float, order: Monitor
+    ) -> None:
+        """Capture the weights of an epoch that is not the best if it is among the best few."""
+        if not self.is_captured or not self._top.wants(value, order):
+            return
+        self._sources = scored_sources(model, swap, self._metric)
+        if self._watch.bad(model, sources=self._sources) is None:
+            self._add(model, epoch, value, order)
+
+    def _add(self, model: Any, epoch: int, value: float, order: Monitor) -> None:
+        self._top.keep(model, self._sources, epoch, value, order)
+        if self._data is None and not self._refusal and (found := self._top.moving(model)):
+            self._refuse(needs_data(found[0]))  # early, not after the whole training
+
+    def _refuse(self, reason: str) -> None:
+        self._refusal = reason
+        self._top.drop_others()
+        message = f"average={self._kind!r} is not possible: {reason}."
+        warn(f"{message} The best epoch will be restored.")
+
+    def restore(
+        self, model: Any, swap: Any, order: Monitor, skip_reason: str, hurry: Callable[[], str]
+    ) -> AverageRecord:
+        """Restore the weights of the best epoch; then try averages, if nothing speaks against it.
+
+        As in `BestEpoch.restore`.
+        """
+        super().restore(model, swap, order, skip_reason, hurry)
+        best = self._top.members(order)[0].candidate
+        reason = self._refusal or skip_reason or hurry()
+        if not reason:
+            try:
+                return self._average(model, swap, order, hurry)
+            except Cut:
+                reason = hurry()
+            except MetricError as error:
+                reason = str(error)
+                warn(f"average={self._kind!r}: {refused(self._kind, order, best, reason)}")
+            super().restore(model, swap, order, skip_reason, hurry)
+        return refused(self._kind, order, best, reason)
+
+    def _average(
+        self, model: Any, swap: Any, order: Monitor, hurry: Callable[[], str]
+    ) -> AverageRecord:
+        assert self._validation is not None
+        members = self._top.members(order)
+        candidates = [member.candidate for member in members]
+        is_fits = self._validation.is_fits and swap is None
+        is_measured = is_fits and self._validated_best == self._top.value
+        with undisturbed(model):
+            averager = Averager(
+                model,
+                members,
+                order,
+                self._validation,
+                watch=self._watch,
+                data=self._data,
+                cut=lambda: bool(hurry()),
+            )
+            best = candidates[0].value if is_measured else None
+            record = average(averager, self._kind, candidates, order, best)
+        restored(swap)
+        return record
+
+    def state_dict(self, order: Monitor) -> dict[str, Any]:
+        """Return what is captured, as plain data and arrays."""
+        state = self._top.state_dict(order)
+        return {**state, "tested": self._validated_best, "refusal": self._refusal} if state else {}
+
+    def load_state_dict(
+        self, state: Mapping[str, Any], model: Any, epoch: int, value: float | None
+    ) -> Any:
+        """Take over a state, of this class or of `BestEpoch`; return the weights, or None."""
+        if not state:
+            return None
+        self._validated_best = state.get("tested")
+        self._refusal = state.get("refusal", "")
+        own: dict[str, Any] = {"epoch": epoch, "value": value, "others": []}
+        best = self._top.load_state_dict({**own, **state}, model)
+        if self._refusal:
+            self._top.drop_others()
+        return best
+
+
+def best_epoch_of(metric: str, optimizer: Any, options: AverageOptions) -> BestEpoch:
+    """Return what captures weights with these options."""
+    if options.kind is None:
+        return BestEpoch(metric, optimizer)
+    return BestEpochsAverage(metric, optimizer, options.kind, options)

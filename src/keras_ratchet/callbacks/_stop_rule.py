@@ -2,142 +2,225 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from keras_ratchet._keras.ema import finish_swap
-from keras_ratchet.callbacks._ending import Ending
-from keras_ratchet.callbacks._metrics import MetricWatch
-from keras_ratchet.callbacks._patience import PatientCallback
+import keras
+
+from keras_ratchet._warn import warn
+from keras_ratchet.callbacks._logs import MetricWatch, Progress, Writers, metrics_of
 from keras_ratchet.errors import ConfigError
-from keras_ratchet.policy.criterion import Criterion, from_json, to_json
-from keras_ratchet.policy.patience import PatienceState
-from keras_ratchet.types import StopReason, Verdict
-
-_log = logging.getLogger("keras_ratchet")
-_EXCLUDED = {  # by criterion=, and their defaults
-    "monitor": "val_loss",
-    "min_delta": 0,
-    "patience": 0,
-    "mode": "auto",
-    "baseline": None,
-    "min_delta_mode": "absolute",
-    "nan": "ignore",
-}
+from keras_ratchet.policy.criterion import MISSING, Criterion, from_json, to_json
+from keras_ratchet.policy.patience import PatienceRule, PatienceState
+from keras_ratchet.policy.ranking_metric import ranking_metric_of, resolve_directions
+from keras_ratchet.types import Verdict
 
 
-class StoppingCallback(PatientCallback):
-    """Decides after each epoch whether to stop, and knows why it did.
+class StopRule:
+    """Decides after each epoch whether to stop, and which epoch is the best one.
 
     Args:
-        criterion: The criterion, or None for Keras's rule.
-        start_from_epoch: Index of the first epoch that is looked at.
-        **rule: The arguments of Keras's rule.
+        metric: Name of the metric that decides which epoch is best.
+        criterion: When to stop; None for patience.
+        owner: Name of the callback, for messages.
+
+    Attributes:
+        watch: Reads the metric.
+        state: The best values, and the checks since then.
+        criterion: The criterion at work, or None for patience.
     """
 
-    def __init__(self, criterion: Criterion | None, start_from_epoch: int, **rule: Any) -> None:
-        self._ending: Ending | None = None
-        if criterion is not None:
-            _refuse_beside_criterion(rule)
-            if self._decides_itself:
-                raise ConfigError(
-                    f"criterion= says by itself when to stop, so {type(self).__name__}."
-                    f"_is_improvement would not be asked. Leave one of the two out."
-                )
-            self._ending = Ending(criterion, type(self).__name__)
-            self._ending.arm(self)
-            rule |= {"monitor": self._ending.judge.metric, "mode": self._ending.judge.mode}
-        self.criterion = criterion
-        self.patience = rule.pop("patience")
-        self.baseline = rule.pop("baseline")
-        self.start_from_epoch = start_from_epoch
-        super().__init__(**rule)
-        self._patience()  # raises if the numbers cannot work
-        self._forget()
+    def __init__(self, metric: str, criterion: Criterion | None, owner: str) -> None:
+        self._metric = metric
+        self._owner = owner
+        self.criterion = None if criterion is None else CriterionRun(criterion, owner)
+        self.start()
 
-    def _forget(self) -> None:
+    def start(self) -> None:
         """Forget the last run."""
-        self._take(PatienceState())
-        self.stopped_epoch = 0
-        self.stop_reason: StopReason | None = None
-        self._metric = MetricWatch(self.monitor, type(self).__name__)
-        if self._ending is not None:
-            self._ending.begin()
+        self.state = PatienceState()
+        self.watch = MetricWatch(self._metric, self._owner)
+        if self.criterion is not None:
+            self.criterion.start()
 
     @property
-    def _needs_batch_hooks(self) -> bool:
-        return self._ending is not None and self._ending.needs_batch_hooks
+    def goes_by_metric(self) -> bool:
+        """Whether the metric has a say in when to stop."""
+        return self.criterion is None or self.criterion.goes_by_metric
 
-    def _settle_direction(self) -> None:
-        super()._settle_direction()
-        if self._ending is not None:
-            self._ending.resolve_directions(self._known_direction)
+    def check(
+        self,
+        patience: PatienceRule,
+        epoch: int,
+        value: float | None,
+        logs: Mapping[str, Any],
+        writers: Writers,
+    ) -> Verdict:
+        """Return whether to stop after an epoch.
 
-    def _open_names(self) -> list[str]:
-        return super()._open_names() if self._ending is None else self._ending.open_names()
-
-    def _stops_by_metric(self) -> bool:
-        """Say whether the monitored metric has a say in when to stop."""
-        return self._ending is None or self._ending.goes_by_metric
-
-    def _decide(self, epoch: int, logs: Mapping[str, Any], value: float | None) -> Verdict:
-        """Take an epoch into account; `value` is that of the monitored metric, if it has one.
+        Args:
+            patience: Decides which epoch is best and, without a criterion, when to stop.
+            epoch: Index of the epoch.
+            value: Of the metric, or None if this epoch has none.
+            logs: The logs of the epoch.
+            writers: Returns the names of whatever may still write a metric.
 
         Raises:
             NonFiniteError: If a metric is NaN for which `nan="raise"`.
         """
-        verdict = Verdict(False, "missing", f"{self.monitor} is not in the logs")
+        verdict = Verdict(False, MISSING, f"{self._metric} is not in the logs")
         if value is not None:
-            verdict = self._check_patience(epoch, value)
-        if self._ending is None or epoch < self.start_from_epoch:
+            self.state, verdict = patience.check(self.state, epoch, value)
+        if self.criterion is None or epoch < patience.start_from_epoch:
             return verdict
-        return self._ending.check(epoch, logs, value, self._writers)
+        return self.criterion.check(epoch, logs, value, writers)
 
-    def _stop(self, epoch: int, verdict: Verdict) -> None:
-        self.stopped_epoch = epoch
-        self.stop_reason = StopReason(
-            verdict.kind, verdict.reason, verdict.values, epoch, verdict.kinds
-        )
-        _log.info("stopped after epoch %d: %s", epoch + 1, verdict.reason)
-        self.model.stop_training = True
-        swap = self._swap()
-        if swap is not None and swap.swap_on_epoch:
-            finish_swap(swap)
-
-    def _check_metrics_at_end(self) -> None:
+    def check_at_end(self) -> None:
         """Raise a MissingMetricError if training has ended and a metric never came."""
-        self._metric.check_at_end()
-        if self._ending is not None:
-            self._ending.check_at_end()
+        self.watch.check_at_end()
+        if self.criterion is not None:
+            self.criterion.check_at_end()
 
-    def _decisions(self) -> dict[str, Any]:
-        """Return what a restart must not forget of this."""
-        reason = self.stop_reason
-        said = None if reason is None else reason.to_dict()
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for a resume, as data for strict JSON."""
         return {
-            "patience": to_json(asdict(self._state())),
-            "stopped_epoch": self.stopped_epoch,
-            "stop_reason": to_json(said),
-            "seen": self._metric.seen,
-            "ending": None if self._ending is None else self._ending.state_dict(),
+            "patience": to_json(asdict(self.state)),
+            "seen": self.watch.seen,
+            "ending": None if self.criterion is None else self.criterion.state_dict(),
         }
 
-    def _load_decisions(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `_decisions` returned."""
-        self._take(PatienceState(**from_json(state["patience"])))
-        self.stopped_epoch = state["stopped_epoch"]
-        self.stop_reason = StopReason.from_dict(from_json(state["stop_reason"]))
-        self._metric.seen = state["seen"]
-        if self._ending is not None:
-            self._ending.load_state_dict(state["ending"])
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+        self.state = PatienceState(**from_json(state["patience"]))
+        self.watch.seen = state["seen"]
+        if self.criterion is not None:
+            self.criterion.load_state_dict(state["ending"])
 
 
-def _refuse_beside_criterion(rule: Mapping[str, Any]) -> None:
-    names = [name for name, default in _EXCLUDED.items() if rule[name] != default]
-    if names:
+class CriterionRun:
+    """A criterion in a run: its state, the metrics that it needs, and time, steps and batches.
+
+    Args:
+        criterion: What the user wrote.
+        owner: Name of the callback, for messages.
+
+    Attributes:
+        ranking: The metric that decides which epoch is best.
+        goes_by_metric: Whether the criterion looks at a metric at all.
+
+    Raises:
+        ConfigError: If it is no criterion, or one that cannot work.
+    """
+
+    def __init__(self, criterion: Criterion, owner: str) -> None:
+        check_criterion(criterion)
+        self._criterion = criterion
+        self._owner = owner
+        self.ranking = ranking_metric_of(criterion)
+        self.goes_by_metric = bool(criterion.monitors())
+        self.start()
+
+    def start(self) -> None:
+        """Forget the last run."""
+        self._resolved = self._criterion
+        self._state = from_json(to_json(self._criterion.initial()))
+        expected = {name or self.ranking.metric for name in self._criterion.expects()}
+        others = expected - {self.ranking.metric}
+        self._watches = [MetricWatch(name, self._owner) for name in sorted(others)]
+        self._progress = Progress()
+
+    def install_hooks(self, callback: Any) -> None:
+        """Install only the batch hooks of a callback that the criterion needs."""
+        hooks: dict[str, tuple[str, Any]] = {
+            "steps": ("on_train_batch_end", self._on_train_batch_end),
+            "batches": ("on_test_batch_end", self._on_test_batch_end),
+        }
+        for need in self._criterion.needs():
+            name, hook = hooks[need]
+            if getattr(type(callback), name) is not getattr(keras.callbacks.Callback, name):
+                hook = functools.partial(_both, getattr(callback, name), hook)
+            setattr(callback, name, hook)
+
+    @property
+    def needs_batch_hooks(self) -> bool:
+        """Whether the criterion looks at batches."""
+        return bool(self._criterion.needs())
+
+    def open_names(self) -> list[str]:
+        """Return the metrics whose direction only the model knows."""
+        pairs = self._criterion.monitors()
+        return [name or self.ranking.metric for name, mode in pairs if mode == "auto"]
+
+    def resolve_directions(self, direction: Callable[[str], Any]) -> None:
+        """Fill in the directions that were left open."""
+        self._resolved = resolve_directions(self._criterion, direction)
+
+    def check(
+        self, epoch: int, logs: Mapping[str, Any], ranked: float | None, writers: Writers
+    ) -> Verdict:
+        """Return whether to stop after an epoch.
+
+        Args:
+            epoch: Index of the epoch.
+            logs: Its logs.
+            ranked: The value of the metric that decides which epoch is best, or None.
+            writers: Returns the names of whatever may still write a metric.
+        """
+        for watch in self._watches:
+            watch.read(logs, writers)
+        metrics = metrics_of(logs)
+        if ranked is not None:
+            metrics[self.ranking.metric] = ranked
+        moment = self._progress.moment(epoch, metrics)
+        self._state, verdict = self._resolved.check(self._state, moment)
+        return verdict
+
+    def check_at_end(self) -> None:
+        """Raise a MissingMetricError if a metric never came."""
+        for watch in self._watches:
+            watch.check_at_end()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for a resume, as data for strict JSON."""
+        return {
+            "outline": self._criterion.outline(),
+            "state": to_json(self._state),
+            "measures": self._progress.state_dict(),
+            "seen": [watch.seen for watch in self._watches],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """Continue from a state; a criterion that is composed differently starts without one."""
+        if state is None or state["outline"] != self._criterion.outline():
+            before = "arguments" if state is None else state["outline"]
+            warn(
+                f"{self._owner}: the criterion is {self._criterion.outline()} and was {before} "
+                f"when training was interrupted, so it starts without memory."
+            )
+            return
+        self._state = from_json(state["state"])
+        self._progress.load_state_dict(state["measures"])
+        for watch, seen in zip(self._watches, state["seen"], strict=True):
+            watch.seen = seen
+
+    def _on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._progress.end_batch(batch)
+
+    def _on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._progress.end_test_batch(batch, logs)
+
+
+def check_criterion(criterion: object) -> None:
+    """Raise a ConfigError unless an object is a criterion."""
+    if not isinstance(criterion, Criterion):
         raise ConfigError(
-            f"criterion= says by itself what is monitored and when to stop, so it excludes "
-            f"{', '.join(names)}. Say it in the criterion, as in Patience(10, 'val_loss')."
+            f"criterion is made of keras_ratchet.policy, as in Patience(10) | NotFinite(). "
+            f"Got: {criterion!r}."
         )
+
+
+def _both(first: Any, second: Any, batch: int, logs: Any = None) -> None:
+    first(batch, logs)
+    second(batch, logs)

@@ -19,7 +19,7 @@ from keras_ratchet._engine.capture.optimizers import optimizers_of
 from keras_ratchet._keras.printing import print_message
 from keras_ratchet.callbacks import _journal
 from keras_ratchet.callbacks._drop_in import stand_in
-from keras_ratchet.callbacks._metrics import MetricWatch
+from keras_ratchet.callbacks._logs import MetricWatch
 from keras_ratchet.callbacks._rate_cuts import Cuts
 from keras_ratchet.callbacks.monitor_callback import MonitorCallback
 from keras_ratchet.policy.monitor import DeltaMode
@@ -200,7 +200,7 @@ class ReduceLROnPlateau(MonitorCallback, keras.callbacks.ReduceLROnPlateau):
         self._kept = BestWeights(self.restore_optimizer)
         self._watch.clear()
         super().on_train_end(logs)
-        self._never_came(self._metric.check_at_end)
+        self._check_at_end(self._metric.check_at_end)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a restart must not forget."""

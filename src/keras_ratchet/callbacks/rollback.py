@@ -16,7 +16,7 @@ from keras_ratchet._engine.rollback.recovery_point import RecoveryPoints
 from keras_ratchet._engine.rollback.rollback_engine import RollbackEngine
 from keras_ratchet._keras.printing import print_message
 from keras_ratchet.callbacks import _journal
-from keras_ratchet.callbacks._metrics import MetricWatch
+from keras_ratchet.callbacks._logs import MetricWatch
 from keras_ratchet.callbacks._rate_cuts import Cuts
 from keras_ratchet.callbacks.base import RatchetCallback
 from keras_ratchet.callbacks.terminate_on_nan import TerminateOnNaN

@@ -1,4 +1,4 @@
-"""Stop when a metric no longer improves: Keras's rule, and the best rule there is."""
+"""Stop when a metric no longer improves: Keras's rule."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from keras_ratchet.policy.monitor import AnyMode, DeltaMode, Monitor, NanRule
 from keras_ratchet.policy.smoothed import Smoothed
 from keras_ratchet.types import Moment, Verdict
 
-_LEAST, _SHARE = 10, 0.5  # of Patience("auto")
+_MIN_LIMIT, _LIMIT_SHARE = 10, 0.5  # of Patience("auto")
 
 
 @dataclass(frozen=True, slots=True)
 class PatienceState:
-    """What Patience remembers between two checks; its state is this as a dict.
+    """What is remembered between two checks; the state of `Patience` is this record as a dict.
 
     Attributes:
         wait: Checks since the last improvement that counted.
@@ -34,6 +34,89 @@ class PatienceState:
     best: float | None = None
     best_epoch: int | None = None
     checks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PatienceRule:
+    """Keras's rule over the values of one metric; `Patience` makes a criterion of it.
+
+    Args:
+        order: The metric, what is better, and what a NaN does.
+        limit: As in `Patience`.
+        baseline: As in `Patience`.
+        start_from_epoch: As in `Patience`.
+    """
+
+    order: Monitor
+    limit: int | Literal["auto"]
+    baseline: float | None = None
+    start_from_epoch: int = 0
+
+    def check(
+        self, state: PatienceState, epoch: int, value: float
+    ) -> tuple[PatienceState, Verdict]:
+        """Take the value of an epoch into account.
+
+        Args:
+            state: What the last call returned, or `PatienceState()`.
+            epoch: Index of the epoch.
+            value: Of the metric.
+
+        Returns:
+            The new state, and whether to stop.
+
+        Raises:
+            NonFiniteError: If the value is NaN and `nan="raise"`.
+        """
+        name = self.order.name
+        if epoch < self.start_from_epoch:
+            return state, Verdict(False, "waiting", f"{name} is not looked at yet")
+        if math.isnan(value) and self.order.nan == "raise":
+            raise NonFiniteError(f"{name} is NaN in epoch {epoch + 1} (nan='raise').")
+        improved = self.order.improves(value, state.reference)
+        after = self._count(state, epoch, value, improved)
+        return after, self._verdict(after, epoch, value, improved)
+
+    def _count(
+        self, state: PatienceState, epoch: int, value: float, improved: bool
+    ) -> PatienceState:
+        after = replace(state, wait=state.wait + 1, checks=state.checks + 1)
+        if self.order.beats(value, state.best):
+            after = replace(after, best=value, best_epoch=epoch)
+        if not improved:
+            return after
+        if self.baseline is None or self.order.improves(value, self.baseline):
+            after = replace(after, wait=0)
+        return replace(after, reference=value)
+
+    def _verdict(self, after: PatienceState, epoch: int, value: float, improved: bool) -> Verdict:
+        name, values = self.order.name, {"value": value, "wait": float(after.wait)}
+        if after.best is not None:
+            values["best"] = after.best
+        if math.isnan(value) and self.order.nan == "stop":
+            return Verdict(True, "nan", f"{name} is NaN", values)
+        if improved:
+            return Verdict(False, "improved", f"{name} improved to {value:.6g}", values)
+        until_best = after.checks - after.wait
+        limit = max(_MIN_LIMIT, math.ceil(_LIMIT_SHARE * until_best))
+        if self.limit != "auto":
+            limit = self.limit
+        if after.wait >= limit and epoch > 0:
+            return Verdict(True, "patience", self._sentence(after, value), values)
+        reason = f"{name} has not improved for {after.wait} of {limit} checks"
+        return Verdict(False, "waiting", reason, values)
+
+    def _sentence(self, state: PatienceState, value: float) -> str:
+        checks = f"{state.wait} check{'s' if state.wait != 1 else ''}"
+        if state.best is None or state.best_epoch is None or state.reference is None:
+            return f"{self.order.name} has been NaN for {checks}"
+        bar = state.reference
+        if self.baseline is not None and not self.order.improves(bar, self.baseline):
+            bar = self.baseline
+        return (
+            f"{self.order.name} has not improved on {bar:.6g} for {checks} "
+            f"(best: {state.best:.6g} in epoch {state.best_epoch + 1}, now: {value:.6g})"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,58 +181,7 @@ class Patience(MetricCriterion):
         return asdict(PatienceState())
 
     def _check(self, state: State, value: float, moment: Moment) -> tuple[State, Verdict]:
-        before = PatienceState(**state)
-        if moment.epoch < self.start_from_epoch:
-            return state, Verdict(False, "waiting", f"{self.metric} is not looked at yet")
-        if math.isnan(value) and self.nan == "raise":
-            raise NonFiniteError(f"{self.metric} is NaN in epoch {moment.epoch + 1} (nan='raise').")
-        monitor = self._monitor()
-        after = self._count(monitor, before, value, moment.epoch)
-        improved = monitor.improves(value, before.reference)
-        return asdict(after), self._verdict(after, value, improved, moment.epoch)
-
-    def _monitor(self) -> Monitor:
-        return Monitor(self.metric, self.direction, self.min_delta, self.min_delta_mode, self.nan)
-
-    def _count(
-        self, monitor: Monitor, state: PatienceState, value: float, epoch: int
-    ) -> PatienceState:
-        after = replace(state, wait=state.wait + 1, checks=state.checks + 1)
-        if monitor.beats(value, state.best):
-            after = replace(after, best=value, best_epoch=epoch)
-        if monitor.improves(value, state.reference):
-            after = replace(after, reference=value)
-            if self.baseline is None or monitor.improves(value, self.baseline):
-                after = replace(after, wait=0)
-        return after
-
-    def _verdict(self, after: PatienceState, value: float, improved: bool, epoch: int) -> Verdict:
-        values = {"value": value, "wait": float(after.wait)}
-        if after.best is not None:
-            values["best"] = after.best
-        if math.isnan(value) and self.nan == "stop":
-            return Verdict(True, "nan", f"{self.metric} is NaN", values)
-        if improved:
-            return Verdict(False, "improved", f"{self.metric} improved to {value:.6g}", values)
-        limit = self._limit_after(after)
-        if after.wait >= limit and epoch > 0:
-            return Verdict(True, "patience", self._sentence(after, value), values)
-        reason = f"{self.metric} has not improved for {after.wait} of {limit} checks"
-        return Verdict(False, "waiting", reason, values)
-
-    def _limit_after(self, state: PatienceState) -> int:
-        if self.limit != "auto":
-            return self.limit
-        return max(_LEAST, math.ceil(_SHARE * (state.checks - state.wait)))
-
-    def _sentence(self, state: PatienceState, value: float) -> str:
-        checks = f"{state.wait} check{'s' if state.wait != 1 else ''}"
-        if state.best is None or state.best_epoch is None or state.reference is None:
-            return f"{self.metric} has been NaN for {checks}"
-        bar = state.reference
-        if self.baseline is not None and not self._monitor().improves(bar, self.baseline):
-            bar = self.baseline
-        return (
-            f"{self.metric} has not improved on {bar:.6g} for {checks} "
-            f"(best: {state.best:.6g} in epoch {state.best_epoch + 1}, now: {value:.6g})"
-        )
+        order = Monitor(self.metric, self.direction, self.min_delta, self.min_delta_mode, self.nan)
+        rule = PatienceRule(order, self.limit, self.baseline, self.start_from_epoch)
+        after, verdict = rule.check(PatienceState(**state), moment.epoch, value)
+        return asdict(after), verdict
