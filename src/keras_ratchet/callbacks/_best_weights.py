@@ -50,23 +50,35 @@ class BestEpoch:
         """Free the memory."""
         self._best = BestWeights(self._optimizer)
         self._watch = FiniteWatch()
+        self._swap: Any = None
         self._sources: Mapping[int, Any] = {}
 
-    def start(self, model: Any) -> None:
-        """Note which weights are not finite when a run starts."""
+    def start(self, model: Any, swap: Any) -> None:
+        """Note which weights are not finite when a run starts.
+
+        Args:
+            model: The model.
+            swap: The `SwapEMAWeights` of the callback list, or None.
+        """
+        self._swap = swap
         self._watch.begin(model)
 
     def on_validation_end(self, logs: Any) -> None:
         """Note what a validation of `fit` measured, before other callbacks may change it."""
 
-    def finite_or_nan(self, model: Any, swap: Any, value: float) -> float:
+    def finite_or_nan(self, model: Any, value: float) -> float:
         """Return the value of this epoch, or NaN if the weights that were scored are not finite."""
-        self._sources = scored_sources(model, swap, self._metric)
+        self._find_sources(model)
         bad = self._watch.bad(model, sources=self._sources)
         if bad is None:
             return value
         _log.warning("%s=%g counts as NaN: weight %s is not finite", self._metric, value, bad)
         return math.nan
+
+    def _find_sources(self, model: Any) -> None:
+        """Find where the weights lie that the last validation has scored."""
+        if self._swap is not None:
+            self._sources = scored_sources(model, self._swap, self._metric)
 
     def capture_best(self, model: Any, epoch: int, value: float, order: Monitor) -> Any:
         """Capture the weights of an epoch that is the best so far.
@@ -80,7 +92,8 @@ class BestEpoch:
         Returns:
             The weights, in buffers that the next call overwrites.
         """
-        if not self._has_warned and is_training_metric(model, self._metric):
+        is_checked = self._has_warned or self._metric.startswith("val_")
+        if not is_checked and is_training_metric(model, self._metric):
             self._has_warned = True
             warn(
                 f"EarlyStopping restores by {self._metric!r}, a mean over the batches of an epoch: "
@@ -92,19 +105,16 @@ class BestEpoch:
     def _capture(self, model: Any, epoch: int, value: float, order: Monitor) -> Any:
         return self._best.keep(model, self._sources)
 
-    def capture_runner_up(
-        self, model: Any, swap: Any, epoch: int, value: float, order: Monitor
-    ) -> None:
+    def capture_runner_up(self, model: Any, epoch: int, value: float, order: Monitor) -> None:
         """Capture the weights of an epoch that is not the best, if they are wanted."""
 
     def restore(
-        self, model: Any, swap: Any, order: Monitor, skip_reason: str, hurry: Callable[[], str]
+        self, model: Any, order: Monitor, skip_reason: str, hurry: Callable[[], str]
     ) -> AverageRecord | None:
         """Restore what was captured.
 
         Args:
             model: The model.
-            swap: The `SwapEMAWeights` of the callback list, or None.
             order: What is better.
             skip_reason: Why no average is tried; "" to try one.
             hurry: Returns why there is no time for a validation, or "".
@@ -113,7 +123,7 @@ class BestEpoch:
             What became of the average, if one was asked for.
         """
         self._best.restore(model)
-        restored(swap)
+        restored(self._swap)
         return None
 
     def state_dict(self, order: Monitor) -> dict[str, Any]:
@@ -197,13 +207,13 @@ class BestEpochsAverage(BestEpoch):
         self._validation: Validation | None = None
         self._data: StatisticsData | None = None
 
-    def start(self, model: Any) -> None:
+    def start(self, model: Any, swap: Any) -> None:
         """Find out what averages are measured on: by default what `fit` validates on.
 
         Raises:
             ConfigError: If nothing can be measured.
         """
-        super().start(model)
+        super().start(model, swap)
         if weights_of(model) is None:
             raise ConfigError("average= needs a Keras model, whose weights are variables.")
         fits = data_adapters.fit_validation()
@@ -222,13 +232,11 @@ class BestEpochsAverage(BestEpoch):
         self._add(model, epoch, value, order)
         return self._best.weights
 
-    def capture_runner_up(
-        self, model: Any, swap: Any, epoch: int, value: float, order: Monitor
-    ) -> None:
+    def capture_runner_up(self, model: Any, epoch: int, value: float, order: Monitor) -> None:
         """Capture the weights of an epoch that is not the best if it is among the best few."""
         if not self.is_captured or not self._top.wants(value, order):
             return
-        self._sources = scored_sources(model, swap, self._metric)
+        self._find_sources(model)
         if self._watch.bad(model, sources=self._sources) is None:
             self._add(model, epoch, value, order)
 
@@ -244,33 +252,31 @@ class BestEpochsAverage(BestEpoch):
         warn(f"{message} The best epoch will be restored.")
 
     def restore(
-        self, model: Any, swap: Any, order: Monitor, skip_reason: str, hurry: Callable[[], str]
+        self, model: Any, order: Monitor, skip_reason: str, hurry: Callable[[], str]
     ) -> AverageRecord:
         """Restore the weights of the best epoch; then try averages, if nothing speaks against it.
 
         As in `BestEpoch.restore`.
         """
-        super().restore(model, swap, order, skip_reason, hurry)
+        super().restore(model, order, skip_reason, hurry)
         best = self._top.members(order)[0].candidate
         reason = self._refusal or skip_reason or hurry()
         if not reason:
             try:
-                return self._average(model, swap, order, hurry)
+                return self._average(model, order, hurry)
             except Cut:
                 reason = hurry()
             except MetricError as error:
                 reason = str(error)
                 warn(f"average={self._kind!r}: {refused(self._kind, order, best, reason)}")
-            super().restore(model, swap, order, skip_reason, hurry)
+            super().restore(model, order, skip_reason, hurry)
         return refused(self._kind, order, best, reason)
 
-    def _average(
-        self, model: Any, swap: Any, order: Monitor, hurry: Callable[[], str]
-    ) -> AverageRecord:
+    def _average(self, model: Any, order: Monitor, hurry: Callable[[], str]) -> AverageRecord:
         assert self._validation is not None
         members = self._top.members(order)
         candidates = [member.candidate for member in members]
-        is_fits = self._validation.is_fits and swap is None
+        is_fits = self._validation.is_fits and self._swap is None
         is_measured = is_fits and self._validated_best == self._top.value
         with undisturbed(model):
             averager = Averager(
@@ -284,7 +290,7 @@ class BestEpochsAverage(BestEpoch):
             )
             best = candidates[0].value if is_measured else None
             record = average(averager, self._kind, candidates, order, best)
-        restored(swap)
+        restored(self._swap)
         return record
 
     def state_dict(self, order: Monitor) -> dict[str, Any]:

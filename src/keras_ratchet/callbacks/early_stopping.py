@@ -239,7 +239,7 @@ class EarlyStopping(MonitorCallback, keras.callbacks.EarlyStopping):
         self._set_monitor_op_early()
         if self.restore_best_weights:
             check_optimizer(self._model, self.restore_optimizer)
-            self._best_weights.start(self._model)
+            self._best_weights.start(self._model, self._swap())
 
     def on_test_end(self, logs: Any = None) -> None:
         """Note what a validation has measured."""
@@ -275,14 +275,14 @@ class EarlyStopping(MonitorCallback, keras.callbacks.EarlyStopping):
             return self._stop_rule.check(patience, epoch, value, logs, self._writers)
         before = self.best_value
         if self._rule.beats(value, before):
-            value = self._best_weights.finite_or_nan(self.model, self._swap(), value)
+            value = self._best_weights.finite_or_nan(self.model, value)
         verdict = self._stop_rule.check(patience, epoch, value, logs, self._writers)
         if self.best_value != before:
             self.best_weights = self._best_weights.capture_best(
                 self.model, epoch, value, self._rule
             )
         elif self.average is not None and epoch >= self.start_from_epoch:
-            self._best_weights.capture_runner_up(self.model, self._swap(), epoch, value, self._rule)
+            self._best_weights.capture_runner_up(self.model, epoch, value, self._rule)
         return verdict
 
     def _stop(self, epoch: int, verdict: Verdict) -> None:
@@ -325,7 +325,7 @@ class EarlyStopping(MonitorCallback, keras.callbacks.EarlyStopping):
                     f"{self.best_epoch + 1}."
                 )
             self.average_record = self._best_weights.restore(
-                self.model, self._swap(), self._rule, skip_average, self._hurry
+                self.model, self._rule, skip_average, self._hurry
             )
             if self.average_record is not None:
                 self._tell_average(self.average_record)
