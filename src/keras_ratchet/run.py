@@ -1,4 +1,4 @@
-"""`Run`: snapshots, resume, stopping and preemption for a training loop written by hand."""
+"""`Run`: snapshots, resume, stopping, signals and deadlines for a training loop written by hand."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Run:
     """Drives a hand-written training loop: `with Run(...) as run`, `run.epochs`, `run.batches`.
 
     The same snapshots and the same exactness as `BackupAndRestore` in `fit`: kill the process
-    anywhere, run the script again, and the loop goes on at the batch where it stopped.
+    anywhere, run the script again, and the loop continues at the batch where it stopped.
 
     Args:
-        directory: A directory for this training alone.
+        directory: A directory for this run alone.
         model: The Keras model; it need not be compiled.
         optimizer: The loop's optimizer: torch's, or a Keras one that is not the model's.
         callbacks: Keras callbacks, ours among them; they are called at the usual moments.
@@ -63,9 +63,7 @@ class Run:
             raise ConfigError("Run saves by itself: leave BackupAndRestore out of callbacks=.")
         if optimizer is not None and not hasattr(optimizer, "load_state_dict"):
             optimizer = _KerasOptimizer(optimizer, model)
-        self.backup = BackupAndRestore(directory, data=data, **backup)
-        self.backup.loop_optimizer = optimizer
-        self.backup.loop_skips = True
+        self.backup = BackupAndRestore._for_loop(optimizer, directory, data=data, **backup)
         self._model = model
         self._history = keras.callbacks.History()
         self._callbacks = [self.backup, *callbacks, self._history]
@@ -82,7 +80,7 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Let the callbacks do their last work if the loop was left before its end."""
+        """Have the callbacks clean up if the loop was left before its end."""
         if self._list is not None:
             abandon(self._callbacks, error or GeneratorExit("the loop was left by break"))
             self._list = None
@@ -99,7 +97,7 @@ class Run:
         return history
 
     def log(self, **metrics: Any) -> None:
-        """Note metrics: in a batch for its end, after the batches for the end of the epoch."""
+        """Record metrics: in a batch for its end, after the batches for the end of the epoch."""
         self._epoch_logs.update({name: float(value) for name, value in metrics.items()})
 
     def epochs(self, epochs: int) -> Iterator[int]:
@@ -113,8 +111,8 @@ class Run:
             self._callbacks, model=self._model, epochs=epochs, verbose=0
         )
         self._list.on_train_begin()
-        finished = self.backup.session.is_over
-        for epoch in range(epochs if finished else self.backup.initial_epoch, epochs):
+        is_over = self.backup._session.is_over
+        for epoch in range(epochs if is_over else self.backup.initial_epoch, epochs):
             self._epoch, self._epoch_logs = epoch, {}
             self._list.on_epoch_begin(epoch)
             yield epoch
@@ -135,14 +133,14 @@ class Run:
         """
         if self._list is None:
             raise ConfigError("run.batches(...) belongs inside `for epoch in run.epochs(...)`.")
-        session = self.backup.session
+        session = self.backup._session
         session.warn_of_generators(source)
         skip, logs = session.take_skip()
         self._epoch_logs.update(logs)
         for index, batch in enumerate(source):
             if index < skip:
                 if index == skip - 1:
-                    session.resumer.go_on_in_epoch()
+                    session.resumer.restore_streams()
                 continue
             self._list.on_train_batch_begin(index)
             yield batch
@@ -169,6 +167,6 @@ class _KerasOptimizer:
         return {"variables": values}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put them back."""
+        """Restore the values of all its variables."""
         for variable, value in zip(self._optimizer.variables, state["variables"], strict=True):
             variable.assign(value)

@@ -147,7 +147,7 @@ def run(plan, directories, kill=None, backup=True):
             background_saves.settle()
             for callback in made:  # a dead process holds no lock
                 if isinstance(callback, keras_ratchet.BackupAndRestore):
-                    callback.backups.end()
+                    callback._store.end()
             end_workers()
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_ratchet.callbacks._schedule import Pace
+from keras_ratchet.callbacks._schedule import Schedule
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy.schedule import Cost, EveryBatches, Interval, daly, interval_of
 
@@ -78,7 +78,7 @@ class Training:
 
     def __init__(self, interval, batches=None):
         self.clock = Clock()
-        self.pace = Pace(batches and EveryBatches(batches), interval, self.clock)
+        self.pace = Schedule(batches and EveryBatches(batches), interval, self.clock)
         self.saved_at = []
         self.lost_s = 0.0
 

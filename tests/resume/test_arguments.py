@@ -33,7 +33,7 @@ def gone_on(tmp_path, before, after, callbacks=list, epoch=0, **backup):
 
 
 @pytest.mark.parametrize(("edited", "says"), [
-    ({"rate": 1e-4}, "learning_rate: 0.01 when saved, 0.0001 now (going on from the saved one; "),
+    ({"rate": 1e-4}, "learning_rate: 0.01 when saved, 0.0001 now (the saved one is used; "),
     ({"weight_decay": 0.1}, "weight_decay: None when saved, 0.1 now"),
     ({"clipnorm": 1.0}, "clipnorm: None when saved, 1 now"),
     ({"clipvalue": 0.5}, "clipvalue: None when saved, 0.5 now"),
@@ -60,7 +60,7 @@ def test_a_rate_that_the_script_no_longer_tells_is_said_to_be_unheeded(tmp_path)
     resumer = Resumer(None, None, None, script_sets_rate=True)
     resumer._script = arguments_of(trained)
     (sentence,) = resumer._compare_script(arguments_of(net(1e-4)))
-    assert "learning_rate='script' cannot be heeded" in sentence
+    assert "learning_rate='script' has no effect" in sentence
     resumer.script_sets_rate = False
     assert resumer._compare_script(arguments_of(net(1e-4))) == []
 

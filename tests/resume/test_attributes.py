@@ -122,7 +122,7 @@ def test_iterators_and_slots_that_change_are_named():
     model.memo.value += 1
     model.inner[0].value += 1
     (said,) = states.complaints(model, True)
-    assert said.startswith("Annealed.count, Annealed.memo, Annealed.inner changed while training")
+    assert said.startswith("Annealed.count, Annealed.memo, Annealed.inner changed during training")
 
 
 def test_a_large_array_is_not_copied_when_training_begins_and_kept_once_it_changes():
@@ -143,7 +143,7 @@ def test_a_large_array_is_not_copied_when_training_begins_and_kept_once_it_chang
 
 def test_an_attribute_that_cannot_be_kept_is_named_once(tmp_path):
     run = script(tmp_path, [], strange=True)
-    with pytest.warns(UserWarning, match="Annealed.strange changed while training") as told:
+    with pytest.warns(UserWarning, match="Annealed.strange changed during training") as told:
         run.run()
     assert len([w for w in told if w.category is UserWarning]) == 1
 
@@ -151,7 +151,7 @@ def test_an_attribute_that_cannot_be_kept_is_named_once(tmp_path):
 @pytest.mark.skipif(BACKEND == "torch", reason="nothing is compiled on torch")
 def test_an_attribute_that_a_compiled_step_has_read_is_named(tmp_path):
     run = script(tmp_path, [], eager=False)
-    with pytest.warns(UserWarning, match="Annealed.beta changed while training, and a compiled"):
+    with pytest.warns(UserWarning, match="Annealed.beta changed during training, and a compiled"):
         run.run()
 
 
@@ -190,7 +190,7 @@ def test_numbers_that_layers_and_optimizers_of_keras_s_took_are_kept(tmp_path):
 
 @pytest.mark.skipif(BACKEND == "torch", reason="nothing is compiled on torch")
 def test_such_a_number_that_a_compiled_step_has_read_is_named(tmp_path):
-    with pytest.warns(UserWarning, match="changed while training, and a compiled") as told:
+    with pytest.warns(UserWarning, match="changed during training, and a compiled") as told:
         settings_script(tmp_path, eager=False).run()
     sentences = " ".join(str(w.message) for w in told if w.category is UserWarning)
     for name in ("Dropout.rate", "SGD.clipnorm", "SGD.weight_decay"):

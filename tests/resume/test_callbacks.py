@@ -130,7 +130,7 @@ def test_a_logger_can_ask_where_the_run_goes_on(tmp_path):
         try:
             model().fit(**numpy_arrays(), epochs=2, verbose=0, callbacks=[asks, backup, *kill])
         except Killed:
-            backup.backups.end()
+            backup._store.end()
         return found
 
     assert run(Kill(17)) == [None, None]
@@ -392,7 +392,7 @@ def test_the_order_of_the_list_does_not_matter(order, tmp_path):
         script = Script(directory, numpy_arrays, callbacks=callbacks.values)
         outcome = script.run(kill, backup=False)
         if outcome is None:
-            callbacks["backup"].backups.end()
+            callbacks["backup"]._store.end()
             return None
         return outcome, callbacks["plain"].memory()
 
@@ -453,12 +453,12 @@ def test_a_directory_with_the_time_in_it_changes_nothing():
 
 def test_callbacks_that_cannot_be_told_apart_go_on_by_their_order_with_a_warning():
     before = [Best(path="a"), Best(path="b")]
-    with pytest.warns(UserWarning, match=r"Best\('loss'\)\. They go on by their order"):
+    with pytest.warns(UserWarning, match=r"Best\('loss'\)\. They are matched by their order"):
         assert gone_on(before, [Best(path="c"), Best(path="d")]) == [1.0, 2.0]
 
 
 def test_a_callback_that_goes_by_another_metric_begins_without_memory_and_says_so():
-    with pytest.warns(UserWarning, match=r"begin without memory: Best\('val_b'\)"):
+    with pytest.warns(UserWarning, match=r"start without a state: Best\('val_b'\)"):
         assert gone_on([Best("val_a")], [Best("val_b")]) == [0.0]
 
 
@@ -572,7 +572,7 @@ def test_the_next_fit_begins_at_0_after_an_exception_too(hook, tmp_path):
     backup = keras_ratchet.BackupAndRestore(script.directory)
     with pytest.raises(Killed):
         net.fit(**data, epochs=3, verbose=0, callbacks=[Fails(hook), backup])
-    backup.backups.end()
+    backup._store.end()
     assert net.fit(**data, epochs=2, verbose=0).epoch == [0, 1]
 
 

@@ -168,6 +168,6 @@ def test_values_of_the_kill_are_there_when_training_goes_on(tmp_path):
         except Exception as error:
             if not freezes and BACKEND != "jax":  # there Keras's step fails, as it did before
                 raise
-            callbacks[0].backups.end()
+            callbacks[0]._store.end()
             assert type(error).__name__ in ("Killed", "ValueError")
     assert all(np.array_equal(a, b) for a, b in zip(seen["before"], seen["after"], strict=True))

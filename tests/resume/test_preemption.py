@@ -16,7 +16,7 @@ from support.resuming import EPOCHS, PER_EPOCH, Script, arrays, model, scramble
 
 import keras_ratchet
 from keras_ratchet._storage import disk
-from keras_ratchet.callbacks import _saves, _schedule, _signals
+from keras_ratchet.callbacks import _schedule, _session, _signals
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy.deadline import Deadline
 
@@ -312,7 +312,7 @@ def an_hour_ahead(kind):
 
 def test_a_deadline_ends_training_when_another_step_might_not_fit(tmp_path, whole, monkeypatch):
     one, clock = script(tmp_path), Clock()
-    for module in (_signals, _schedule, _saves):
+    for module in (_signals, _schedule, _session):
         monkeypatch.setattr(module, "time", clock)
 
     def last():
@@ -328,9 +328,9 @@ def test_a_deadline_ends_training_when_another_step_might_not_fit(tmp_path, whol
 @pytest.mark.parametrize("kind", ["seconds", "time of day", "datetime", "aware datetime", "slurm"])
 def test_a_deadline_is_given_in_any_of_five_ways(monkeypatch, kind):
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 3600))
-    armed = _signals.Preemption((), 30, an_hour_ahead(kind))
-    assert armed.active
-    armed.arm(None)
+    armed = _signals.Signals((), 30, an_hour_ahead(kind))
+    assert armed.are_watched
+    armed.start(None)
     assert armed.due(0.1, 0.1) is None
     clock = Clock()
     monkeypatch.setattr(_signals, "time", clock)
@@ -401,15 +401,15 @@ SECONDS = st.floats(0, 1e6)
 
 @hypothesis.given(at=SECONDS, now=SECONDS, save=SECONDS)
 def test_a_save_is_begun_only_if_it_fits(at, now, save):
-    verdict = Deadline(at, "SIGTERM").check(now, save)
+    verdict = Deadline(at, "SIGTERM", "signal").check(now, save)
     assert bool(verdict) == (1.25 * save <= max(0.0, at - now))
     assert verdict.reason.startswith("SIGTERM: ")
-    assert not Deadline(at, "SIGTERM").check(max(now, at) + 1, save + 1)
+    assert not Deadline(at, "SIGTERM", "signal").check(max(now, at) + 1, save + 1)
 
 
 @hypothesis.given(at=SECONDS, now=SECONDS, save=SECONDS, step=SECONDS, more=SECONDS)
 def test_a_deadline_that_is_near_stays_near(at, now, save, step, more):
-    one = Deadline(at, "the deadline")
+    one = Deadline(at, "the deadline", "deadline")
     if one.is_near(now, save, step):
         assert one.is_near(now + more, save, step)
         assert one.is_near(now, save + more, step)
@@ -418,6 +418,6 @@ def test_a_deadline_that_is_near_stays_near(at, now, save, step, more):
 
 @hypothesis.given(at=SECONDS, now=SECONDS, save=SECONDS, step=SECONDS)
 def test_one_step_before_a_near_deadline_a_save_still_fits(at, now, save, step):
-    one = Deadline(at, "the deadline")
+    one = Deadline(at, "the deadline", "deadline")
     if not one.is_near(now, save, step):
         assert one.check(now + step, save)

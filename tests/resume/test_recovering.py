@@ -160,7 +160,7 @@ class Snapshots(keras.callbacks.Callback):
         self.backup, self.seen = backup, {}
 
     def look(self):
-        for path in self.backup.backups.names():
+        for path in self.backup._store.names():
             self.seen.setdefault(path, finite(path))
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -242,7 +242,7 @@ def test_a_run_that_was_stopped_by_nan_goes_on_from_the_last_good_snapshot(tmp_p
 def test_every_time_is_in_the_state_as_data(tmp_path):
     backup = BackupAndRestore(tmp_path / "b", delete_checkpoint=False)
     train(net(), poisoned([5]), [Rollback(every=1, confirm=0), backup])
-    saved = json.loads(Path(backup.backups.file(0, snapshot_store.DATA)).read_text())
+    saved = json.loads(Path(backup._store.file(0, snapshot_store.DATA)).read_text())
     key = next(k for k in saved["callbacks"] if "Rollback" in k)
     assert saved["callbacks"][key]["rescuer"]["rollbacks"][0]["why"] == "loss is nan"
-    assert keras_ratchet.verify(backup.backups.names()[0])
+    assert keras_ratchet.verify(backup._store.names()[0])

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from keras_ratchet.callbacks import _worker_signals
-from keras_ratchet.callbacks._loop import Loop
-from keras_ratchet.callbacks._signals import Preemption
+from keras_ratchet.callbacks._signals import Loop, Signals
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
 SCRIPT = Path(__file__).parents[1] / "support" / "grouped.py"
@@ -30,8 +29,8 @@ def slow(args):
 @contextlib.contextmanager
 def pool_in_training(frame):
     """Yield two workers, forked as Keras's are: on a thread, while a loop runs under signals."""
-    armed = Preemption(("SIGTERM",), 30, None)
-    armed.arm(Loop(frame, None))
+    armed = Signals(("SIGTERM",), 30, None)
+    armed.start(Loop(frame, None))
     pools = []
     fork = multiprocessing.get_context("fork")
     thread = threading.Thread(target=lambda: pools.append(fork.Pool(2)))
@@ -40,7 +39,7 @@ def pool_in_training(frame):
     try:
         yield armed, pools[0]
     finally:
-        armed.disarm()
+        armed.stop()
         for process in pools[0]._pool:
             if process.is_alive():
                 os.kill(process.pid, signal.SIGKILL)
@@ -67,10 +66,10 @@ def test_no_batch_is_lost_when_workers_hear_the_signal_too(tmp_path, busy):
         if not busy:
             values.get(30)
         signal_all(pool)
-        assert armed.asked is not None
+        assert armed.received is not None
         assert values.get(30) == [0, 1, 2, 3]
         assert pool.map_async(slow, [(tmp_path, 9)]).get(30) == [9], "the last batch needs them yet"
-        armed.disarm()
+        armed.stop()
         assert within(20, pool.terminate)
 
 

@@ -51,7 +51,7 @@ def process(directory, plans, kill=None, *, between=lambda net, turn: None, **ba
             histories.append((fit.epoch, fit.history))
     except Killed:
         background_saves.settle()
-        callback.backups.end()
+        callback._store.end()
         return None
     return repr(histories), values(net.variables), values(net.optimizer.variables)
 
@@ -125,7 +125,7 @@ def test_each_stage_with_a_directory_of_its_own_needs_no_warning(tmp_path):
                 fit = net.fit(x, y, epochs=2, batch_size=4, verbose=0, callbacks=[backup, *kill])
             except Killed:
                 background_saves.settle()
-                backup.backups.end()
+                backup._store.end()
                 return None
             seen.append((fit.history, net.evaluate(x, y, verbose=0)))
         return repr(seen), values(net.variables), values(net.optimizer.variables)

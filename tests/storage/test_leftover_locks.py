@@ -69,7 +69,7 @@ def test_an_idle_process_that_keeps_the_traceback_keeps_nobody_out(tmp_path):
     kept, saves = trial(tmp_path)
     (lock,) = (tmp_path / "backup").rglob("backup.lock")
     for _ in range(50):
-        if saves[1].backups._lock is None:
+        if saves[1]._store._lock is None:
             break
         time.sleep(0.1)
     assert may_take(str(lock))
@@ -115,7 +115,7 @@ def test_in_guard_the_last_save_is_made_under_the_lock(tmp_path, monkeypatch):
 
     class Look(keras.callbacks.Callback):
         def on_train_abort(self, error):
-            held.extend([save._saves.series._lock is not None, backup.backups._lock is not None])
+            held.extend([save._saves.series._lock is not None, backup._store._lock is not None])
 
     callbacks = [Slow(), Look(), save, backup, Prune()]
     model = dense()
@@ -123,7 +123,7 @@ def test_in_guard_the_last_save_is_made_under_the_lock(tmp_path, monkeypatch):
         fit(model, callbacks)
     assert held == [True, True]
     assert save._saves.series._lock is None  # each has given it free itself
-    assert backup.backups._lock is None
+    assert backup._store._lock is None
     assert (tmp_path / "a.weights.h5").exists()
 
 

@@ -2,7 +2,7 @@
 
 `python -m support.crossing SETTINGS` does one of two things with the backend of KERAS_BACKEND:
 "save" trains to the middle and leaves a snapshot, trains on to the end, and writes the weights;
-"resume" goes on from the snapshots of other backends, in one process.
+"resume" resumes from the snapshots of other backends, in one process.
 """
 
 import json
@@ -90,7 +90,7 @@ def train(directory, *callbacks):
                 callbacks=given,
             )
         except Stop:
-            given[-1].backups.end()  # a dead process holds no lock
+            given[-1]._store.end()  # a dead process holds no lock
             return None
     names = ("iterations", "learning_rate")
     return {
@@ -100,7 +100,7 @@ def train(directory, *callbacks):
         "history": history.history,
         "epochs": history.epoch,
         "wait": [plateau.wait, stopping.wait, stopping.best_epoch],
-        "warnings": [str(w.message) for w in caught if "Going on from" in str(w.message)],
+        "warnings": [str(w.message) for w in caught if "Resuming from" in str(w.message)],
     }
 
 

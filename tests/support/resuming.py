@@ -176,7 +176,7 @@ class Script:
             background_saves.settle()
             for callback in mine:  # a dead process holds no lock
                 if isinstance(callback, keras_ratchet.BackupAndRestore):
-                    callback.backups.end()
+                    callback._store.end()
             return None
         finally:
             end_workers()

@@ -8,24 +8,29 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from itertools import islice
+from types import FrameType
 from typing import Any
+
+
+def frames_from(frame: FrameType | None) -> Iterator[FrameType]:
+    """Yield a frame and those that it was called from, the innermost first."""
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 def calling_list() -> Any:
     """Return the `CallbackList` whose `set_model` is calling, or None.
 
-    The list hands itself to nobody, so its frame is the one honest way to it for callbacks
-    that users pass to `fit` in a plain Python list.
+    A `CallbackList` does not pass itself to callbacks, so it is found in its own frame.
     """
     import keras
 
-    frame = sys._getframe(1)
-    for _ in range(8):
+    for frame in islice(frames_from(sys._getframe(1)), 8):
         if isinstance(frame.f_locals.get("self"), keras.callbacks.CallbackList):
             return frame.f_locals["self"]
-        if frame.f_back is None:
-            return None
-        frame = frame.f_back
     return None
 
 

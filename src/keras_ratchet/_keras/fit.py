@@ -11,6 +11,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from keras_ratchet._keras.callback_list import frames_from
+
 
 def locals_of_fit() -> dict[str, Any]:
     """Return the local variables of the `fit` that is calling; nothing in a custom loop.
@@ -19,12 +21,10 @@ def locals_of_fit() -> dict[str, Any]:
     """
     from keras.src.trainers.epoch_iterator import EpochIterator
 
-    frame: Any = sys._getframe(1)
-    while frame is not None:
+    for frame in frames_from(sys._getframe(1)):
         here: dict[str, Any] = frame.f_locals
         if isinstance(here.get("epoch_iterator"), EpochIterator) and "validation_data" in here:
             return here
-        frame = frame.f_back
     return {}
 
 

@@ -1,11 +1,10 @@
-"""Locks of a `fit` that has ended by an exception, of which no hook tells.
+"""Releases the locks of a `fit` that has ended by an exception, for which there is no hook.
 
-A traceback that somebody keeps (a notebook, a debugger) keeps the callbacks alive, and with them
-their locks: an idle process would keep others out of its directory. So a thread looks once a
+A traceback that somebody stores (a notebook, a debugger) keeps the callbacks alive, and with them
+their locks: an idle process would lock others out of its directory. So a thread checks once a
 second whether the `fit` that took a lock is still on its thread's stack; the next `fit` of the
-process looks, too, when it begins. Under `guard` the last work is done after `fit` has left the
-stack: for as long as it lasts its callbacks keep their locks. Loops other than
-Keras's end with their objects only.
+process checks, too, when it starts. Under `guard` the callbacks clean up after `fit` has left the
+stack, and keep their locks meanwhile. Locks of other loops are released with their objects only.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from keras_ratchet.callbacks._loop import Loop
+from keras_ratchet.callbacks._signals import Loop
 
 POLL_S = 1.0
 
@@ -29,7 +28,7 @@ class _Entry:
     callback: weakref.ref[Any]
     loop: Loop
     thread: int
-    is_at_work: bool = False  # does its last work, after which it gives its lock free itself
+    is_cleaning_up: bool = False  # and then releases its lock itself
     had_ended: bool = False  # when the thread looked last
 
     def runs(self) -> bool:
@@ -40,7 +39,7 @@ class _Entry:
         return self.loop.is_above(frame)
 
     def is_one_of(self, callbacks: list[Any]) -> bool:
-        """Return whether it is of one of these callbacks."""
+        """Return whether the lock is of one of these callbacks."""
         own = self.callback()
         return any(own is callback for callback in callbacks)
 
@@ -54,7 +53,7 @@ class _Leftovers:
         self._watched_in = 0
 
     def add(self, callback: Any, loop: Loop) -> None:
-        """Note a callback that has taken a lock; release those of loops that have ended."""
+        """Add a callback that has taken a lock; release those of loops that have ended."""
         with self._mutex:
             self._entries = [e for e in self._entries if e.callback() is not callback]
             self._sweep()
@@ -76,14 +75,14 @@ class _Leftovers:
                     return
 
     def _sweep(self, after_two_looks: bool = False) -> None:
-        """Release the locks of loops that have ended; one that is still written for stays.
+        """Release the locks of loops that have ended, but not while a save is being written.
 
         An exception on its way from `fit` to `guard` is on neither's stack: the thread, which may
         look at any time, releases nothing at its first look.
         """
         kept = []
         for entry in self._entries:
-            has_ended = not entry.is_at_work and not entry.runs()
+            has_ended = not entry.is_cleaning_up and not entry.runs()
             is_due = has_ended and (entry.had_ended or not after_two_looks)
             entry.had_ended = has_ended
             if not (is_due and _released(entry.callback())):
@@ -91,18 +90,18 @@ class _Leftovers:
         self._entries = kept
 
     @contextlib.contextmanager
-    def at_work(self, callbacks: list[Any]) -> Iterator[None]:
-        """Leave the locks of callbacks alone in this block; what they keep is released later."""
+    def cleaning_up(self, callbacks: list[Any]) -> Iterator[None]:
+        """Keep the locks of callbacks in this block; those that they do not release stay listed."""
         with self._mutex:
-            found = [e for e in self._entries if not e.is_at_work and e.is_one_of(callbacks)]
+            found = [e for e in self._entries if not e.is_cleaning_up and e.is_one_of(callbacks)]
             for entry in found:
-                entry.is_at_work = True
+                entry.is_cleaning_up = True
         try:
             yield
         finally:
             with self._mutex:
                 for entry in found:
-                    entry.is_at_work = False
+                    entry.is_cleaning_up = False
 
 
 def _released(callback: Any) -> bool:
@@ -113,10 +112,10 @@ _leftovers = _Leftovers()  # the process's, as are its locks
 
 
 def watch_lock(callback: Any, callback_list: Any) -> None:
-    """Have a callback's lock released when the `fit` that is calling ends without a word.
+    """Have a callback's lock released if the `fit` that is calling ends by an exception.
 
     Args:
-        callback: In its `on_train_begin`; its `_release_lock` says whether it was possible.
+        callback: In its `on_train_begin`; its `_release_lock` returns whether it was possible.
         callback_list: The `CallbackList` that it is in, or None.
     """
     _leftovers.add(callback, Loop(sys._getframe(1), callback_list))
@@ -126,6 +125,6 @@ def keep_locks(callbacks: list[Any]) -> contextlib.AbstractContextManager[None]:
     """Return a block in which callbacks keep their locks, though their `fit` has ended.
 
     Args:
-        callbacks: Those that do their last work in it; each gives its lock free at its end.
+        callbacks: Those that clean up in it, and release their locks.
     """
-    return _leftovers.at_work(callbacks)
+    return _leftovers.cleaning_up(callbacks)

@@ -1,14 +1,81 @@
-"""What BackupAndRestore's arguments may be."""
+"""The arguments of BackupAndRestore, checked, in the form in which a session uses them."""
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy._arguments import whole_number
-from keras_ratchet.policy.schedule import EveryBatches
+from keras_ratchet.policy.monitor import one_of
+from keras_ratchet.policy.schedule import EveryBatches, IfBusy, Interval, interval_of
 
 WhichRate = Literal["saved", "script"]
+
+
+@dataclass(frozen=True, slots=True)
+class BackupOptions:
+    """How a run is saved and resumed.
+
+    Attributes:
+        every_epoch: Whether to save when an epoch has ended.
+        every_batches: After how many batches to save, if at all.
+        interval: After how much time to save, if at all.
+        skips_if_busy: Whether a save is left out while the one before is still being written.
+        deletes_at_end: Whether the snapshots are deleted when the run has ended.
+        data: The data set, where it cannot be seen.
+        exit_code: With which code the process exits after a signal or a deadline, if it does.
+        script_sets_rate: Whether the script's learning rate counts, not the saved one.
+        is_loop: Whether the loop is written by hand, and skips batches itself.
+        optimizer: The optimizer of such a loop.
+    """
+
+    every_epoch: bool
+    every_batches: EveryBatches | None
+    interval: Interval | None
+    skips_if_busy: bool
+    deletes_at_end: bool
+    data: Any
+    exit_code: int | None
+    script_sets_rate: bool
+    is_loop: bool = False
+    optimizer: Any = None
+
+    @property
+    def are_periodic(self) -> bool:
+        """Whether saves between the ends of epochs may come."""
+        return self.every_batches is not None or self.interval is not None
+
+
+def options_of(
+    *,
+    save_freq: str | int | bool,
+    deletes_at_end: bool,
+    every_s: float | None,
+    overhead: float | None,
+    mtbf_s: float | None,
+    if_busy: IfBusy,
+    data: Any,
+    exit_code: int | None,
+    learning_rate: WhichRate,
+) -> BackupOptions:
+    """Return the options that arguments of BackupAndRestore ask for.
+
+    Raises:
+        ConfigError: If an argument cannot work.
+    """
+    one_of("if_busy", if_busy, get_args(IfBusy))
+    one_of("learning_rate", learning_rate, get_args(WhichRate))
+    return BackupOptions(
+        every_epoch=save_freq == "epoch",
+        every_batches=_every_batches(save_freq),
+        interval=interval_of(every_s, overhead, mtbf_s),
+        skips_if_busy=if_busy == "skip",
+        deletes_at_end=deletes_at_end,
+        data=data,
+        exit_code=exit_code,
+        script_sets_rate=learning_rate == "script",
+    )
 
 
 def checked_keep(keep: int, double_checkpoint: bool) -> int:
@@ -17,8 +84,7 @@ def checked_keep(keep: int, double_checkpoint: bool) -> int:
     return max(keep, 2) if double_checkpoint else keep
 
 
-def batch_trigger(save_freq: str | int | bool) -> EveryBatches | None:
-    """Return what says after how many batches to save, if at all, or raise a ConfigError."""
+def _every_batches(save_freq: str | int | bool) -> EveryBatches | None:
     if save_freq == "epoch" or save_freq is False:
         return None
     try:

@@ -1,10 +1,9 @@
-"""Classes that stand in for Keras's: `isinstance` says so, and none of Keras's code runs in them.
+"""Classes that replace Keras's: `isinstance` is true for them, and none of Keras's code runs.
 
 Libraries ask `isinstance(callback, keras.callbacks.EarlyStopping)`, so ours inherit from Keras's
-classes. What those have and ours do not define is taken out: a hook does nothing, as in
-`keras.callbacks.Callback`, and a method that has no counterpart says so when it is called, and when
-a subclass defines it, which would otherwise never be called. So nothing creeps in with a newer
-Keras.
+classes. What those have and ours do not define is removed: a hook does nothing, as in
+`keras.callbacks.Callback`, and a method without a counterpart raises when it is called, and when a
+subclass defines it, which would otherwise never be called. So a newer Keras adds nothing unseen.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ _CURES = {
     "_checkpoint_exists": "Use os.path.exists.",
     "_get_most_recently_modified_file_matching_pattern": "Use keras_ratchet.checkpoints.",
     "_reduce_optimizer_lr": "Use factor= and min_lr=.",
-    "_load_model": "A snapshot is put back as a whole; give a callback `load_state_dict(state)`.",
+    "_load_model": "A snapshot is restored as a whole; give a callback `load_state_dict(state)`.",
     "_save_model": "A snapshot holds what `state_dict()` of each callback returns: define that.",
     "_should_save_on_batch": "Use save_freq=, every_s=, overhead= or mtbf_s=.",
 }
-_NEEDLESS = {  # what can be called, and is not asked when a file is saved
+_NEEDLESS = {  # can be called, and is not called when a file is saved
     "ModelCheckpoint": {
         "_get_file_path": "Use placeholders in filepath=: {epoch}, {batch}, every metric in logs.",
         "_is_improvement": "Override `_save_model`, and call super's where a save is wanted; or "
@@ -35,7 +34,7 @@ _NEEDLESS = {  # what can be called, and is not asked when a file is saved
 
 
 def stand_in(ours: Class) -> Class:
-    """Take Keras's code out of a class of ours that inherits from Keras's of the same name."""
+    """Remove Keras's code from a class of ours that inherits from Keras's of the same name."""
     for name in inherited(ours):
         hook = vars(keras.callbacks.Callback).get(name)
         setattr(ours, name, hook or _refusal(ours.__name__, name))
@@ -43,14 +42,14 @@ def stand_in(ours: Class) -> Class:
 
 
 def inherited(ours: type) -> list[str]:
-    """Return the names of what a class gets from Keras's class, and does not define itself."""
+    """Return the names that a class inherits from Keras's class and does not define itself."""
     theirs = [kind for kind in ours.__mro__ if _is_keras(kind)]
     names = {n for kind in theirs for n, v in vars(kind).items() if _is_code(n, v)}
     return sorted(n for n in names if next(k for k in ours.__mro__ if n in vars(k)) in theirs)
 
 
 def refused(ours: type) -> dict[str, str]:
-    """Return what a subclass of a class must not define, each name with the cure."""
+    """Return the names that a subclass must not define, each with the cure."""
     found = dict(_NEEDLESS.get(ours.__name__, {}))
     for kind in ours.__mro__:
         found |= {n: v.cure for n, v in vars(kind).items() if hasattr(v, "cure")}
@@ -61,7 +60,7 @@ def check_subclass(theirs: type) -> None:
     """Raise a TypeError if somebody's subclass defines what would never be called.
 
     Args:
-        theirs: The class that has just been made; nothing is said of our own.
+        theirs: The class that has just been made; one of our own is always accepted.
     """
     ours = next((kind for kind in theirs.__mro__ if _is_ours(kind)), theirs)
     needless = refused(ours)
@@ -74,7 +73,7 @@ def check_subclass(theirs: type) -> None:
 
 
 def _above(theirs: type, ours: type) -> Iterator[type]:
-    """Yield the classes that come before one of ours, mix-ins too."""
+    """Yield the classes before one of ours in an MRO, mix-ins too."""
     for kind in theirs.__mro__:
         if kind is ours:
             return
@@ -82,7 +81,7 @@ def _above(theirs: type, ours: type) -> Iterator[type]:
 
 
 def _refusal(owner: str, name: str) -> Callable[..., Any]:
-    cure = _CURES.get(name, "docs/differences.md tells what there is instead.")
+    cure = _CURES.get(name, "docs/differences.md lists what there is instead.")
 
     def refuse(self: Any, *args: Any, **kwargs: Any) -> Any:
         raise AttributeError(f"keras_ratchet.{owner} has no {name}. {cure}")
@@ -96,7 +95,7 @@ def _is_ours(kind: type) -> bool:
 
 
 def _is_keras(kind: type) -> bool:
-    """Say whether a class is one of Keras's callbacks, and not their common base."""
+    """Return whether a class is one of Keras's callbacks, and not their common base."""
     base = keras.callbacks.Callback
     return (
         kind.__module__.partition(".")[0] == "keras" and kind is not base and issubclass(kind, base)

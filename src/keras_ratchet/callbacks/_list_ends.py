@@ -1,66 +1,139 @@
-"""Callbacks of ours that stand in the list beside the one that the user made."""
+"""Callbacks that BackupAndRestore adds to a list: one stands last, two stand alone for a while."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 
-from keras_ratchet._engine.resume.resumer import Resumer, skipping
+from keras_ratchet._engine.resume.resumer import Resumer
+from keras_ratchet._keras import data_adapters
 from keras_ratchet._keras.callback_list import without_callbacks
+from keras_ratchet._keras.fit import step_result
 from keras_ratchet.callbacks._logs import metrics_of
+from keras_ratchet.callbacks._session import Session
 from keras_ratchet.errors import ResumeError
 
-if TYPE_CHECKING:
-    from keras_ratchet.callbacks.backup_and_restore import BackupAndRestore
 
-
-class Tail(keras.callbacks.Callback):
-    """The last of the list: hands on the moments when all other callbacks are done with them.
+class LastInList(keras.callbacks.Callback):
+    """Stands last, for the whole run: tells the session what all other callbacks are done with.
 
     Args:
-        head: The callback that the user made, which stands first in the list.
+        open_session: Returns the session of a run that starts.
         per_batch: Whether the ends of batches matter.
         in_validation: Whether validation matters too.
+
+    Attributes:
+        callback_list: The list that it stands in.
+        session: The session of the run, if one is running.
     """
 
-    def __init__(self, head: BackupAndRestore, per_batch: bool, in_validation: bool) -> None:
+    def __init__(
+        self, open_session: Callable[[], Session], per_batch: bool, in_validation: bool
+    ) -> None:
         super().__init__()
-        self._head = head
+        self.callback_list: Any = None
+        self.session: Session | None = None
+        self._open_session = open_session
         if per_batch:
             self.on_train_batch_end = self._batch_has_ended
         if in_validation:
-            self.on_test_begin = self._validation_begins
+            self.on_test_begin = self._validation_has_started
             self.on_test_batch_end = self._validation_batch_has_ended
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state for copies and pickles, without what belongs to a run."""
+        return {**vars(self), "callback_list": None, "session": None}
+
+    def start(self) -> None:
+        """Open a session and resume; all other callbacks have started."""
+        self.session = self._open_session()
+        self.session.resume()
+
+    def close(self) -> None:
+        """Close the session, if there is one; it holds the model and the data."""
+        session, self.session = self.session, None
+        if session is not None:
+            session.close()
+
     def on_train_begin(self, logs: Any = None) -> None:
-        """All other callbacks have reset themselves: resume."""
-        self._head.begin_session()
+        """Resume: all other callbacks have reset themselves."""
+        self.start()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Keras has reset the metrics: in mid-epoch, put them back and skip."""
-        self._head.session.epoch_has_begun()
+        """Restore a state of mid-epoch, now that Keras has reset the metrics."""
+        session = self._running()
+        if session.epoch_has_started():
+            SkipBatches(self._model, self.callback_list, session.resumer)
 
     def _batch_has_ended(self, batch: int, logs: Any = None) -> None:
-        self._head.session.batch_has_ended(batch, metrics_of(logs))
+        self._end_if(self._running().batch_has_ended(batch, metrics_of(logs)))
 
-    def _validation_begins(self, logs: Any = None) -> None:
-        self._head.session.validation_begins()
+    def _validation_has_started(self, logs: Any = None) -> None:
+        self._running().validation_has_started()
 
     def _validation_batch_has_ended(self, batch: int, logs: Any = None) -> None:
-        self._head.session.validation_batch_has_ended()
+        self._end_if(self._running().validation_batch_has_ended())
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """All other callbacks have judged the epoch: save."""
-        self._head.session.epoch_has_ended(epoch, metrics_of(logs))
+        """Save: all other callbacks have seen the epoch."""
+        self._end_if(self._running().epoch_has_ended(epoch, metrics_of(logs)))
 
     def on_train_end(self, logs: Any = None) -> None:
-        """All other callbacks have done their last work."""
-        self._head.end_session(metrics_of(logs))
+        """End the session: all other callbacks have ended."""
+        try:
+            self._running().end(metrics_of(logs))
+        finally:
+            self.close()
+
+    def _end_if(self, is_due: bool) -> None:
+        if is_due:
+            EndFit(self._model, self)
+
+    def _running(self) -> Session:
+        assert self.session is not None
+        return self.session
 
 
-class Gate(keras.callbacks.Callback):
-    """Stands alone in the list while batches are skipped, then lets the others in again.
+class EndFit(keras.callbacks.Callback):
+    """Stands alone in the list after a signal or at a deadline, until `fit` has returned.
+
+    It keeps the epoch that was cut out of History and of the other callbacks' decisions, and ends
+    the validation that `fit` starts all the same after one batch. Then the other callbacks end.
+
+    Args:
+        model: The model in training.
+        last: What was last in the list.
+    """
+
+    def __init__(self, model: Any, last: LastInList) -> None:
+        super().__init__()
+        self.set_model(model)
+        self._last = last
+        self._others = [c for c in last.callback_list.callbacks if c is not last]
+        self._undo = without_callbacks(last.callback_list, [self])
+        model.stop_evaluating = True
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        """End the validation."""
+        self._model.stop_evaluating = True
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Have the others end, close the session, and exit if the user asked for it."""
+        self._undo()
+        exit_code = None if self._last.session is None else self._last.session.exit_code
+        try:
+            for callback in self._others:
+                callback.on_train_end(logs)
+        finally:
+            self._last.close()
+        if exit_code is not None:
+            raise SystemExit(exit_code)
+
+
+class SkipBatches(keras.callbacks.Callback):
+    """Stands alone in the list while a resumed epoch's first batches are skipped.
 
     Args:
         model: The model in training.
@@ -70,33 +143,33 @@ class Gate(keras.callbacks.Callback):
 
     def __init__(self, model: Any, callback_list: Any, resumer: Resumer) -> None:
         super().__init__()
-        self._open = False
+        self._is_done = False
         self._resumer = resumer
         self._others = list(callback_list.callbacks)
         self._undo = without_callbacks(callback_list, [self])
         state = resumer.state
         assert state is not None
-        skipping(model, state.position.batch, state.logs, self._last_was_drawn)
+        skip_steps(model, state.position.batch, state.logs, self._last_was_drawn)
 
     def _last_was_drawn(self) -> None:
-        self._open = not self._resumer.in_validation
-        if self._open:
-            self._resumer.go_on_in_epoch()
+        self._is_done = not self._resumer.in_validation
+        if self._is_done:
+            self._resumer.restore_streams()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Let the others in after the last skipped batch."""
-        if self._open:
+        """Put the others back after the last skipped batch."""
+        if self._is_done:
             self._undo()
 
     def on_test_begin(self, logs: Any = None) -> None:
-        """Let the others in if it was the validation that was cut."""
+        """Put the others back if it was the validation that was cut."""
         self._undo()
-        self._resumer.go_on_in_epoch()
+        self._resumer.restore_streams()
         for callback in self._others:
             callback.on_test_begin(logs)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Refuse: the epoch is over, and the place of the snapshot was not reached.
+        """Raise: the epoch is over, and the place of the snapshot was not reached.
 
         Raises:
             ResumeError: The data has become shorter, or the validation is gone.
@@ -106,45 +179,34 @@ class Gate(keras.callbacks.Callback):
         self._undo()
         place = f"{state.position.batch} batches"
         if self._resumer.in_validation:
-            place += " and the begin of the validation"
+            place += " and the start of the validation"
         raise ResumeError(
             f"Epoch {epoch + 1} has ended before the place of the snapshot was reached: {place}. "
             f"Nothing was trained on. Give `fit` the data and the validation that it had, or "
-            f"delete {self._resumer.backups.directory!r}."
+            f"delete {self._resumer.store.directory!r}."
         )
 
 
-class Closer(keras.callbacks.Callback):
-    """Stands alone in the list from a preemption on: `fit` is to end, and quickly.
-
-    The epoch that was cut is kept out of History and of the other callbacks' decisions, and the
-    validation that `fit` starts all the same ends after one batch. Then the others do their last
-    work.
+def skip_steps(
+    model: Any, batches: int, logs: Mapping[str, float], at_end: Callable[[], None]
+) -> None:
+    """Have `fit` draw the first batches of an epoch without training on them.
 
     Args:
-        model: The model in training.
-        callback_list: The list.
-        others: The callbacks that still have to end.
-        head: The callback that the user made.
+        model: The model, whose `train_function` is replaced meanwhile.
+        batches: How many.
+        logs: What each of these steps returns.
+        at_end: Called when the last one has been drawn.
     """
+    original = model.train_function
+    done = 0
 
-    def __init__(
-        self, model: Any, callback_list: Any, others: list[Any], head: BackupAndRestore
-    ) -> None:
-        super().__init__()
-        self.set_model(model)
-        self._others = others
-        self._head = head
-        self._undo = without_callbacks(callback_list, [self])
-        model.stop_evaluating = True
+    def skip(*arguments: Any) -> Any:
+        nonlocal done
+        done += data_adapters.draw(model, arguments)
+        if done >= batches:
+            model.train_function = original
+            at_end()
+        return step_result(arguments, dict(logs))
 
-    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        """End the validation."""
-        self._model.stop_evaluating = True
-
-    def on_train_end(self, logs: Any = None) -> None:
-        """Let the others end, then leave as the user asked for."""
-        self._undo()
-        for callback in self._others:
-            callback.on_train_end(logs)
-        self._head.leave()
+    model.train_function = skip

@@ -11,7 +11,7 @@ from keras_ratchet._engine.saving.lineage import run_of
 from keras_ratchet._keras.fit import initial_epoch
 from keras_ratchet._keras.printing import print_message
 from keras_ratchet.callbacks._logs import batches_ended, moment_of
-from keras_ratchet.callbacks._schedule import Pace
+from keras_ratchet.callbacks._schedule import Schedule
 from keras_ratchet.callbacks.base import abandon
 from keras_ratchet.callbacks.monitor_callback import MonitorCallback
 from keras_ratchet.errors import SaveError, UnknownDirectionError
@@ -25,7 +25,7 @@ class SavingCallback(MonitorCallback):
     """Considers saves, and finishes them when training ends."""
 
     _saves: Checkpointer
-    _pace: Pace
+    _pace: Schedule
     _tie_breakers: tuple[tuple[str, str], ...]
     _needs_order: bool
     _settled: bool

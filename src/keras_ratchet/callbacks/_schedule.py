@@ -11,17 +11,17 @@ from keras_ratchet.types import Verdict
 _WEIGHT = 0.1  # of the newest step in the mean duration of steps
 
 
-class Pace:
-    """Looks at the clock and counts batches.
+class Schedule:
+    """Counts batches and reads the clock, to tell when a save is due.
 
     Args:
-        every_batches: Says after how many batches to save, if at all.
-        interval: Says after how much time.
+        every_batches: After how many batches to save, if at all.
+        interval: After how much time to save, if at all.
         clock: Gives the time in seconds; by default the monotonic one.
 
     Attributes:
         pending: Batches since the last save that their number caused.
-        longest_save_s: Duration of the longest save so far, until it was on the disk.
+        longest_save_s: Duration of the longest save so far, until it was on the disk, in seconds.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class Pace:
         return Cost(self._hook_s + self._slower_s, self._persist_s)
 
     def step(self, writing: bool) -> float:
-        """Note that a step has ended; return how long it took.
+        """Count a step that has ended; return how long it took, in seconds.
 
         Args:
-            writing: Whether a save is being written beside training: what the step then takes
+            writing: Whether a save is being written in the background: what the step then takes
                 longer than others is a cost of the save.
         """
         before, self._stepped_s = self._stepped_s, self._clock()
@@ -67,7 +67,7 @@ class Pace:
         return took_s
 
     def check(self, ended: int) -> Verdict:
-        """Say whether to save after a step.
+        """Return whether to save after a step.
 
         Args:
             ended: Batches that ended in it.
@@ -80,7 +80,7 @@ class Pace:
         return verdict
 
     def begin(self) -> float:
-        """Note that a save is considered; return the time."""
+        """Restart the interval, since a save starts; return the time."""
         self._saved_s = self._clock()
         return self._saved_s
 
@@ -89,12 +89,12 @@ class Pace:
         return self._clock() - began
 
     def saved(self, began: float) -> None:
-        """Note that training goes on after a save that began at a time."""
+        """Record that training continues after a save that started at a time."""
         self._stepped_s = self._clock()
         self._hook_s, self._slower_s = self._stepped_s - began, 0.0
         self.persisted(max(self._hook_s, self._persist_s))
 
     def persisted(self, seconds: float) -> None:
-        """Note how long a save took until it was on the disk."""
+        """Record how long a save took until it was on the disk."""
         self._persist_s = seconds
         self.longest_save_s = max(self.longest_save_s, seconds)

@@ -1,193 +1,361 @@
-"""One `fit` under BackupAndRestore: resumed at its begin, saved on its way, closed at its end."""
+"""One run under BackupAndRestore: resumed at its start, saved on its way, closed at its end."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from keras_ratchet._engine.capture import building
 from keras_ratchet._engine.resume import keras_backup
-from keras_ratchet._engine.resume.attributes import Unkept
+from keras_ratchet._engine.resume.attributes import AttributeStates
 from keras_ratchet._engine.resume.callback_states import CallbackStates
-from keras_ratchet._engine.resume.data_cursor import DataCursor
+from keras_ratchet._engine.resume.data_cursor import DataCursor, warn_of_generators
 from keras_ratchet._engine.resume.resumer import BeforeValidation, Resumer
+from keras_ratchet._engine.resume.snapshot_store import SnapshotStore
 from keras_ratchet._engine.resume.train_state import TrainState
+from keras_ratchet._engine.saving.file_save import Saved
 from keras_ratchet._keras import data_adapters
 from keras_ratchet._keras.fit import set_initial_epoch
-from keras_ratchet.callbacks import _exactness
-from keras_ratchet.callbacks._gone_bad import has_gone_bad, may_be_saved
-from keras_ratchet.callbacks._list_ends import Closer, Gate
-from keras_ratchet.callbacks._saves import Saves
+from keras_ratchet.callbacks._backup_options import BackupOptions
+from keras_ratchet.callbacks._schedule import Schedule
+from keras_ratchet.callbacks._signals import Signals
+from keras_ratchet.errors import SaveError
 from keras_ratchet.policy.deadline import Deadline
-from keras_ratchet.types import Position
+from keras_ratchet.types import Position, StopReason
 
-if TYPE_CHECKING:
-    from keras_ratchet.callbacks.backup_and_restore import BackupAndRestore
+_log = logging.getLogger("keras_ratchet")
+_DIVERGED = {"nan", "not finite", "rollback"}  # kinds of a StopReason
+
+
+@dataclass(slots=True)
+class RunInfo:
+    """What a run tells about itself; see the attributes of BackupAndRestore."""
+
+    initial_epoch: int = 0
+    resumed_from: Position | None = None
+    stop_reason: StopReason | None = None
+    elapsed_s: float = 0.0
 
 
 class Session:
-    """What BackupAndRestore does while one training runs.
+    """What BackupAndRestore does while one run lasts.
 
     Args:
-        head: The callback, whose arguments say how.
+        options: How the run is saved and resumed.
+        store: Where; its lock is held.
+        signals: What may ask the run to end.
         model: The model in training.
-        callback_list: The callbacks' list, or None where the hooks are called by hand.
+        callbacks: The other callbacks, which have all started.
+        epochs: How many epochs are planned, if that is known.
+        info: Gets what the run tells about itself.
+        leave: Has all callbacks clean up, then raises the error that it is given.
+        is_interrupted: Returns whether Ctrl-C was pressed.
+
+    Attributes:
+        resumer: Captures and restores the state.
+        exit_code: With which code the process exits once `fit` has ended early, if it does.
     """
 
-    def __init__(self, head: BackupAndRestore, model: Any, callback_list: Any) -> None:
-        self._head = head
+    def __init__(
+        self,
+        options: BackupOptions,
+        store: SnapshotStore,
+        signals: Signals,
+        model: Any,
+        callbacks: list[Any],
+        *,
+        epochs: int | None,
+        info: RunInfo,
+        leave: Callable[[BaseException], NoReturn],
+        is_interrupted: Callable[[], bool],
+    ) -> None:
+        self._options = options
+        self._store = store
+        self._signals = signals
         self._model = model
-        self._list = callback_list
-        inner = getattr(callback_list, "callbacks", ())
-        self._others = [c for c in inner if c is not head and c is not head.tail]
+        self._callbacks = callbacks
+        self._epochs = epochs
+        self._info = info
+        self._leave = leave
+        self._is_interrupted = is_interrupted
+        self.exit_code = options.exit_code
         building.build(model)
         iterator = data_adapters.epoch_iterator()
-        self._in_fit, self.to_skip = iterator is not None, 0
-        self._cursor = DataCursor(iterator, head.data, model)
-        states = CallbackStates(self._others)
-        self.resumer = Resumer(head.backups, states, self._cursor, head.loop_optimizer)
-        self.resumer.script_sets_rate = head.learning_rate == "script"
-        self.resumer.unkept = Unkept(model)
-        self._first = self._warned = False
-        self._lost = _exactness.Lost(states)
+        self._in_fit, self._to_skip = iterator is not None, 0
+        self._cursor = DataCursor(iterator, options.data, model)
+        self._states = CallbackStates(callbacks)
+        self.resumer = Resumer(
+            store,
+            self._states,
+            self._cursor,
+            AttributeStates(model),
+            options.optimizer,
+            options.script_sets_rate,
+        )
+        self._schedule = Schedule(options.every_batches, options.interval)
+        self._first = False  # whether this is the first epoch after a resume
+        self._looks_for_lost = True
+        self._knows_generators = options.data is not None
+        self._stopping = False  # whether training was stopped after the epoch that ended last
         self._epoch = self._done = 0
-        self.saves = Saves(head, model, self.resumer)
         self._logs: Mapping[str, float] = {}
         self._validation: BeforeValidation | None = None
 
-    def begin(self) -> int:
-        """Go on from the newest snapshot, if there is one; return the epoch that is first."""
-        _exactness.warn_of_losses(self._cursor)
-        state = self.resumer.find(self._model, self.saves.epochs)
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of training, those before an interruption included."""
+        return self.resumer.elapsed_s
+
+    def resume(self) -> None:
+        """Restore the newest snapshot, if there is one, and tell `fit` the first epoch."""
+        self._cursor.warn()
+        state = self.resumer.find(self._model, self._epochs)
         self._first = state is not None and not state.finished
         if self.resumer.stage.is_done:
             self._skip_all_epochs()
-            return self.saves.epochs or 0
+            self._info.initial_epoch = self._epochs or 0
+            return
         if state is None:
-            self._epoch = keras_backup.adopt(self._model, self._head.backups.directory)
+            self._epoch = keras_backup.adopt(self._model, self._store.directory)
             set_initial_epoch(self._model, self._epoch or None)
-            self.saves.save(self._here(), {}, "training begins")
-            return self._epoch
-        self.resumer.require(self._in_fit, self._in_fit or self._head.loop_skips, self.is_over)
-        self.resumer.put_back(self._model)
-        self._epoch, self._head.resumed_from = state.position.epoch, state.position
-        self.saves.pace.pending = int(state.facts.get("pending", 0))
+            self._save(self._here(), {}, "training begins")
+        else:
+            self._resume_from(state)
+        self._info.initial_epoch = self._epoch
+
+    def _resume_from(self, state: TrainState) -> None:
+        self.resumer.require(self._in_fit, self._in_fit or self._options.is_loop, self.is_over)
+        self.resumer.restore(self._model)
+        self._epoch, self._info.resumed_from = state.position.epoch, state.position
+        self._schedule.pending = int(state.extra.get("pending", 0))
         set_initial_epoch(self._model, self._epoch)
         if self.is_over:
-            self.saves.stopping = bool(state.facts.get("stopping"))
+            self._stopping = bool(state.extra.get("stopping"))
             self._skip_all_epochs()
-            self.resumer.begin_first_epoch()  # no epoch will do it
-        return state.position.epoch
+            self.resumer.start_first_epoch()  # no epoch will do it
 
     def _skip_all_epochs(self) -> None:
-        """Let `fit` run no epoch, and the callbacks do their last work as they would have."""
-        set_initial_epoch(self._model, self.saves.epochs)
-        self._model.stop_training = self.saves.stopping
+        """Have `fit` run no epoch, and the callbacks end as they would have."""
+        set_initial_epoch(self._model, self._epochs)
+        self._model.stop_training = self._stopping
 
     def warn_of_generators(self, source: Any) -> None:
-        """Warn, once, of a DataLoader with generators of its own that nobody told us about."""
-        if self._head.data is None and not self._warned:
-            self._warned = _exactness.warn_of_generators(source)
+        """Warn, once, of a DataLoader with generators of its own that `data=` does not name."""
+        if not self._knows_generators:
+            self._knows_generators = warn_of_generators(source)
 
     @property
     def is_over(self) -> bool:
-        """Whether all epochs of this training were done before it was begun again."""
+        """Whether all epochs of this run were done before it was started again."""
         if (state := self.resumer.state) is None:
             return self.resumer.stage.is_done
-        if self.saves.epochs is not None and state.position.epoch >= self.saves.epochs:
+        if self._epochs is not None and state.position.epoch >= self._epochs:
             return True
-        return bool(state.finished or state.facts.get("stopping"))
+        return bool(state.finished or state.extra.get("stopping"))
 
     def before_epoch(self, epoch: int) -> None:
         """Before any other callback: bring data and random streams into place."""
+        self._collect()
         set_initial_epoch(self._model, None)
         self._epoch, self._done, self._logs = epoch, 0, {}
         if self._first:
-            self.resumer.begin_first_epoch()
-        self._cursor.epoch_begins()
-        if self._head.in_mid_epoch and not self._skips():
-            self.resumer.begin_epoch()
+            self.resumer.start_first_epoch()
+        self._cursor.start_epoch()
+        if self._saves_in_mid_epoch and not self._skips():
+            self.resumer.start_epoch()
 
-    def epoch_has_begun(self) -> None:
-        """After all other callbacks: in mid-epoch, put everything back and skip."""
-        if self._skips():
-            self.resumer.put_back(self._model)
+    @property
+    def _saves_in_mid_epoch(self) -> bool:
+        return self._options.are_periodic or self._signals.are_watched
+
+    def epoch_has_started(self) -> bool:
+        """After all other callbacks: restore a state of mid-epoch; return whether `fit` skips."""
+        skips = self._skips()
+        if skips:
+            self.resumer.restore(self._model)
         self.resumer.before_step(self._model, self._first and self._in_fit)
-        if self._skips():
-            self._done = self.to_skip = self._state().position.batch
-        if self._skips() and self._in_fit:
-            Gate(self._model, self._list, self.resumer)
+        if skips:
+            self._done = self._to_skip = self._state().position.batch
         self._first = False
+        return skips and self._in_fit
 
-    def batch_has_ended(self, batch: int, logs: Mapping[str, float]) -> None:
-        """Save, if a trigger says so; `batch` is the index of the last one that ended."""
+    def batch_has_ended(self, batch: int, logs: Mapping[str, float]) -> bool:
+        """Save, if it is time; return whether `fit` has to end.
+
+        Args:
+            batch: Index of the last batch that ended.
+            logs: Its logs.
+        """
         done = self._cursor.completed(batch)
         ended, self._done, self._logs = done - self._done, done, logs
-        if asked := self.saves.asked(self.saves.pace.step(self.saves.writing)):
-            self._make_room(asked)
-        elif self.saves.is_due(ended) and may_be_saved(self._model, self._others):
-            self._lost.say()
-            self.saves.save(self._here(), logs, "in mid-epoch")
+        if due := self._collect_and_ask(self._schedule.step(self._store.writer.busy)):
+            self._make_room(due)
+        elif self._count_batches(ended):
+            self._announce_save()
+            if not self._is_stopping():
+                self._warn_of_lost()
+                self._save(self._here(), logs, "in mid-epoch")
+        return due is not None
+
+    def validation_has_started(self) -> None:
+        """Capture what validation is about to change."""
+        self._validation = self.resumer.before_validation(self._model)
+
+    def validation_batch_has_ended(self) -> bool:
+        """Return whether `fit` has to end; the epoch's batches are all done."""
+        due = self._collect_and_ask()
+        if due:
+            self._make_room(due, self._validation)
+        return due is not None
+
+    def epoch_has_ended(self, epoch: int, logs: Mapping[str, float]) -> bool:
+        """Save after all other callbacks; return whether `fit` has to end."""
+        self._epoch, self._done, self._logs = epoch + 1, 0, {}
+        self._cursor.end_epoch(epoch)
+        self._stopping = self._is_stopping() and not self._is_interrupted()
+        self._warn_of_lost()
+        self._looks_for_lost = False
+        if _has_diverged(self._model, self._callbacks, logs):
+            return False
+        due = self._collect_and_ask()
+        if due:
+            self._make_room(due)
+        elif self._options.every_epoch:
+            self._save(self._here(), logs, f"epoch {epoch + 1} has ended")
+        return due is not None
+
+    def end(self, logs: Mapping[str, float]) -> None:
+        """Delete our files, or leave the mark of a finished run."""
+        self._flush()
+        state, stage = self.resumer.state, self.resumer.stage
+        if stage.is_done:
+            stage.end(self._callbacks)
+            return
+        if state is not None and state.finished:
+            self.resumer.restore(self._model)
+            self.resumer.restore_streams()
+        elif _has_diverged(self._model, self._callbacks, logs):
+            self._store.note("gone_bad", reason="not saved; the snapshots before it stay")
+            return
+        elif not self._options.deletes_at_end:
+            mark = "stopped" if self._is_stopping() else "all epochs"
+            self._save(Position(self._epoch), logs, "training has ended", finished=mark)
+        stage.end(self._callbacks)
+        if self._options.deletes_at_end:
+            self._store.clear()
+
+    def close(self) -> None:
+        """Give lock, memory and signals back; the snapshots stay."""
+        self._info.elapsed_s = self.elapsed_s
+        set_initial_epoch(self._model, None)
+        self._signals.stop()
+        self._store.end()
+
+    def take_skip(self) -> tuple[int, Mapping[str, float]]:
+        """Return, once, how many batches a hand-written loop has to draw, and the logs then."""
+        skip, self._to_skip = self._to_skip, 0
+        return skip, self._state().logs if skip else {}
+
+    def _make_room(self, due: Deadline, validation: BeforeValidation | None = None) -> None:
+        """Save if there is time for it, and ask the loop to end."""
+        self._announce_save()
+        position = self._here()
+        self._flush()  # if there is no time for another save, this one is what is resumed from
+        verdict = due.check(time.monotonic(), self._schedule.longest_save_s)
+        if verdict:
+            self._save(position, self._logs, verdict.reason, validation=validation)
+            self._flush()
+        self._info.stop_reason = StopReason(due.kind, verdict.reason, {}, position.epoch)
+        self._store.note("preempted", reason=verdict.reason, epoch=position.epoch)
+        _log.warning("%s", verdict.reason)
+        self._model.stop_training = True
+
+    def _save(
+        self,
+        position: Position,
+        logs: Mapping[str, float],
+        reason: str,
+        *,
+        finished: str = "",
+        validation: BeforeValidation | None = None,
+    ) -> None:
+        started = self._schedule.begin()
+        self._flush()
+        model = _synced(self._model)
+        progress = {
+            "epochs": self._epochs,
+            "pending": self._schedule.pending,
+            "stopping": self._stopping,
+        }
+        state = self.resumer.capture(
+            model,
+            position,
+            logs,
+            progress,
+            finished=finished,
+            validation=validation,
+            background=self._store.aside(model),
+        )
+        blocked_s = self._schedule.since(started)
+        self._safely(lambda: self._store.save(model, state, reason, blocked_s, self._saved))
+        self._schedule.saved(started)
+        if finished:
+            self._flush()
+
+    def _announce_save(self) -> None:
+        """Have callbacks that watch the weights look at them; Rollback may restore older ones."""
+        for callback in self._callbacks:
+            if hook := getattr(callback, "on_snapshot_begin", None):
+                hook()
+
+    def _count_batches(self, ended: int) -> bool:
+        """Count batches that have ended; return whether to save."""
+        verdict = self._schedule.check(ended)
+        if verdict and self._options.skips_if_busy and self._store.writer.busy:
+            self._store.note("skip", reason="the save before is still being written")
+            return False
+        return bool(verdict)
+
+    def _collect_and_ask(self, step_s: float = 0.0) -> Deadline | None:
+        """Take note of a save that has ended; return what the run has to end for now, or None."""
+        self._collect()
+        saves = 2 if self._store.writer.busy else 1  # the one being written comes first
+        return self._signals.due(saves * self._schedule.longest_save_s, step_s)
+
+    def _collect(self) -> None:
+        """Take note of a save that has ended in the background."""
+        self._safely(self._store.writer.collect)
+
+    def _flush(self) -> None:
+        """Wait for the save that is being written, and take note of it."""
+        self._safely(self._store.writer.wait)
+
+    def _saved(self, saved: Saved) -> None:
+        if saved.error is not None:
+            raise saved.error
+        if saved:
+            self._schedule.persisted(saved.seconds)
+
+    def _safely(self, action: Callable[[], None]) -> None:
+        """Do something; if it finds that a save has failed, have all callbacks clean up."""
+        try:
+            action()
+        except SaveError as error:
+            self._leave(error)
+
+    def _warn_of_lost(self) -> None:
+        if self._looks_for_lost:  # in the first epoch
+            self._states.warn_of_lost()
 
     def _is_stopping(self) -> bool:
         return bool(getattr(self._model, "stop_training", False))
 
-    def validation_begins(self) -> None:
-        """Note what validation is about to change."""
-        self._validation = self.resumer.before_validation(self._model)
-
-    def validation_batch_has_ended(self) -> None:
-        """Make room if asked to; the epoch's batches are all done."""
-        if asked := self.saves.asked():
-            self._make_room(asked, self._validation)
-
-    def epoch_has_ended(self, epoch: int, logs: Mapping[str, float]) -> None:
-        """Save after all other callbacks have judged the epoch."""
-        self._epoch, self._done, self._logs = epoch + 1, 0, {}
-        _exactness.warn_of_changes(self._cursor.epoch_has_ended(epoch))
-        self.saves.stopping = self._is_stopping() and not self._head.interrupted
-        self._lost.say(last=True)
-        if has_gone_bad(self._model, self._others, logs):
-            return
-        if asked := self.saves.asked():
-            self._make_room(asked)
-        elif self._head.save_freq == "epoch":
-            self.saves.save(self._here(), logs, f"epoch {epoch + 1} has ended")
-
-    def end(self, logs: Mapping[str, float]) -> None:
-        """Delete our files, or leave the mark of a finished training."""
-        self.saves.flush()
-        state, stage = self.resumer.state, self.resumer.stage
-        if stage.is_done:
-            stage.end(self._others)
-            return
-        if state is not None and state.finished:
-            self.resumer.put_back(self._model)
-            self.resumer.go_on_in_epoch()
-        elif has_gone_bad(self._model, self._others, logs):
-            self._head.backups.note("gone_bad", reason="not saved; the snapshots before it stay")
-            return
-        elif not self._head.delete_checkpoint:
-            mark = "stopped" if self._is_stopping() else "all epochs"
-            self.saves.save(Position(self._epoch), logs, "training has ended", mark)
-        stage.end(self._others)
-        if self._head.delete_checkpoint:
-            self._head.backups.clear()
-
-    def _make_room(self, asked: Deadline, before: BeforeValidation | None = None) -> None:
-        """Save if it fits into the time that is left, and end `fit` without more ado."""
-        may_be_saved(self._model, self._others)
-        self.saves.make_room(asked, self._here(), self._logs, before)
-        if self._list is not None:
-            Closer(self._model, self._list, self._others, self._head)
-
     def _here(self) -> Position:
         return Position(self._epoch, self._done)
-
-    def take_skip(self) -> tuple[int, Mapping[str, float]]:
-        """Return, once, how many batches a hand-written loop has to draw, and the logs then."""
-        skip, self.to_skip = self.to_skip, 0
-        return skip, self._state().logs if skip else {}
 
     def _skips(self) -> bool:
         return self._first and self._state().position.batch > 0
@@ -195,3 +363,25 @@ class Session:
     def _state(self) -> TrainState:
         assert self.resumer.state is not None
         return self.resumer.state
+
+
+def _synced(model: Any) -> Any:
+    """Return a model with its variables up to date: on JAX `fit` has their values elsewhere."""
+    if sync := getattr(model, "jax_state_sync", None):
+        sync()
+    return model
+
+
+def _has_diverged(model: Any, callbacks: Iterable[Any], logs: Mapping[str, float]) -> bool:
+    """Return whether training was stopped because it has diverged: then it is not finished.
+
+    Args:
+        model: The model.
+        callbacks: The other callbacks.
+        logs: Of the epoch in which it was stopped; Keras's TerminateOnNaN gives no reason.
+    """
+    if not getattr(model, "stop_training", False):
+        return False
+    stops = (getattr(callback, "stop_reason", None) for callback in callbacks)
+    kinds = {kind for stop in stops if stop is not None for kind in stop.kinds}
+    return bool(kinds & _DIVERGED) or not math.isfinite(logs.get("loss", 0.0))

@@ -1,14 +1,14 @@
-"""What a signal to the whole process group means in a worker that was forked while training.
+"""What a worker that was forked during training does with a signal to the whole process group.
 
-A forked worker inherits the handler. If it just died, the batch that it had in hand, or the lock
-of the queue that it was waiting at, would be gone with it, and the training process would wait
-for them for ever. So it lets the training process make room first:
+A forked worker inherits the handler. If it just died, the batch that it is making, or the lock
+of the queue that it waits at, would be lost, and the training process would wait for them for
+ever. So it lets the training process end first:
 
 | the worker | what it does |
 |---|---|
-| waits for work, or has a batch in hand | goes on until the training process ends it |
-| the same, and the training process was not asked to make room | ends after `_PATIENCE_S` |
-| is no worker of `multiprocessing`, or training is over | the signal's default, at once |
+| waits for work, or makes a batch | continues until the training process ends it |
+| the same, and the training process got no signal | ends after `_PATIENCE_S` |
+| is no worker of `multiprocessing`, or the run has ended | the signal's default, at once |
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ import time
 from types import FrameType
 from typing import Any
 
+from keras_ratchet._keras.callback_list import frames_from
+
 _RUNS, _ASKED, _OVER = 0, 1, 2
 _PATIENCE_S = 5.0  # until the training process, in the middle of a step, has taken the signal
 
 
 class Workers:
-    """The handler's other half, in the processes that inherit it.
+    """The part of the handler that runs in processes which inherited it.
 
-    How far the training process is stands in memory that all of them share.
+    They read in shared memory whether the training process got a signal, or has ended its run.
     """
 
     def __init__(self) -> None:
@@ -39,16 +41,16 @@ class Workers:
         return Workers, ()
 
     def are_told(self, over: bool = False) -> None:
-        """Let the workers know that training makes room, or that it is over."""
+        """Tell the workers that training ends soon, or that the run is over."""
         if not self.is_worker():
             self._shared[0] = _OVER if over else _ASKED
 
     def is_worker(self) -> bool:
-        """Whether this is another process than the one that trains."""
+        """Return whether this is another process than the one that trains."""
         return os.getpid() != self._process
 
-    def hear(self, number: int, frame: FrameType | None) -> None:
-        """Take a signal in a worker."""
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal in a worker."""
         if self._shared[0] == _OVER or not _runs(frame, "multiprocessing.process", "_bootstrap"):
             _die(number)
         elif number == signal.SIGTERM:  # the others are for the training process only
@@ -72,9 +74,8 @@ def _die(number: int) -> None:
 
 
 def _runs(frame: FrameType | None, module: str, function: str) -> bool:
-    """Say whether a function of a module is at work in this thread."""
-    while frame is not None:
-        if frame.f_code.co_name == function and frame.f_globals.get("__name__") == module:
-            return True
-        frame = frame.f_back
-    return False
+    """Return whether a function of a module is running in this thread."""
+    return any(
+        above.f_code.co_name == function and above.f_globals.get("__name__") == module
+        for above in frames_from(frame)
+    )

@@ -11,8 +11,8 @@ from keras_ratchet._keras.callback_list import calling_list, make_synchronous
 from keras_ratchet._keras.ema import ema_pairs, swap_callback
 from keras_ratchet.callbacks._abandoned_locks import keep_locks
 from keras_ratchet.callbacks._drop_in import check_subclass
-from keras_ratchet.callbacks._interrupt import CtrlC, watch
 from keras_ratchet.callbacks._journal import Journal
+from keras_ratchet.callbacks._signals import CtrlC, watch_ctrl_c
 from keras_ratchet.errors import ConfigError
 
 
@@ -68,7 +68,7 @@ class RatchetCallback(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Start a run."""
         self._running = True
-        self._ctrl_c = watch(self._model, self._list, self)
+        self._ctrl_c = watch_ctrl_c(self._model, self._list, self)
         self._unshare()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:

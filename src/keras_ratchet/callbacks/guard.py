@@ -1,4 +1,4 @@
-"""`guard`: the callbacks' last work is done when `fit` ends by an exception."""
+"""`guard`: callbacks clean up when `fit` ends by an exception."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def guard(model: Any, callbacks: Any) -> Iterator[Any]:
 
     Keras calls no hook of a callback when `fit` is left by an exception: a data error in the
     middle of an epoch, an out-of-memory error, a second Ctrl-C. Inside this block our callbacks
-    do their last work (EarlyStopping restores the best weights), then the exception goes on its
-    way. (The first Ctrl-C needs no guard.) A callback of your own joins by having a method
+    clean up (EarlyStopping restores the best weights), then the exception is raised. (The first
+    Ctrl-C needs no guard.) A callback of your own takes part if it has a method
     `on_train_abort(error)`.
 
     Args:

@@ -23,7 +23,7 @@ from keras_ratchet.callbacks._drop_in import stand_in
 from keras_ratchet.callbacks._logs import end_of_epoch, metrics_of
 from keras_ratchet.callbacks._places import check_place
 from keras_ratchet.callbacks._saving import SavingCallback
-from keras_ratchet.callbacks._schedule import Pace
+from keras_ratchet.callbacks._schedule import Schedule
 from keras_ratchet.policy.retention import Retention, Ties, combined
 from keras_ratchet.policy.schedule import IfBusy, interval_of
 from keras_ratchet.types import Moment
@@ -148,7 +148,7 @@ class ModelCheckpoint(SavingCallback, keras.callbacks.ModelCheckpoint):
         self._last_batch_seen: int | None = None
         self._unsaved: Moment | None = None
         self._triggers = batch_trigger(save_freq), interval_of(every_s, overhead, mtbf_s)
-        self._pace = Pace(*self._triggers)
+        self._pace = Schedule(*self._triggers)
         self._disarm()
 
     def _disarm(self) -> None:
@@ -186,7 +186,7 @@ class ModelCheckpoint(SavingCallback, keras.callbacks.ModelCheckpoint):
         check_place(self, getattr(self._list, "callbacks", ()), self._model)
         watch_lock(self, self._list)
         self._saves.series.begin(self._model)
-        self._pace, self._last_batch_seen = Pace(*self._triggers), None
+        self._pace, self._last_batch_seen = Schedule(*self._triggers), None
         self._unsaved, self._settled = None, False
         self._begin_run()
         names = [self.monitor, *(name for name, _ in self._tie_breakers)]

@@ -1,8 +1,9 @@
-"""Does a save still fit before the end that somebody else has set?"""
+"""Whether a save still fits before the end that a signal or a deadline has set."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from keras_ratchet.types import Verdict
 
@@ -14,15 +15,17 @@ class Deadline:
     """A moment after which the process may be gone.
 
     Args:
-        at_s: The moment, on the clock that `check` is given.
+        at_s: The moment, in seconds on the clock that `check` is given.
         cause: What set it, for people: "SIGTERM" or "the deadline".
+        kind: The same for programs.
     """
 
     at_s: float
     cause: str
+    kind: Literal["signal", "deadline"]
 
     def is_near(self, now_s: float, save_s: float, step_s: float) -> bool:
-        """Say whether one more step could make the save come too late.
+        """Return whether one more step could make the save come too late.
 
         Args:
             now_s: The time.
@@ -32,10 +35,10 @@ class Deadline:
         return now_s + _MARGIN * (save_s + step_s) >= self.at_s
 
     def check(self, now_s: float, save_s: float) -> Verdict:
-        """Say whether a save fits.
+        """Return whether a save fits.
 
         Example:
-            >>> Deadline(30.0, "SIGTERM").check(now_s=2.0, save_s=40.0).reason
+            >>> Deadline(30.0, "SIGTERM", "signal").check(now_s=2.0, save_s=40.0).reason
             'SIGTERM: a save takes about 40.0 s and 28.0 s are left, so the last one stands'
         """
         left_s = max(0.0, self.at_s - now_s)

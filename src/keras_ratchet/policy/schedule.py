@@ -75,7 +75,7 @@ class Interval:
     """Save when so much time has passed since the last save began.
 
     The time is the longest of those that the arguments ask for, and no shorter than a save takes
-    to reach the disk. It follows the cost of saves as that is measured anew with each of them.
+    to reach the disk. It follows the cost of saves, which is measured again with each of them.
 
     Args:
         every_s: Seconds between two saves.
@@ -113,7 +113,7 @@ class Interval:
             raise ConfigError("An interval needs one of every_s, overhead and mtbf_s.")
 
     def seconds(self, cost: Cost) -> float:
-        """Return the time from the begin of one save to the begin of the next, in seconds."""
+        """Return the time from the start of one save to the start of the next, in seconds."""
         wanted = [cost.persist_s]
         if self.every_s is not None:
             wanted.append(self.every_s)
@@ -124,7 +124,7 @@ class Interval:
         return max(wanted)
 
     def check(self, since_s: float, cost: Cost) -> Verdict:
-        """Say whether to save.
+        """Return whether to save.
 
         Args:
             since_s: Seconds since the last save began, or since training did.
@@ -149,7 +149,7 @@ def daly(save_s: float, mtbf_s: float) -> float:
 
     J. T. Daly, "A higher order estimate of the optimum checkpoint interval for restart dumps",
     Future Generation Computer Systems 22 (2006), equation 37; the time from the end of one save to
-    the begin of the next.
+    the start of the next.
 
     Args:
         save_s: What one save costs, in any unit.

@@ -146,11 +146,11 @@ def test_buffers_are_used_again_and_given_back(tmp_path):
 
     def look():
         callback.flush()
-        held.append([id(buffer) for buffer in callback.backups.holder._buffers])
+        held.append([id(buffer) for buffer in callback._store.holder._buffers])
 
     fit(dense(), [callback, At(5, look), At(9, look)], epochs=3)
     assert held[0] == held[1]
-    assert callback.backups.holder._buffers == []
+    assert callback._store.holder._buffers == []
 
 
 # What a run that was resumed in mid-epoch saves in that epoch.
@@ -222,7 +222,7 @@ def test_before_a_deadline_there_is_time_for_the_save_under_way_and_another(tmp_
     callback = backup_to(tmp_path, deadline=3600)
 
     def so_long():
-        callback.session.saves.pace.persisted(2000)
+        callback._session._schedule.persisted(2000)
 
     callbacks = [callback, At(4, hold_up), At(5, so_long)]
     callbacks += [] if writing else [At(5, callback.flush)]

@@ -153,11 +153,11 @@ class FlagsWatch:
         self._traced: Flags = {}
         self._functions: list[Any] = []
 
-    def begin(self, model: Any, places: Places) -> None:
+    def start(self, model: Any, places: Places) -> None:
         """Note the flags that the script has set."""
         self._begin = flags_of(model, places)
 
-    def epoch_begins(self, model: Any, places: Places) -> None:
+    def start_epoch(self, model: Any, places: Places) -> None:
         """Note the flags with which a new train function will be traced."""
         function = getattr(model, "train_function", None)
         if not any(function is known for known in self._functions):
@@ -184,7 +184,7 @@ class FlagsWatch:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         return [f"what is trainable ({shown}{more}): it is as when it was saved"]
 
-    def put_back(self, model: Any, places: Places, saved: Mapping[str, Flags]) -> None:
+    def restore(self, model: Any, places: Places, saved: Mapping[str, Flags]) -> None:
         """Set the flags of the moment at which the training was saved."""
         if saved:
             set_flags(model, places, saved["now"])

@@ -39,39 +39,6 @@ _RANDOM = (
 )
 
 
-class Unkept:
-    """Looks at each save for what cannot be kept, and warns once of each thing.
-
-    Args:
-        model: The model, when training begins.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self.attributes = AttributeStates(model)
-        self._looked = False
-
-    def look(self, model: Any, position: Position, found: Reach) -> dict[str, dict[str, Any]]:
-        """Return the attributes to be kept; warn of what cannot be.
-
-        Args:
-            model: The model.
-            position: What is done.
-            found: What is reachable in the model now.
-        """
-        kept = self.attributes.capture(model, found)
-        if not (position.epoch or position.batch):
-            return kept
-        eager = keras.backend.backend() == "torch" or bool(getattr(model, "run_eagerly", False))
-        sentences = self.attributes.complaints(model, not eager, found)
-        if not self._looked:
-            self._looked = True
-            if ops := _backends.current().random_ops(getattr(model, "train_function", None)):
-                sentences.append(f"{', '.join(ops[:5])} {_RANDOM}.")
-        if sentences:
-            warn(f"Resume will not be exact. {' '.join(sentences)}")
-        return kept
-
-
 _SMALL_BYTES = 1 << 20
 _UNCHANGING = (str, bytes, bool, int, float, type(None))
 _PARTS = (keras.layers.Layer, keras.metrics.Metric, keras.losses.Loss, keras.Variable)
@@ -80,7 +47,7 @@ _LIBRARIES = ("keras", "tensorflow", "torch", "jax", "jaxlib", "keras_ratchet")
 
 
 class AttributeStates:
-    """The attributes of one model, noted when training begins.
+    """The attributes of one model, recorded when the run starts.
 
     Args:
         model: The model, built, before any state is restored.
@@ -90,9 +57,31 @@ class AttributeStates:
         attributes = _attributes(model)
         self._begun = {(key, name): _Begun(value) for key, _, name, value in attributes}
         self._told: set[str] = set()
+        self._has_looked_for_ops = False
+
+    def look(self, model: Any, position: Position, found: Reach) -> dict[str, dict[str, Any]]:
+        """Return what `capture` does; after the first step, warn of what cannot be saved.
+
+        Args:
+            model: The model.
+            position: What is done.
+            found: What is reachable in the model now.
+        """
+        changed = self.capture(model, found)
+        if not (position.epoch or position.batch):
+            return changed
+        eager = keras.backend.backend() == "torch" or bool(getattr(model, "run_eagerly", False))
+        sentences = self.complaints(model, not eager, found)
+        if not self._has_looked_for_ops:
+            self._has_looked_for_ops = True
+            if ops := _backends.current().random_ops(getattr(model, "train_function", None)):
+                sentences.append(f"{', '.join(ops[:5])} {_RANDOM}.")
+        if sentences:
+            warn(f"Resume will not be exact. {' '.join(sentences)}")
+        return changed
 
     def capture(self, model: Any, found: Reach | None = None) -> dict[str, dict[str, Any]]:
-        """Return what has changed and can be kept, as plain data, by owner and name."""
+        """Return what has changed and can be saved, as plain data, by owner and name."""
         changed: dict[str, dict[str, Any]] = {}
         for key, _, name, value in _attributes(model, found):
             begun = self._begun.get((key, name))
@@ -138,17 +127,17 @@ class AttributeStates:
 
 
 _LOST = (
-    "changed while training and cannot be kept. Keep numbers, arrays, or lists and dicts of them "
+    "changed during training and cannot be saved. Use numbers, arrays, or lists and dicts of them "
     "there, or Keras variables."
 )
 _BAKED = (
-    "changed while training, and a compiled step goes on with the value that it was traced with. "
+    "changed during training, and a compiled step keeps the value that it was traced with. "
     "Make it a Keras variable: self.add_weight(..., trainable=False)."
 )
 
 
 class _Begun:
-    """What an attribute was when training began: a digest, and a copy if that costs little."""
+    """What an attribute was when the run started: a digest, and a copy if that costs little."""
 
     def __init__(self, value: Any) -> None:
         self._digest, size_bytes = _digest(value)
@@ -160,11 +149,11 @@ class _Begun:
         self._same: tuple[Any, ...] = (value,) if isinstance(value, _UNCHANGING) else ()
 
     def is_same(self, value: Any) -> bool:
-        """Say at once that it is the same constant, as most are; False is no answer."""
+        """Return whether it is the same constant, as most are, at no cost; False does not tell."""
         return bool(self._same) and value is self._same[0]
 
     def has_changed(self, value: Any, digest: str | None = None) -> bool:
-        """Say whether the attribute is another value now; of strange objects, another object.
+        """Return whether the attribute has another value now; for other objects, is another one.
 
         Args:
             value: The attribute now.
@@ -183,7 +172,7 @@ class _Begun:
 def _attributes(model: Any, found: Reach | None = None) -> Iterator[tuple[str, Any, str, Any]]:
     """Yield key, owner, name and value of each attribute that the user may set.
 
-    What a framework keeps the state of (a `tf.Variable`) is kept where it is, see `extra_state`.
+    What holds a framework's state (a `tf.Variable`) is left to `extra_state`.
     """
     state_of = _backends.current().state_of
     for key, owner in _owners(model, found or reach(model)).items():
@@ -238,7 +227,7 @@ def _length(value: Any) -> int:
 
 
 def _is_no_state(value: Any) -> bool:
-    """Say whether an object that cannot be kept is none to be missed: code, or a library's."""
+    """Return whether an object that cannot be saved has no state of the run: code, a library's."""
     if callable(value) or keras.ops.is_tensor(value) or isinstance(value, type):
         return True
     if _backends.current().state_of(value) is not None:

@@ -1,8 +1,8 @@
 """Which of several callbacks of one class a saved state is for, when the script has changed.
 
-Callbacks of one class are told apart by what their constructors were given: the metric that they
-go by must be the same, and of those that go by it the one with most other strings in common (path,
-mode, name) is taken. Their order decides between equals only.
+Callbacks of one class are told apart by the arguments of their constructors: the metric that they
+monitor must be the same, and of those that monitor it the one with most other strings in common
+(path, mode, name) matches. Their order decides between equals only.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _MAX_LENGTH = 4096
 
 
 def identity(callback: Any) -> Identity:
-    """Return what tells a callback apart: its strings, a path or a metric among them.
+    """Return what identifies a callback: its strings, such as a path and a metric.
 
-    Of a path the last part counts once more, since directories often carry the time.
+    The last part of a path counts once more, since directories often contain the time.
     """
     strings = {
         name: value
@@ -34,8 +34,7 @@ def identity(callback: Any) -> Identity:
 def matched(present: Mapping[str, Identity], saved: Mapping[str, Identity]) -> dict[str, str]:
     """Return, for the keys of callbacks, the keys of the states that were saved of them.
 
-    Where callbacks of one class are neither those that were saved nor told apart by what they go
-    by, a warning says so.
+    A warning names callbacks of one class that are not as they were saved and cannot be told apart.
 
     Args:
         present: The identities of the callbacks that are there, by key (`Class#number`).
@@ -80,13 +79,13 @@ def _match_changed(
     if guessed:
         warn(
             f"These callbacks are not as they were when training was interrupted, and more than "
-            f"one of a class is there: {_names(guessed, present)}. They go on by their order; if "
-            f"that is not right, give them the arguments that they had."
+            f"one of a class is there: {_names(guessed, present)}. They are matched by their "
+            f"order; if that is not right, give them the arguments that they had."
         )
     if forgotten:
         warn(
-            f"These callbacks go by another metric than when training was interrupted, so they "
-            f"begin without memory: {_names(forgotten, present)}."
+            f"These callbacks monitor another metric than when training was interrupted, so they "
+            f"start without a state: {_names(forgotten, present)}."
         )
 
 

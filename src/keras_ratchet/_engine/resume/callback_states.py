@@ -36,6 +36,7 @@ from keras_ratchet._engine.resume.state_codec import (
     thing,
 )
 from keras_ratchet._engine.resume.traces import trace_of
+from keras_ratchet._warn import warn
 from keras_ratchet.types import Stateful
 
 _C = keras.callbacks
@@ -90,6 +91,7 @@ class CallbackStates:
         self._traces = {key: _traces(c) for key, c in self._callbacks.items()}
         self.identities = {key: identity(c) for key, c in self._callbacks.items()}
         self._matched: dict[str, str] | None = None
+        self._told: set[str] = set()
 
     def capture(self) -> dict[str, dict[str, Any]]:
         """Return what each callback has to remember, as plain data."""
@@ -117,13 +119,23 @@ class CallbackStates:
         return sorted(set(states) - set(self._matched.values()))
 
     def lost(self) -> list[str]:
-        """Return `Class.attribute` for what has changed since training began and is not kept."""
+        """Return `Class.attribute` for what has changed since the run started and is not saved."""
         return [
             f"{type(callback).__name__}.{name}"
             for key, callback in self._callbacks.items()
             for name, trace in _traces(callback).items()
             if self._traces[key].get(name) != trace
         ]
+
+    def warn_of_lost(self) -> None:
+        """Warn, of each attribute once, of what an interruption will lose."""
+        lost = [name for name in dict.fromkeys(self.lost()) if name not in self._told]
+        self._told.update(lost)
+        if lost:
+            warn(
+                f"These attributes of callbacks are lost if training is interrupted: "
+                f"{', '.join(lost)}. Give the callback state_dict() and load_state_dict()."
+            )
 
     def _state_of(self, key: str, callback: Any) -> dict[str, Any]:
         begun = self._begun[key]

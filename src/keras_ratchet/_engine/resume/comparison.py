@@ -66,13 +66,13 @@ def differences(
     found = Differences(mild=missing_extras(model, state.variables))
     _compare_variables(model, named, state, found)
     for name, value in now.items():
-        before = state.facts.get(name)
+        before = state.extra.get(name)
         if name == "versions" or before == value or (name == "data" and before == "loop"):
             continue
         sentence = f"{name}: {before!r} when saved, {value!r} now"
         stops = name in _FATAL or (state.position.batch and name in _FATAL_IN_MID_EPOCH)
         (found.fatal if stops else found.mild).append(sentence)
-    before = state.facts.get("versions", {})
+    before = state.extra.get("versions", {})
     for package, version in now["versions"].items():
         if before.get(package, version) != version:
             found.mild.append(f"{package}: {before[package]} when saved, {version} now")
@@ -100,13 +100,13 @@ def _compare_variables(
         may_come = not whole if collection == "model" else own_step or not whole
         if lacking and may_come:
             found.pending += lacking
-        elif lacking or (new and state.facts.get("complete", True)):
+        elif lacking or (new and state.extra.get("complete", True)):
             found.fatal.append(f"{sentence} (such as {(lacking or new)[0]})")
 
 
 def other_backend(state: TrainState) -> bool:
     """Say whether the state was saved on another backend than the present one."""
-    return bool(state.facts.get("versions", {}).get("backend") != keras.backend.backend())
+    return bool(state.extra.get("versions", {}).get("backend") != keras.backend.backend())
 
 
 def _kind(optimizer: Any) -> str:

@@ -21,17 +21,18 @@ from numpy.typing import NDArray
 from keras_ratchet import _backends
 from keras_ratchet._engine.resume.data_states import DataStates
 from keras_ratchet._engine.resume.state_codec import owned
-from keras_ratchet._keras import data_adapters, validation_data
+from keras_ratchet._keras import data_adapters, proved, validation_data
+from keras_ratchet._warn import warn
 from keras_ratchet.types import Seekable, Stateful
 
 
 class DataCursor:
-    """Takes the state of a `fit`'s data at the begin of an epoch, and puts it back.
+    """Captures the state of the data of a `fit` at the start of an epoch, and restores it.
 
     Args:
         iterator: The `EpochIterator` of `fit`, or None in a custom loop.
         data: The data set, where the user named it.
-        model: The model, whose variables somebody else keeps.
+        model: The model, whose variables are saved elsewhere.
     """
 
     def __init__(self, iterator: Any, data: Any = None, model: Any = None) -> None:
@@ -61,7 +62,7 @@ class DataCursor:
         return roots
 
     def facts(self) -> dict[str, Any]:
-        """Return what has to be the same when training goes on."""
+        """Return what has to be the same in a run that resumes."""
         adapter = getattr(self._iterator, "data_adapter", None)
         return {
             "data": self.kind,
@@ -77,25 +78,28 @@ class DataCursor:
         """
         return min(batch + 1, getattr(self._iterator, "num_batches", None) or batch + 1)
 
-    def epoch_begins(self) -> None:
-        """Before the first epoch here, look at what cannot be kept: does the epoch change it?"""
+    def start_epoch(self) -> None:
+        """Before the first epoch here, look at what cannot be saved, to see whether it changes."""
         if self._watches is None:
             self._states.watch()
             self._arrays = digest_of(data_adapters.arrays_of(self._iterator))
             self._watches = True
 
-    def epoch_has_ended(self, epoch: int) -> dict[str, bool]:
-        """Count an epoch and its validation; after the first one return what it has lost.
-
-        With each name goes whether these are rows that the user may have shuffled.
-        """
+    def end_epoch(self, epoch: int) -> None:
+        """Count an epoch and its validation; after the first one warn of what cannot be saved."""
         self._epochs += 1
         self._validations += self._fit is not None and self._fit.follows(epoch)
         lost = self._states.lost() if self._watches else {}
         if self._watches and self._arrays != digest_of(data_adapters.arrays_of(self._iterator)):
             lost["the arrays given to fit"] = True
         self._watches = False
-        return lost
+        if lost:  # the value says whether these are rows that the user may have shuffled
+            shuffle = "Shuffle row numbers, not the table: an array of indices is saved. Or give"
+            cure = shuffle if any(lost.values()) else "Give"
+            warn(
+                f"Resume will not be exact: the first epoch has changed {', '.join(lost)}, which "
+                f"cannot be saved. {cure} the data set state_dict() and load_state_dict()."
+            )
 
     def capture(self) -> dict[str, Any]:
         """Return the sources' state; call it between two epochs."""
@@ -119,7 +123,7 @@ class DataCursor:
         return {**begin, **self._train.capture_at(batch)}
 
     def restore(self, state: Mapping[str, Any], epoch: int, batch: int = 0) -> None:
-        """Bring the sources to the begin of an epoch; the batches that are done will be skipped.
+        """Bring the sources to the start of an epoch; the batches that are done will be skipped.
 
         Args:
             state: What `capture` or `capture_at` returned.
@@ -134,7 +138,7 @@ class DataCursor:
             data_adapters.advance_dataset(
                 self._iterator, self.source, self._epochs, state.get("batches")
             )
-        self._states.load(state.get("reached", {}))  # to make iterators may have changed it
+        self._states.load(state.get("reached", {}))  # making iterators may have changed it
         if state.get("passes") is not None:
             data_adapters.set_passes(self._iterator, state["passes"])
         if state.get("batches") is not None:
@@ -150,6 +154,13 @@ class DataCursor:
             if getattr(self._validation.source, "persistent_workers", False):
                 iter(self._validation.source)  # only the first iterator of all draws a seed
         self._validation.restore(state.get("validation", {}), 0)
+
+    def warn(self) -> None:
+        """Warn of data whose state an interruption will lose, with the cure."""
+        if unproved := proved.unproved():
+            warn(f"Resume may not be exact: {unproved} Use one of these, or a newer keras-ratchet.")
+        for complaint in self.complaints():
+            warn(f"Resume will not be exact. {complaint}")
 
     def complaints(self) -> list[str]:
         """Return, for what cannot be resumed exactly, the reason and the cure."""
@@ -173,7 +184,7 @@ class DataCursor:
         return found
 
     def _validates_in_order(self) -> bool:
-        """Say whether a DataLoader with workers that live on has an order of no state."""
+        """Return whether a DataLoader whose workers persist has an order without state."""
         assert self._validation is not None
         sampler = getattr(self._validation.source, "sampler", None)
         return type(sampler).__name__ == "SequentialSampler"
@@ -221,7 +232,7 @@ class SourceState:
         return {}
 
     def restore(self, state: Mapping[str, Any], batch: int) -> None:
-        """Put the state back; so many batches of the epoch will be skipped."""
+        """Restore the state; so many batches of the epoch will be skipped."""
         if "state" not in state:
             return
         if isinstance(self.source, Seekable):
@@ -300,3 +311,19 @@ def digest_of(arrays: Iterable[NDArray[Any]]) -> str:
             rows = array[np.linspace(0, len(array) - 1, _ROWS).astype(int)]
         hasher.update(np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data)
     return str(hasher.hexdigest())
+
+
+def warn_of_generators(source: Any) -> bool:
+    """Warn of a DataLoader with generators of its own that was not named; return whether it is one.
+
+    Args:
+        source: What a hand-written loop iterates over.
+    """
+    torch = _backends.torch_loading()
+    if torch is None or not hasattr(source, "batch_sampler") or not torch.generators(source):
+        return False
+    warn(
+        "Resume will not be exact. This DataLoader draws from a generator of its own. Say so: "
+        "Run(..., data=loader)."
+    )
+    return True

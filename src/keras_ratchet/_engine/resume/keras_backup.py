@@ -1,7 +1,7 @@
 """A backup that Keras's own BackupAndRestore wrote: weights, optimizer, and the epoch.
 
 Its files are read, never changed or deleted. It holds no random streams, no states of callbacks
-and no place within an epoch: what goes on from it is exact from there on only.
+and no place within an epoch, so a run that resumes from it is exact from there on only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAX_METADATA_BYTES = 1 << 20
 
 
 def adopt(model: Any, directory: str) -> int:
-    """Load the backup, if there is one; return the epoch to go on with.
+    """Load the backup, if there is one; return the epoch to resume with.
 
     Args:
         model: The model, built, as is its optimizer.
@@ -53,7 +53,7 @@ def adopt(model: Any, directory: str) -> int:
     if problems:
         raise CorruptError(
             f"The backup by Keras in {directory!r} cannot be read. {' '.join(problems)} To start "
-            f"anew, delete its files or give another directory."
+            f"from scratch, delete its files or give another directory."
         )
     return 0
 
@@ -65,15 +65,15 @@ class _Unreadable(Exception):
 def _warn(path: str, epoch: int, problems: list[str]) -> None:
     damaged = f" ({' '.join(problems)})" if problems else ""
     warn(
-        f"Going on at epoch {epoch} from {path!r}, which Keras's BackupAndRestore wrote{damaged}: "
+        f"Resuming at epoch {epoch} from {path!r}, which Keras's BackupAndRestore wrote{damaged}: "
         f"it holds weights and optimizer, but neither random streams nor states of callbacks. "
-        f"The file stays where it is; delete it when this training is done."
+        f"The file stays where it is; delete it when this run has ended."
     )
 
 
 def _epoch(path: str) -> int:
     if not os.path.exists(path):
-        return 0  # Keras had written the weights of its first backup, and died
+        return 0  # Keras was killed after it had written the weights of its first backup
     try:
         with open(path, encoding="utf-8") as file:
             epoch = json.loads(file.read(_MAX_METADATA_BYTES))["epoch"]
@@ -98,5 +98,5 @@ def _load(model: Any, path: str) -> None:
         restore_variables(named, before)
         raise ResumeError(
             f"The backup {path!r}, written by Keras, does not fit this model: {error} Nothing was "
-            f"changed. Give this training a directory of its own, or delete that file."
+            f"changed. Give this run a directory of its own, or delete that file."
         ) from error

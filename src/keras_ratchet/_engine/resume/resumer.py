@@ -1,11 +1,11 @@
-"""One training that can be cut anywhere: captured, compared, restored."""
+"""The state of a run: captured, compared, and restored when the run is resumed."""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from keras_ratchet._engine.capture import building, optimizers, rng
 from keras_ratchet._engine.capture.building import FlagsWatch
 from keras_ratchet._engine.capture.extra_state import EXTRA, named_extras, reach, restore_extras
 from keras_ratchet._engine.capture.variable_names import Places
-from keras_ratchet._engine.resume.attributes import Unkept
+from keras_ratchet._engine.resume.attributes import AttributeStates
 from keras_ratchet._engine.resume.callback_states import CallbackStates
 from keras_ratchet._engine.resume.comparison import (
     RATE,
@@ -38,8 +38,7 @@ from keras_ratchet._engine.resume.train_state import (
     restore_variables,
     shape_differences,
 )
-from keras_ratchet._keras import data_adapters, fit
-from keras_ratchet._keras.fit import step_result
+from keras_ratchet._keras import fit
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import ResumeError
 from keras_ratchet.types import Position
@@ -51,50 +50,47 @@ _log = logging.getLogger("keras_ratchet")
 class BeforeValidation:
     """The metrics of an epoch whose batches are all done, and the random streams then.
 
-    `fit` has drawn the next epoch's iterator by now, so these streams belong to the begin of the
-    validation and not to the end of the last batch.
+    `fit` has drawn the next epoch's iterator by now, so these streams belong to the start of the
+    validation and not to the end of the last batch. A state that is captured during the validation
+    gets both of them, and so is one of the validation's start.
     """
 
     metrics: Mapping[str, NDArray[Any]]
     streams: dict[str, Any]
 
-    def put_into(self, state: TrainState) -> None:
-        """Make a state that was taken in validation one of the validation's begin."""
-        state.variables |= self.metrics
-        state.rng = self.streams
-        state.facts["in_validation"] = True
-
 
 @dataclass(slots=True)
 class Resumer:
-    """Takes the state of one training apart from how its loop is driven.
+    """Captures and restores the state of one run, however its loop is driven.
 
     Args:
-        backups: Where the snapshots are.
+        store: Where the snapshots are.
         callbacks: The states of the callbacks.
         cursor: The data.
+        attributes: Those of the model, if they are looked at.
         optimizer: The torch optimizer of a hand-written loop, if it has one.
+        script_sets_rate: Whether the script's learning rate counts, not the saved one.
 
     Attributes:
-        state: What training goes on from, if it does.
-        unkept: The model's attributes, and what of it cannot be kept.
+        state: What the run resumes from, if it does.
+        stage: Which of several runs with one directory this is; set by `find`.
         pending: Names of variables of that state which only the first step can make.
         places: The names of the model's variables.
         flags: What is trainable.
     """
 
-    backups: SnapshotStore
+    store: SnapshotStore
     callbacks: CallbackStates
     cursor: DataCursor
+    attributes: AttributeStates | None = None
     optimizer: Any = None
-    state: TrainState | None = None
-    unkept: Unkept | None = None
-    pending: list[str] = field(default_factory=list)
-    places: Places = field(default_factory=Places)
-    flags: FlagsWatch = field(default_factory=FlagsWatch)
-    _in_first_epoch: bool = False
-    stage: Stage = field(init=False)
     script_sets_rate: bool = False
+    state: TrainState | None = field(default=None, init=False)
+    stage: Stage = field(init=False)
+    pending: list[str] = field(default_factory=list, init=False)
+    places: Places = field(default_factory=Places, init=False)
+    flags: FlagsWatch = field(default_factory=FlagsWatch, init=False)
+    _in_first_epoch: bool = False
     _script: dict[str, Any] = field(default_factory=dict)
     _new_rate: float | None = None
     _began: float = field(default_factory=time.monotonic)
@@ -108,28 +104,28 @@ class Resumer:
         return self._elapsed_before_s + time.monotonic() - self._began
 
     def find(self, model: Any, epochs: int | None) -> TrainState | None:
-        """Return the state to go on from, compared with this training, or None.
+        """Return the state to resume from, compared with this run, or None.
 
-        A training that had run all its epochs goes on if there are more of them now; one that
-        was stopped early does not.
+        A run that had done all its epochs is resumed if there are more of them now; one that was
+        stopped early is not.
 
-        Where this run was finished before the interruption, nothing is left to go on from, and
-        `stage.is_done` says so; the model then holds what the snapshot has.
+        Where this run was finished before the interruption, there is nothing to resume, and
+        `stage.is_done` says so; the model then has the values of the snapshot.
 
         Raises:
             CorruptError: If there are snapshots and none of them verifies.
-            ResumeError: If it belongs to another training; nothing has been changed.
+            ResumeError: If it belongs to another run; nothing has been changed.
         """
-        self.flags.begin(model, self.places)
+        self.flags.start(model, self.places)
         self._script = arguments_of(model)
-        stage = self.stage = Stage(model, self.backups.directory, (fit.first_epoch(), epochs))
-        found = self.backups.newest(lambda s: not stage.is_number_of(s) or _is_over(s, epochs))
+        stage = self.stage = Stage(model, self.store.directory, (fit.first_epoch(), epochs))
+        found = self.store.newest(lambda s: not stage.is_number_of(s) or _may_resume(s, epochs))
         if found is None:
             return None
         state, path = found
         standing = stage.standing(state)
         if standing == "done":
-            self._put_back_if_it_fits(model, state)
+            self._restore_if_it_fits(model, state)
         if standing != "mine":
             return None
         building.build_optimizers(model, self.places, state.built_for)
@@ -137,15 +133,15 @@ class Resumer:
         if here.fatal:
             raise ResumeError(
                 f"The training saved in {path!r} is not this one: {'; '.join(here.fatal)}. Nothing "
-                f"was changed. Give this training a directory of its own, or delete that one."
+                f"was changed. Give this run a directory of its own, or delete that one."
             )
         mild = [*here.mild, *self.flags.differences(state.trainable)]
-        mild += self._compare_script(state.facts.get("script", {}))
+        mild += self._compare_script(state.extra.get("script", {}))
         if mild:
-            warn(f"Going on from {path!r} although this differs: {'; '.join(mild)}.")
+            warn(f"Resuming from {path!r} although this differs: {'; '.join(mild)}.")
         self.state, self.pending = state, here.pending
         self._elapsed_before_s = state.elapsed_s
-        self.backups.note("resume", name=os.path.basename(path), epoch=state.position.epoch)
+        self.store.note("resume", name=os.path.basename(path), epoch=state.position.epoch)
         _log.warning(
             "resuming from %s: %d epochs and %d batches are done",
             path,
@@ -155,15 +151,15 @@ class Resumer:
         return state
 
     def _compare_script(self, saved: dict[str, Any]) -> list[str]:
-        """Return how the script differs from the one that was saved, and settle whose rate counts.
+        """Return how the script differs from the one that was saved, and decide whose rate counts.
 
-        The saved one is noted again, so that the next resume tells of it too.
+        The saved rate is stored again, so that the next resume names the difference too.
         """
         found = changes(saved, self._script)
         if self.script_sets_rate and saved and saved["steps"] != self._script["steps"]:
             return [
-                "learning_rate='script' cannot be heeded, since the optimizer has made steps "
-                "before this fit and no longer tells what the script says; the saved rate goes on"
+                "learning_rate='script' has no effect, since the optimizer has made steps before "
+                "this fit and no longer has the script's rate; the saved rate is used"
             ]
         if not rate_differs(saved, self._script):
             return found
@@ -173,11 +169,11 @@ class Resumer:
             _log.warning("%s, as learning_rate='script' asks for", found[0])
             return found[1:]
         rates[RATE] = saved["optimizer"][RATE]
-        which = f"{found[0]} (going on from the saved one; learning_rate='script' takes the other)"
+        which = f"{found[0]} (the saved one is used; learning_rate='script' takes the other)"
         return [which, *found[1:]]
 
-    def _put_back_if_it_fits(self, model: Any, state: TrainState) -> None:
-        """Let the model hold what a run had ended with that is not to be run again."""
+    def _restore_if_it_fits(self, model: Any, state: TrainState) -> None:
+        """Give the model the values that a finished run had ended with."""
         building.build_optimizers(model, self.places, state.built_for)
         named = self.places.variables(model)
         lacking = [n for n in state.variables if n.startswith("model/") and n not in named]
@@ -185,28 +181,28 @@ class Resumer:
             restore_variables(named, state.variables)
             optimizers.put_torch_states(model, state.torch_optimizers)
 
-    def put_back(self, model: Any) -> None:
+    def restore(self, model: Any) -> None:
         """Restore variables, optimizers, what is trainable, and callbacks."""
         if self.state is None:
             return
         building.build_optimizers(model, self.places, self.state.built_for)
         restore_variables(self.places.variables(model), self.state.variables)
         restore_extras(model, self.state.variables)
-        if self.unkept is not None:
-            self.unkept.attributes.restore(model, self.state.attributes)
-        self.flags.put_back(model, self.places, self.state.trainable)
+        if self.attributes is not None:
+            self.attributes.restore(model, self.state.attributes)
+        self.flags.restore(model, self.places, self.state.trainable)
         optimizers.put_torch_states(model, self.state.torch_optimizers)
         if self._new_rate is not None:
             model.optimizer.learning_rate = self._new_rate
-        self.callbacks.load(self.state.callbacks, self.state.facts.get("identities"))
+        self.callbacks.load(self.state.callbacks, self.state.extra.get("identities"))
         if self.optimizer is not None and "optimizer" in self.state.loop:
             self.optimizer.load_state_dict(_backends.torch_tensors(self.state.loop["optimizer"]))
 
     def require(self, in_fit: bool, skips: bool, is_over: bool) -> None:
-        """Refuse to go on where the loop cannot.
+        """Raise where the loop cannot resume.
 
         Args:
-            in_fit: Whether it is that of `fit`.
+            in_fit: Whether the loop is that of `fit`.
             skips: Whether it can skip batches.
             is_over: Whether it will take no step.
 
@@ -227,16 +223,16 @@ class Resumer:
             )
 
     def before_step(self, model: Any, first: bool) -> None:
-        """Note what the next step is traced with; let the first one make what is pending.
+        """Note what the next step is traced with; the first one makes what is pending.
 
-        It begins from the values of now: callbacks may have set some since the state was put back
+        It starts from the present values: callbacks may have set some since the state was restored
         (the learning rate, for one).
 
         Args:
             model: The model.
             first: Whether it is the first step after a resume, and `fit` takes it.
         """
-        self.flags.epoch_begins(model, self.places)
+        self.flags.start_epoch(model, self.places)
         self._in_first_epoch = first
         if not first:
             return
@@ -274,16 +270,16 @@ class Resumer:
         optimizers.put_torch_states(model, {**self.state.torch_optimizers, **values[1]})
         self.pending = []
 
-    def begin_first_epoch(self) -> None:
-        """Bring data and random streams to the begin of the epoch that is to go on."""
+    def start_first_epoch(self) -> None:
+        """Bring data and random streams to the start of the epoch that is resumed."""
         assert self.state is not None
         state = self.state
         self.cursor.restore(state.cursor, state.position.epoch, state.position.batch)
         self._epoch_rng, self._epoch_cursor = self._streams(state.epoch_rng), state.cursor
         rng.restore(self._epoch_rng)
 
-    def go_on_in_epoch(self) -> None:
-        """Set the random streams to where they were at the batch, or at the validation's begin."""
+    def restore_streams(self) -> None:
+        """Set the random streams to where they were at the batch, or at the validation's start."""
         assert self.state is not None
         in_batches = self.state.position.batch > 0 and not self.in_validation
         drawn_ahead = in_batches and keras.backend.backend() == "tensorflow"
@@ -292,9 +288,9 @@ class Resumer:
     @property
     def in_validation(self) -> bool:
         """Whether the state was saved when all batches of the epoch were done."""
-        return self.state is not None and bool(self.state.facts.get("in_validation"))
+        return self.state is not None and bool(self.state.extra.get("in_validation"))
 
-    def begin_epoch(self) -> None:
+    def start_epoch(self) -> None:
         """Note the streams and the data's state, for saves in the middle of the epoch."""
         self._epoch_rng = rng.capture()
         self._epoch_cursor = self.cursor.capture()
@@ -305,7 +301,15 @@ class Resumer:
         return BeforeValidation(capture_variables(metrics), rng.capture())
 
     def capture(
-        self, model: Any, position: Position, logs: Mapping[str, float], lasting: bool = False
+        self,
+        model: Any,
+        position: Position,
+        logs: Mapping[str, float],
+        progress: Mapping[str, Any],
+        *,
+        finished: str = "",
+        validation: BeforeValidation | None = None,
+        background: bool = False,
     ) -> TrainState:
         """Return the state of this moment.
 
@@ -313,32 +317,42 @@ class Resumer:
             model: The model.
             position: What is done.
             logs: Of the last step.
-            lasting: Whether training goes on before the state is written.
+            progress: What else is known about how far the run is, as plain data.
+            finished: How the run ended, if it has.
+            validation: What a running validation has changed.
+            background: Whether training continues before the state is written.
         """
         now = rng.capture()
         whole = position.batch == 0
         found = reach(model)
         at_places = self.places.variables(model)
         named = at_places | named_extras(model, found)
+        extra = self._comparable(model) | dict(progress)
+        if validation is not None:
+            extra["in_validation"] = True
         return TrainState(
             position=position,
-            variables={},
-            held=hold_variables(named, self.backups.holder, lasting),
-            rng=now,
+            variables={} if validation is None else dict(validation.metrics),
+            held=hold_variables(named, self.store.holder, background),
+            rng=now if validation is None else validation.streams,
             epoch_rng=now if whole else self._epoch_rng,
             callbacks=self.callbacks.capture(),
             cursor=self._cursor_at(position.batch),
             loop=self._loop(),
             logs=dict(logs),
-            facts=self._facts(model),
+            extra=extra,
             torch_optimizers=optimizers.torch_states(model),
             built_for=building.built_for(model, at_places),
             trainable=self.flags.state(model, self.places, at_places),
-            attributes={} if self.unkept is None else self.unkept.look(model, position, found),
+            attributes={}
+            if self.attributes is None
+            else self.attributes.look(model, position, found),
             elapsed_s=self.elapsed_s,
+            finished=finished,
         )
 
-    def _facts(self, model: Any) -> dict[str, Any]:
+    def _comparable(self, model: Any) -> dict[str, Any]:
+        """Return what the next resume compares with, and needs to find its way."""
         return facts_of(model, self.cursor) | {
             "complete": building.is_complete(model),
             "stage": self.stage.facts(),
@@ -357,40 +371,15 @@ class Resumer:
         return self.cursor.capture_at(batch, self._epoch_cursor)
 
     def _streams(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Return streams for this backend; those that the other backend had not go on."""
+        """Return streams for this backend; those of another backend are left out."""
         assert self.state is not None
         if not other_backend(self.state):
             return state
         return {**state, "backend": {}}
 
 
-def _is_over(state: TrainState, epochs: int | None) -> bool:
-    """Say whether a state may be gone on from: a finished one only if nothing is left to do."""
+def _may_resume(state: TrainState, epochs: int | None) -> bool:
+    """Return whether a run may resume from a state: a finished one only if no epochs were added."""
     if state.finished != "all epochs":
         return True
-    return epochs is None or epochs <= (state.facts.get("epochs") or 0)
-
-
-def skipping(
-    model: Any, batches: int, logs: Mapping[str, float], at_end: Callable[[], None]
-) -> None:
-    """Let `fit` draw and throw away the first batches of an epoch.
-
-    Args:
-        model: The model whose `train_function` stands aside meanwhile.
-        batches: How many.
-        logs: What each of these steps returns.
-        at_end: Called when the last one has been drawn.
-    """
-    original = model.train_function
-    done = 0
-
-    def skip(*arguments: Any) -> Any:
-        nonlocal done
-        done += data_adapters.draw(model, arguments)
-        if done >= batches:
-            model.train_function = original
-            at_end()
-        return step_result(arguments, dict(logs))
-
-    model.train_function = skip
+    return epochs is None or epochs <= (state.extra.get("epochs") or 0)

@@ -1,9 +1,9 @@
 """Several runs of one model that share a directory: which of them a snapshot belongs to.
 
 A script may call `fit` more than once with one directory: epoch by epoch, or first with a frozen
-base and then without. A snapshot notes the number of its stage, the epochs that were planned, and
-what the stages before it ended with. A script that is run again begins with its first stage; those
-that the snapshot knows as finished are not trained again.
+base and then without. A snapshot stores the number of its stage, the epochs that were planned, and
+what the stages before it ended with. A script that is run again starts with its first stage; those
+that the snapshot lists as finished are not trained again.
 
 What this process has finished is counted here, for each model and directory, since neither a
 `fit` nor a callback knows of the others: two `fit`s need not share a callback.
@@ -66,18 +66,18 @@ class Stage:
         self._others = _total.get(self.directory, 0) - len(self._before)
 
     def facts(self) -> dict[str, Any]:
-        """Return what a snapshot has to say of its stage."""
+        """Return what a snapshot stores about its stage."""
         return {"plan": list(self.plan), "before": self._before, "others": self._others}
 
     def is_number_of(self, state: TrainState) -> bool:
-        """Say whether a snapshot is of the stage that has this one's number."""
+        """Return whether a snapshot is of the stage that has this one's number."""
         return len(_facts_of(state)["before"]) == len(self._before)
 
     def standing(self, state: TrainState) -> Standing:
-        """Say whether a snapshot is of this stage, or of a later one (then this is done).
+        """Return whether a snapshot is of this stage, or of a later one (then this is done).
 
         Raises:
-            ResumeError: If it is of a stage that this training does not lead to.
+            ResumeError: If it is of a stage that this run does not lead to.
         """
         saved = _facts_of(state)
         before, here = saved["before"], len(self._before)
@@ -101,7 +101,7 @@ class Stage:
         raise ResumeError(self._foreign(len(before)))
 
     def end(self, callbacks: Iterable[Any]) -> None:
-        """Note that this stage is finished; one that was already gets its History again.
+        """Record that this stage is finished; if it was before, restore its History.
 
         Args:
             callbacks: The callbacks of the run, History among them.
@@ -119,15 +119,15 @@ class Stage:
     def _warn_of_others(self, others: int) -> None:
         warn(
             f"The snapshot in {self.directory!r} was saved by a process in which {others} "
-            f"trainings of other models had ended there before, and in this one it is "
-            f"{self._others}. If these are folds or trials, this one goes on from the weights of "
+            f"runs of other models had ended there before, and in this one it is "
+            f"{self._others}. If these are folds or trials, this one resumes from the weights of "
             f"another: give each a backup_dir of its own."
         )
 
     def _warn_of_this_process(self) -> None:
         warn(
             f"This process has already finished the training of another model in "
-            f"{self.directory!r}, and this `fit` goes on from the snapshot there: it begins with "
+            f"{self.directory!r}, and this `fit` resumes from the snapshot there: it starts with "
             f"the weights of that model, and trains only the epochs that it has more. If these "
             f"are folds or trials, give each a backup_dir of its own."
         )
@@ -136,7 +136,7 @@ class Stage:
         numbers = "1" if finished == 1 else f"1 to {finished}"
         warn(
             f"`fit` number {numbers} with {self.directory!r} was finished before the interruption "
-            f"and is not trained again. Until number {finished + 1} goes on the model holds the "
+            f"and is not trained again. Until number {finished + 1} resumes, the model has the "
             f"weights of the snapshot, which are later ones than those it had at that point. "
             f"{_WAY}"
         )
@@ -144,7 +144,7 @@ class Stage:
     def _skip_to(self, before: list[dict[str, Any]]) -> None:
         warn(
             f"The snapshot in {self.directory!r} is of `fit` number {len(before) + 1} with this "
-            f"directory, and this is number 1, with the same epochs: going on from it, as if those "
+            f"directory, and this is number 1, with the same epochs: resuming from it, as if those "
             f"before it were no longer in the script."
         )
         self._before = before
@@ -153,10 +153,10 @@ class Stage:
         first, epochs = self.plan
         return (
             f"The snapshot in {self.directory!r} is of `fit` number {number + 1} with this "
-            f"directory. `fit` number {len(self._before) + 1}, which begins now (epochs {first} "
+            f"directory. `fit` number {len(self._before) + 1}, which starts now (epochs {first} "
             f"to {epochs}), does not lead to it. Nothing was changed. {_WAY}"
         )
 
 
 def _facts_of(state: TrainState) -> dict[str, Any]:
-    return {"before": [], "others": 0, "plan": None, **state.facts.get("stage", {})}
+    return {"before": [], "others": 0, "plan": None, **state.extra.get("stage", {})}

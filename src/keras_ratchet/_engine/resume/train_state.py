@@ -1,24 +1,25 @@
-"""TrainState: everything that an exact resume needs, taken out of a training and put back.
+"""TrainState: everything that an exact resume needs, captured from a run and restored.
 
-| part | what | where it is put back |
+| part | what | when it is restored |
 |---|---|---|
 | `model/*` | trainable and other variables of the model, SeedGenerators among them | train begin |
 | `optimizer/*` | slots, iterations, rates, averages, loss scale of all optimizers | train begin |
 | `torch_optimizers` | those of torch in the model's attributes | train begin |
 | `built_for` | for which variables each optimizer was built, in its order | train begin |
-| `metrics/*` | running sums of the metrics | first epoch's begin, after Keras's reset |
-| `trainable` | which layers and variables are trainable, at three moments | see `trainable.py` |
+| `metrics/*` | running sums of the metrics | first epoch's start, after Keras's reset |
+| `trainable` | which layers and variables are trainable, at three moments | see `building.py` |
 | `extra/*` | state of the model that is no Keras variable of its own | train begin |
 | `attributes` | plain attributes of the model and its layers that have changed | train begin |
 | `rng` | streams now: Python, NumPy, the backend, Keras's global seeds | see `epoch_rng` |
-| `epoch_rng` | the same at the begin of the epoch | first epoch's begin; `rng` at its batch |
-| `callbacks` | states of all callbacks, History included | train begin and first epoch's begin |
+| `epoch_rng` | the same at the start of the epoch | first epoch's start; `rng` at its batch |
+| `callbacks` | states of all callbacks, History included | train begin and first epoch's start |
 | `loop` | what a hand-written loop adds: its torch optimizer | train begin |
-| `cursor` | state of data sources that have one | first epoch's begin |
+| `cursor` | state of data sources that have one | first epoch's start |
 | `logs` | the last batch's logs | returned by the skipped steps |
+| `extra` | what is compared at a resume, and how far the run is | before anything is touched |
 
-Variables are named by place (see `places.py`): their own names differ between two builds of one
-model, and their order changes with what is trainable. Nothing is pickled.
+Variables are named by place (see `variable_names.py`): their own names differ between two builds
+of one model, and their order changes with what is trainable. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -36,15 +37,16 @@ from keras_ratchet._engine.resume.state_codec import decode, encode
 from keras_ratchet.errors import LoadError, ResumeError
 from keras_ratchet.types import Position
 
-_PARTS = (
-    *("rng", "epoch_rng", "callbacks", "cursor", "loop", "logs", "facts"),
-    *("torch_optimizers", "built_for", "trainable", "attributes"),
-)
+_PARTS = {  # and their keys in the file
+    **{part: part for part in ("rng", "epoch_rng", "callbacks", "cursor", "loop", "logs")},
+    "extra": "facts",
+    **{part: part for part in ("torch_optimizers", "built_for", "trainable", "attributes")},
+}
 
 
 @dataclass(slots=True)
 class TrainState:
-    """One moment of a training, as arrays and plain data.
+    """One moment of a run, as arrays and plain data.
 
     Until `settle` the variables may be held where they are cheapest to hold.
     """
@@ -57,7 +59,7 @@ class TrainState:
     cursor: dict[str, Any] = field(default_factory=dict)
     loop: dict[str, Any] = field(default_factory=dict)
     logs: dict[str, float] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
     torch_optimizers: dict[str, Any] = field(default_factory=dict)
     built_for: dict[str, list[str]] = field(default_factory=dict)
     trainable: dict[str, Any] = field(default_factory=dict)
@@ -67,7 +69,7 @@ class TrainState:
     held: Callable[[], Mapping[str, NDArray[Any]]] | None = None
 
     def settle(self) -> None:
-        """Take the values that are held; those that were put in by hand stay."""
+        """Fill in the values that are held; those already in `variables` win."""
         if self.held is not None:
             self.variables = {**self.held(), **self.variables}
             self.held = None
@@ -81,8 +83,8 @@ class TrainState:
             "finished": self.finished,
             "variables": list(self.variables),
         }
-        for part in _PARTS:
-            data[part] = encode(getattr(self, part), arrays, part)
+        for part, key in _PARTS.items():
+            data[key] = encode(getattr(self, part), arrays, key)
         return data, arrays
 
     @classmethod
@@ -93,7 +95,7 @@ class TrainState:
             LoadError: If the data is of another shape.
         """
         try:
-            decoded = {part: decode(data.get(part, {}), arrays) for part in _PARTS}
+            decoded = {part: decode(data.get(key, {}), arrays) for part, key in _PARTS.items()}
             return cls(
                 position=Position(**data["position"]),
                 variables={name: arrays[name] for name in data["variables"]},
@@ -127,7 +129,7 @@ def capture_variables(named: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
 
 
 def restore_variables(named: Mapping[str, Any], saved: Mapping[str, NDArray[Any]]) -> None:
-    """Put back the values of all variables that were saved.
+    """Restore the values of all variables that were saved.
 
     Raises:
         ResumeError: If a shape differs; then no variable has been touched.
