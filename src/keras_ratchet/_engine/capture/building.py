@@ -59,7 +59,7 @@ def built_for(model: Any, named: Mapping[str, Any]) -> dict[str, list[str]]:
 def build_optimizers(model: Any, places: Places, saved: Mapping[str, Sequence[str]]) -> None:
     """Build optimizers for the variables that they had been built for, in that order.
 
-    `model.optimizer` is made anew if it is built for others: a callback had compiled the model
+    `model.optimizer` is made again if it is built for others: a callback had compiled the model
     again, after it had made other layers trainable.
     """
     named = places.variables(model, ("model",))
@@ -78,12 +78,12 @@ def build_optimizers(model: Any, places: Places, saved: Mapping[str, Sequence[st
 
 
 def step_twice(model: Any, capture: Callable[[], Any], complete: Callable[[Any], None]) -> None:
-    """Let the next step run twice on its batch: to make what is missing, and for good.
+    """Have the next step run twice on its batch: to make what is missing, and for good.
 
     Args:
-        model: The model, whose `train_function` stands aside until then.
-        capture: Returns the values that the step begins with, as far as they are there.
-        complete: Puts them back, and in their places those that were missing.
+        model: The model, whose `train_function` is replaced until then.
+        capture: Returns the values that the step starts with, as far as they are there.
+        complete: Restores them, and those that were missing.
     """
     original = model.train_function
 
@@ -141,7 +141,7 @@ def changed(before: Mapping[str, bool], after: Mapping[str, bool]) -> list[str]:
 
 
 class FlagsWatch:
-    """The flags of one training at three moments, from which a resume makes its own.
+    """The flags of one run at three moments, from which a resume derives its own.
 
     On tensorflow and jax a step is traced once: what is made trainable after that, or frozen, is
     so on paper only, until `make_train_function(force=True)`. A resume traces its first step
@@ -154,11 +154,11 @@ class FlagsWatch:
         self._functions: list[Any] = []
 
     def start(self, model: Any, places: Places) -> None:
-        """Note the flags that the script has set."""
+        """Record the flags that the script has set."""
         self._begin = flags_of(model, places)
 
     def start_epoch(self, model: Any, places: Places) -> None:
-        """Note the flags with which a new train function will be traced."""
+        """Record the flags with which a new train function will be traced."""
         function = getattr(model, "train_function", None)
         if not any(function is known for known in self._functions):
             self._functions, self._traced = [function], flags_of(model, places)
@@ -185,12 +185,12 @@ class FlagsWatch:
         return [f"what is trainable ({shown}{more}): it is as when it was saved"]
 
     def restore(self, model: Any, places: Places, saved: Mapping[str, Flags]) -> None:
-        """Set the flags of the moment at which the training was saved."""
+        """Set the flags of the moment at which the run was saved."""
         if saved:
             set_flags(model, places, saved["now"])
 
     def trace_as_before(self, model: Any, places: Places, saved: Mapping[str, Flags]) -> None:
-        """Let the next step of `fit` be traced with the flags that it had been traced with.
+        """Have the next step of `fit` traced with the flags that it had been traced with.
 
         Unless somebody makes another train function before.
         """

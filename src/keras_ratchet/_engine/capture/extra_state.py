@@ -33,7 +33,7 @@ _ITEMS = 1000  # of a container; longer ones hold data
 _LEAVES = (str, bytes, int, float, complex, bool, type(None), np.ndarray, np.generic)
 _CODE = (type, types.ModuleType, types.FunctionType, types.MethodType, types.BuiltinFunctionType)
 _FOLLOWED = (keras.layers.Layer, keras.metrics.Metric, keras.losses.Loss)
-# `compile` keeps them beside the losses and metrics that it is given, which are followed
+# `compile` stores them next to the losses and metrics that it is given, which are followed
 _NOT_FOLLOWED = (keras.optimizers.Optimizer, keras.callbacks.Callback, keras.Variable)
 _empty: set[type] = set()  # classes in whose objects nothing is ever found, to be fast
 
@@ -71,7 +71,7 @@ class Reach:
     _state_of: Any = field(default_factory=lambda: _backends.current().state_of)
 
     def follow(self, key: str, thing: Any, depth: int = 0, top: bool = False) -> None:
-        """Note an object if it is a variable, else look into it; layers each by itself (`top`)."""
+        """Add an object if it is a variable, else follow its attributes; `top`: a layer itself."""
         if type(thing) in _empty or id(thing) in self._seen:
             return
         if isinstance(thing, (*_LEAVES, *_CODE)):
@@ -88,7 +88,7 @@ class Reach:
             self._look_into(key, thing, depth)
 
     def _look_into(self, key: str, thing: Any, depth: int) -> None:
-        """Take what a framework's own object holds, and follow attributes."""
+        """Add the state of a framework's own object, and follow attributes."""
         held = self._state_of(thing)
         for foreign in held or ():
             foreign.path = f"{key.partition('.')[2]}.{foreign.name}".strip(".")
@@ -120,7 +120,7 @@ class Reach:
             self.extras.append(Extra(key, variable, is_weight))
 
     def know(self, variables: list[Any], layers: list[Any]) -> None:
-        """Leave out what is kept anyhow."""
+        """Leave out what is captured elsewhere."""
         self._known |= {id(variable): variable for variable in variables}
         self._values_due += variables
         self._layers |= {id(layer) for layer in layers}
@@ -148,13 +148,13 @@ def reach(model: Any) -> Reach:
 
 
 def _note_empty(thing: Any) -> None:
-    """Note that in objects like this one nothing is found; a proxy's class says nothing."""
+    """Remember that such objects contain nothing; a proxy's class does not tell."""
     if thing.__class__ is type(thing):
         _empty.add(type(thing))
 
 
 def is_seed(variable: Any) -> bool:
-    """Say whether a Keras variable is the state of a SeedGenerator."""
+    """Return whether a Keras variable is the state of a SeedGenerator."""
     return str(variable.name) == "seed_generator_state"
 
 
@@ -171,13 +171,13 @@ def _items(container: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def is_users(thing: Any) -> bool:
-    """Say whether an object is of a class of the user's own, with attributes."""
+    """Return whether an object is of a class of the user's own, with attributes."""
     return hasattr(thing, "__dict__") and _is_users_module(type(thing).__module__)
 
 
 @functools.cache
 def _is_users_module(name: str) -> bool:
-    """Say whether a module belongs neither to Python nor to an installed package."""
+    """Return whether a module belongs neither to Python nor to an installed package."""
     if name == "__main__":
         return True
     path = getattr(sys.modules.get(name), "__file__", None)
@@ -205,7 +205,7 @@ def named_extras(model: Any, found: Reach | None = None) -> dict[str, Any]:
 
 
 def weights_beyond(model: Any) -> list[Any]:
-    """Return what the model computes with beside its weights."""
+    """Return what the model computes with that is none of its weights."""
     return [extra.variable for extra in reach(model).extras if extra.is_weight]
 
 
@@ -235,7 +235,7 @@ def missing_extras(model: Any, saved: Mapping[str, NDArray[Any]]) -> list[str]:
 
 
 def finalize(model: Any) -> None:
-    """Let layers derive anew what they compute from variables that were set (Normalization)."""
+    """Have layers derive again what they compute from variables that were set (Normalization)."""
     for layer in layers_of(model):
         if layer.built and layer.variables and hasattr(layer, "finalize_state"):
             layer.finalize_state()

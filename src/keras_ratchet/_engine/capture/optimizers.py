@@ -1,7 +1,7 @@
-"""All optimizers of a model: `model.optimizer`, and those that it keeps in attributes of its own.
+"""All optimizers of a model: `model.optimizer`, and those in attributes of its own.
 
 GANs, distillation and actor-critic have several, in attributes, lists or dicts, or in an object
-that is one; on torch they may be torch's own. Each is named by where it lies: `d_optimizer`,
+that is one; on torch they may be torch's own. Each is named by its place: `d_optimizer`,
 `optimizers.actor`, `agent.optimizers.0`.
 """
 
@@ -88,7 +88,7 @@ def torch_states(model: Any) -> dict[str, Any]:
 
 
 def put_torch_states(model: Any, states: Mapping[str, Any]) -> None:
-    """Put the states of torch's optimizers back; those that are not there are left out."""
+    """Restore the states of torch's optimizers; those that are not there are left out."""
     for name, one in torch_optimizers(model).items():
         if name in states:
             one.load_state_dict(_backends.torch_tensors(copy.deepcopy(states[name])))
@@ -101,7 +101,7 @@ class AllOptimizers:
         model: The model.
 
     Raises:
-        ConfigError: If it has none whose state can be kept.
+        ConfigError: If it has none whose state can be captured.
     """
 
     def __init__(self, model: Any) -> None:
@@ -109,9 +109,9 @@ class AllOptimizers:
         found = optimizers_of(model)
         if not any(hasattr(o, "variables") or hasattr(o, "state_dict") for o in found.values()):
             raise ConfigError(
-                "Going back needs an optimizer with variables (Keras) or state_dict (torch). Got: "
-                f"{found.get('optimizer')!r}. Compile the model, or pass the loop's optimizer: "
-                f"optimizer=optimizer."
+                "Rolling back needs an optimizer with variables (Keras) or state_dict (torch). "
+                f"Got: {found.get('optimizer')!r}. Compile the model, or pass the loop's "
+                f"optimizer: optimizer=optimizer."
             )
 
     @property
@@ -124,7 +124,7 @@ class AllOptimizers:
         return {name: one.state_dict() for name, one in torch_optimizers(self._model).items()}
 
     def load_state_dict(self, states: Mapping[str, Any]) -> None:
-        """Put them back."""
+        """Restore them."""
         for name, one in torch_optimizers(self._model).items():
             if name in states:
                 one.load_state_dict(states[name])
@@ -154,7 +154,7 @@ def _inside(
 
 
 def _contents(value: Any) -> Mapping[Any, Any]:
-    """Return what a container or a plain object of the user's holds, by name."""
+    """Return the contents of a container or a plain object of the user's, by name."""
     if isinstance(value, Mapping | list | tuple):
         if len(value) > _MAX_LENGTH:
             return {}

@@ -1,4 +1,4 @@
-"""The host's random number streams: out, and back in."""
+"""The host's random number streams: captured and restored."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def capture() -> dict[str, Any]:
 
 
 def restore(state: dict[str, Any], data_streams: bool = True) -> None:
-    """Put the streams back; what the state does not have is left as it is.
+    """Restore the streams; what the state does not have is left as it is.
 
     Args:
         state: What `capture` returned.

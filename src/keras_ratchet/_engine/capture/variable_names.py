@@ -1,4 +1,4 @@
-"""Where in a model each of its variables lies: names that are the same in every build of it.
+"""Names for the variables of a model that are the same in every build of it: their places.
 
 | collection | variables | name |
 |---|---|---|
@@ -31,7 +31,7 @@ class Places:
         self._metrics: dict[str, Any] = {}
 
     def variables(self, model: Any, collections: Iterable[str] = COLLECTIONS) -> dict[str, Any]:
-        """Return the variables that training changes by name, in a fixed order.
+        """Return the variables that training changes, by name, in a fixed order.
 
         Args:
             model: The model.

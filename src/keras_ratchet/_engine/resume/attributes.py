@@ -190,7 +190,7 @@ def _owners(model: Any, found: Reach) -> dict[str, Any]:
 
 
 def _put(owner: Any, name: str, value: Any) -> None:
-    """Set an attribute, in place where another object may hold it too."""
+    """Set an attribute, in place where another object may share it."""
     value = thing(owned(value))
     present: Any = getattr(owner, name, None)
     if isinstance(present, deque) and isinstance(value, deque) and present.maxlen == value.maxlen:

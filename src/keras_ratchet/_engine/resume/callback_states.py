@@ -1,12 +1,12 @@
-"""What each callback has to remember over a restart: Keras's own by explicit lists.
+"""The state of each callback, which a restart has to restore: Keras's own by explicit lists.
 
-A callback joins in one of four ways:
+A callback takes part in one of four ways:
 
 * it has `state_dict()` and `load_state_dict()` (all of ours do);
 * it is one of Keras's, and listed here;
-* it is a subclass of one of these without a state_dict() of its own: what it adds is kept too;
-* its attributes are plain data (numbers, strings, arrays, containers of them): they are kept as
-  they are, and so are tensors. What has changed and cannot be kept is named in one warning, at
+* it is a subclass of one of these without a state_dict() of its own: what it adds is saved too;
+* its attributes are plain data (numbers, strings, arrays, containers of them): they are saved as
+  they are, and so are tensors. What has changed and cannot be saved is named in one warning, at
   the first save or when the first epoch ends.
 """
 
@@ -75,11 +75,11 @@ class CallbackStates:
 
     `identities` tells callbacks of one class apart where their order or number has changed.
 
-    Of a stranger's plain attributes those are kept that have changed since training began: what
-    its constructor set is the script's to decide.
+    Of other classes' plain attributes those are saved that have changed since the run started:
+    what a constructor set is the script's to decide.
 
     Args:
-        callbacks: The callbacks, when training begins and before any state is put back.
+        callbacks: The callbacks, when the run starts and before any state is restored.
     """
 
     def __init__(self, callbacks: list[Any]) -> None:
@@ -94,7 +94,7 @@ class CallbackStates:
         self._told: set[str] = set()
 
     def capture(self) -> dict[str, dict[str, Any]]:
-        """Return what each callback has to remember, as plain data."""
+        """Return the state of each callback, as plain data."""
         return {key: self._state_of(key, c) for key, c in self._callbacks.items()}
 
     def load(
@@ -102,7 +102,7 @@ class CallbackStates:
         states: Mapping[str, Mapping[str, Any]],
         identities: Mapping[str, Identity] | None = None,
     ) -> list[str]:
-        """Put states back; return the keys of states whose callback is no longer there.
+        """Restore states; return the keys of states whose callback is no longer there.
 
         Args:
             states: What `capture` returned.
@@ -114,7 +114,7 @@ class CallbackStates:
         for key, saved in self._matched.items():
             callback = self._callbacks[key]
             for name, begun in self._begun.get(key, {}).items():
-                begun.put_back(callback, name)
+                begun.restore(callback, name)
             _load(callback, states[saved])
         return sorted(set(states) - set(self._matched.values()))
 
@@ -156,7 +156,7 @@ class CallbackStates:
 
 
 class _Begun:
-    """What an attribute was when training began: a digest, and a copy if that costs little."""
+    """What an attribute was when the run started: a digest, and a copy if that costs little."""
 
     def __init__(self, value: Any) -> None:
         self._digest, size_bytes = fingerprint(value)
@@ -166,7 +166,7 @@ class _Begun:
     def is_still(self, value: Any) -> bool:
         return fingerprint(value)[0] == self._digest
 
-    def put_back(self, callback: Any, name: str) -> None:
+    def restore(self, callback: Any, name: str) -> None:
         if self._copied and not self.is_still(getattr(callback, name, None)):
             _put(callback, name, self._value)
 
@@ -181,7 +181,7 @@ def _keyed(callbacks: list[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _load(callback: Any, state: Mapping[str, Any]) -> None:
-    """Put a state back; it stays as it is when the callback changes what it was given."""
+    """Restore a state; the callback gets a copy of what it may change."""
     added = state.get(_ADDED, {})
     state = {name: value for name, value in state.items() if name != _ADDED}
     if isinstance(callback, Stateful):
@@ -195,7 +195,7 @@ def _load(callback: Any, state: Mapping[str, Any]) -> None:
 
 
 def _put(callback: Any, name: str, value: Any) -> None:
-    """Set an attribute; a random generator in place, for others may hold it too."""
+    """Set an attribute; a random generator in place, as others may share it."""
     present = getattr(callback, name, None)
     if isinstance(value, RANDOM) and isinstance(present, RANDOM):
         kind, state = random_state(value)
@@ -206,12 +206,12 @@ def _put(callback: Any, name: str, value: Any) -> None:
 
 
 def _is_ours(callback: Any) -> bool:
-    """Say whether a callback's state is known to be made of values that nobody changes later."""
+    """Return whether a callback's state is known to consist of values that do not change later."""
     return type(callback).__module__.startswith(_OURS)
 
 
 def _strange(callback: Any) -> dict[str, Any]:
-    """Return the attributes that nobody but the callback knows of, with tensors as arrays."""
+    """Return the attributes that only the callback knows, with tensors as arrays."""
     found = _unknown(callback)
     return {name: _with_arrays(v) if holds_tensor(v) else v for name, v in found.items()}
 
@@ -227,7 +227,7 @@ def _with_arrays(value: Any) -> Any:
 
 
 def _unknown(callback: Any) -> dict[str, Any]:
-    """Return the attributes that nobody but the callback knows of.
+    """Return the attributes that only the callback knows.
 
     Of a subclass of one that we know (ours, CSVLogger) these are what it adds, unless it says
     itself what its state is.
@@ -268,7 +268,7 @@ def _is_plain(name: str, value: Any) -> bool:
 
 
 def _traces(callback: Any) -> dict[str, Any]:
-    """Return, for attributes that cannot be kept, what is not the same when they have changed."""
+    """Return, for attributes that cannot be saved, a trace that differs once they have changed."""
     return {
         name: trace_of(value)
         for name, value in _strange(callback).items()
@@ -277,7 +277,7 @@ def _traces(callback: Any) -> dict[str, Any]:
 
 
 def _harmless(name: str, value: Any) -> bool:
-    """Say whether an attribute is no state: a function, a class, a file, a part of the model."""
+    """Return whether an attribute is no state: a function, a class, a file, a part of the model."""
     if name in _OURS_OR_KERAS or isinstance(value, type | np.memmap):
         return True
     parts = (keras.layers.Layer, keras.optimizers.Optimizer, _C.Callback)

@@ -39,10 +39,10 @@ def facts_of(model: Any, cursor: DataCursor) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class Differences:
-    """How a training differs from the one that was saved.
+    """How a run differs from the one that was saved.
 
     Attributes:
-        fatal: What forbids going on.
+        fatal: What forbids a resume.
         mild: What is worth a warning.
         pending: Names of variables that are not there yet, and which the first step may make.
     """
@@ -55,13 +55,13 @@ class Differences:
 def differences(
     model: Any, named: Mapping[str, Any], state: TrainState, now: dict[str, Any]
 ) -> Differences:
-    """Compare a training with the one that was saved.
+    """Compare a run with the one that was saved.
 
     Args:
         model: The model.
         named: Its variables by place.
         state: What was saved.
-        now: The facts of this training.
+        now: What `facts_of` returns for this run.
     """
     found = Differences(mild=missing_extras(model, state.variables))
     _compare_variables(model, named, state, found)
@@ -94,7 +94,7 @@ def _compare_variables(
             if own_step and state.position.batch:
                 found.pending += lacking
             elif not own_step and (lacking or new):
-                # they begin with an epoch, so that nothing is lost between two
+                # they start with an epoch, so that nothing is lost between two
                 (found.fatal if state.position.batch else found.mild).append(sentence)
             continue
         may_come = not whole if collection == "model" else own_step or not whole
@@ -105,7 +105,7 @@ def _compare_variables(
 
 
 def other_backend(state: TrainState) -> bool:
-    """Say whether the state was saved on another backend than the present one."""
+    """Return whether the state was saved on another backend than the present one."""
     return bool(state.extra.get("versions", {}).get("backend") != keras.backend.backend())
 
 
@@ -119,7 +119,7 @@ _LONGEST = 32
 
 
 def arguments_of(model: Any) -> dict[str, Any]:
-    """Return what the script says, as plain data."""
+    """Return the arguments in the script, as plain data."""
     optimizer = getattr(model, "optimizer", None)
     optimizer = getattr(optimizer, "inner_optimizer", None) or optimizer
     layers = [x for x in anatomy.layers_of(model) if not isinstance(x, keras.Model)]
@@ -134,7 +134,7 @@ def arguments_of(model: Any) -> dict[str, Any]:
 def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return a sentence for each value that the script has changed; the rate's comes first.
 
-    An optimizer that has made steps tells what it is like now, not what the script says.
+    An optimizer that has made steps has its present rate, not the script's.
     """
     if not saved or saved["steps"] != now["steps"]:
         return []

@@ -1,4 +1,4 @@
-"""Everything that is reachable from a source of data, as places where values stand.
+"""Everything that is reachable from a source of data, as places that hold values.
 
 Followed are attributes of objects that are not a library's own, lists, tuples, deques and dicts,
 the functions of `tf.data` pipelines, what functions have closed over, and the random generators
@@ -36,14 +36,14 @@ _FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a value stands: an attribute, a cell of a function, or a whole object with a state."""
+    """Where a value is: an attribute, a cell of a function, or a whole object with a state."""
 
     name: str
     holder: Any
     key: str
 
     def get(self) -> Any:
-        """Return what stands here, or MISSING."""
+        """Return the value, or MISSING."""
         if isinstance(self.holder, types.CellType):
             try:
                 return self.holder.cell_contents
@@ -54,7 +54,7 @@ class Place:
         return vars(self.holder).get(self.key, MISSING)
 
     def put(self, value: Any) -> None:
-        """Let a value stand here."""
+        """Store a value here."""
         if isinstance(self.holder, types.CellType):
             self.holder.cell_contents = value
         elif self.key:
@@ -62,7 +62,7 @@ class Place:
 
 
 class Reach:
-    """What is reachable from some roots when training begins.
+    """What is reachable from some roots when the run starts.
 
     Args:
         roots: The sources, by a name for people.
@@ -71,7 +71,7 @@ class Reach:
         places: The places, in an order that is the same whenever the script is run.
         objects: Objects that values may refer to, in such an order.
         holders: Those whose attributes are places, with their names.
-        opaque: Those that nothing can be kept of, with their names.
+        opaque: Those of which nothing can be saved, with their names.
     """
 
     def __init__(self, roots: Mapping[str, Any]) -> None:
@@ -84,7 +84,7 @@ class Reach:
             self._visit(root, name, 0)
 
     def new(self) -> Iterator[Place]:
-        """Yield the places of attributes that were not there when training began."""
+        """Yield the places of attributes that were not there when the run started."""
         known = {(id(place.holder), place.key) for place in self.places}
         for name, holder in self.holders:
             for key in vars(holder):
@@ -171,7 +171,7 @@ class Reach:
 
 
 def keeps_itself(value: Any) -> bool:
-    """Say whether a value is one whose state is put back in place: random generators, layers."""
+    """Return whether a value's state is restored in place: random generators, layers."""
     kinds = (*RANDOM, keras.random.SeedGenerator, keras.layers.Layer, keras.Variable)
     if isinstance(value, kinds):
         return True
@@ -187,7 +187,7 @@ def _is_pipeline(value: Any) -> bool:
 
 
 def _is_model(value: Any) -> bool:
-    """Say whether a value is the model in training, or another one with an optimizer."""
+    """Return whether a value is the model in training, or another one with an optimizer."""
     return isinstance(value, keras.Model) and getattr(value, "optimizer", None) is not None
 
 
@@ -198,7 +198,7 @@ def _is_simple(value: Any) -> bool:
 
 
 def _is_open(value: Any) -> bool:
-    """Say whether an object's attributes, or a class's methods, are the user's own affair."""
+    """Return whether an object's attributes, or a class's methods, are the user's own."""
     kind = value if isinstance(value, type) else type(value)
     module = str(kind.__module__)
     if module.startswith(_OPEN) or kind.__name__ == "_GeneratorState":

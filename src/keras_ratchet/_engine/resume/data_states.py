@@ -1,8 +1,8 @@
-"""What the data remembers from epoch to epoch, wherever in it that is.
+"""The state of the data from epoch to epoch, wherever in it that is.
 
-Kept is what has changed since training began: plain data, random generators, the seeds and other
+Saved is what has changed since the run started: plain data, random generators, the seeds and other
 small variables of layers, tensors, and how lists and attributes refer to the objects that were
-there when training began. What cannot be kept and has changed in the first epoch is named, and
+there at the start. A warning names what cannot be saved and has changed in the first epoch, and
 what has become too large for every snapshot, such as a cache of images, when it is left out.
 """
 
@@ -44,7 +44,7 @@ class DataStates:
 
     Args:
         roots: The sources, by a name for people.
-        spare: Variables that somebody else keeps.
+        spare: Variables that are saved elsewhere.
     """
 
     def __init__(self, roots: Mapping[str, Any], spare: list[Any]) -> None:
@@ -63,7 +63,7 @@ class DataStates:
         self._told: set[str] = set()
 
     def capture(self) -> dict[str, Any]:
-        """Return what has changed since training began, by place; warn of what is too much."""
+        """Return what has changed since the run started, by place; warn of what is too large."""
         kept = {}
         for name, place in self._all().items():
             if self._stands(name, place):
@@ -75,9 +75,9 @@ class DataStates:
         return {name: owned(flat) for name, flat in kept.items()}
 
     def _leave_out(self, kept: dict[str, Any]) -> None:
-        """Take the largest out until the rest may stand in every snapshot, and warn of each once.
+        """Remove the largest until the rest fits into every snapshot, and warn of each once.
 
-        What an object says of itself, by its state_dict(), stays.
+        What an object returns as its state_dict() stays.
         """
         sizes = {name: 0 if _is_in_place(flat) else _bytes_in(flat) for name, flat in kept.items()}
         left_out = [name for name, flat in kept.items() if flat is _TOO_LARGE]
@@ -92,12 +92,12 @@ class DataStates:
             self._told.update(untold)
             warn(
                 f"Resume may not be exact: training has changed {', '.join(untold)}, too large for "
-                f"every snapshot, so it is not kept. Of a cache that is filled anew nothing is "
-                f"lost. Else give the data set state_dict() and load_state_dict()."
+                f"every snapshot, so it is not saved. A cache that is filled again loses "
+                f"nothing. Else give the data set state_dict() and load_state_dict()."
             )
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Put states back; what is in none of them is as it was when training began."""
+        """Restore states; what is in none of them gets the value that it had at the start."""
         places = self._all()
         for name, begun in self._begun.items():
             if name not in state and begun.flat is not MISSING:
@@ -113,7 +113,7 @@ class DataStates:
                 self._codec.put(place, flat)
 
     def watch(self) -> None:
-        """Look at what cannot be kept, before an epoch."""
+        """Record what can be seen of values that cannot be saved, before an epoch."""
         self._watched = {
             name: sight(place.get())
             for name, place in self._all().items()
@@ -122,7 +122,7 @@ class DataStates:
         self._opaque = [(name, value, look(value)) for name, value in self._reach.opaque]
 
     def lost(self) -> dict[str, bool]:
-        """Return the names of what cannot be kept and has changed since `watch`: is it a table?"""
+        """Return the names of what cannot be saved and has changed since `watch`: is it a table?"""
         replaced = [
             (name, place.get())
             for name, place in self._all().items()
@@ -142,7 +142,7 @@ class DataStates:
         return {**self._places, **{place.name: place for place in self._reach.new()}}
 
     def _attribute(self, name: str) -> Place | None:
-        """Return the place of an attribute that is set only while training."""
+        """Return the place of an attribute that is set only during training."""
         for above, holder in self._reach.holders:
             if name.startswith(f"{above}.") and name[len(above) + 1 :].isidentifier():
                 return Place(name, holder, name[len(above) + 1 :])
@@ -161,7 +161,7 @@ class DataStates:
             return MISSING
 
     def _stands(self, name: str, place: Place) -> bool:
-        """Say at once that a container of constants holds the very objects that it began with."""
+        """Return whether a container of constants has the very objects that it started with."""
         return name in self._begun and self._begun[name].holds(place.get())
 
     def _is_as_begun(self, name: str, flat: Any) -> bool:
@@ -169,7 +169,7 @@ class DataStates:
 
 
 class _Begun:
-    """What stood at a place when training began: a digest, and a copy if that costs little."""
+    """The value of a place when the run started: a digest, and a copy if that costs little."""
 
     def __init__(self, codec: _Codec, value: Any) -> None:
         self.digest: str | None = None
@@ -186,7 +186,7 @@ class _Begun:
             self.flat = owned(flat)
 
     def holds(self, value: Any) -> bool:
-        """Say whether a container of constants holds the same objects still; False is no answer."""
+        """Return whether a container of constants has the same objects; False does not tell."""
         same = self._same
         if same is None or type(value) is not type(same) or len(value) != len(same):
             return False
@@ -196,11 +196,11 @@ class _Begun:
 
 
 class _Codec:
-    """Values as plain data, in which objects that were there at the begin stand as numbers.
+    """Values as plain data, in which objects that were there at the start are numbers.
 
     Args:
         objects: Those objects.
-        spare: Variables that somebody else keeps.
+        spare: Variables that are saved elsewhere.
     """
 
     def __init__(self, objects: list[Any], spare: list[Any]) -> None:
@@ -212,7 +212,7 @@ class _Codec:
         """Return plain data.
 
         Raises:
-            TypeError: If the value, or one in it, cannot be kept.
+            TypeError: If the value, or one in it, cannot be saved.
         """
         if value is MISSING:
             raise TypeError("nothing is there")
@@ -233,7 +233,7 @@ class _Codec:
         if type(value) is dict:
             return {key: self.flat(inner) for key, inner in value.items()}
         if not fingerprint(value)[0]:
-            raise TypeError(f"a {type(value).__name__} cannot be kept")
+            raise TypeError(f"a {type(value).__name__} cannot be saved")
         return value
 
     def bytes_in(self, value: Any) -> int:
@@ -268,7 +268,7 @@ class _Codec:
         return [v for v in small if id(v) not in self._spare]
 
     def put(self, place: Place, flat: Any) -> None:
-        """Let a place hold what `flat` returned."""
+        """Store in a place the value of what `flat` returned."""
         if isinstance(flat, dict) and flat.get(_TAG) == "in place":
             self._put_inner(place.get(), flat["value"])
         elif isinstance(flat, dict) and flat.get(_TAG) == "state":
@@ -305,7 +305,7 @@ class _Codec:
 
 
 def _is_of_constants(value: Any) -> bool:
-    """Say whether a container holds constants only, or tuples of them: paths, labels, rows."""
+    """Return whether a container holds constants only, or tuples of them: paths, labels, rows."""
     if type(value) not in (list, tuple, deque, dict):
         return False
     if isinstance(value, dict) and not _CONSTANTS.issuperset(map(type, value)):

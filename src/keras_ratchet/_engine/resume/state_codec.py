@@ -42,7 +42,7 @@ def encode(value: Any, arrays: dict[str, NDArray[Any]], path: str) -> Any:
     Arrays are not copied.
 
     Raises:
-        TypeError: If the value is none of the kinds that are kept; the message names its place.
+        TypeError: If the value is none of the kinds that can be saved; the message names its place.
     """
     if isinstance(value, np.ndarray | np.generic) and not isinstance(value, np.ma.MaskedArray):
         return _encode_array(value, arrays, path)
@@ -234,8 +234,8 @@ def plain(value: Any, graphs: bool = False) -> Any:
     """Return data without Keras's tracking containers and with tensors as marked arrays.
 
     Args:
-        value: The data; what it holds beside data stays as it is.
-        graphs: Whether a tensor that torch could still differentiate is taken for its values.
+        value: The data; anything else in it stays as it is.
+        graphs: Whether a tensor that torch could still differentiate counts as its values.
     """
     if isinstance(value, _SCALARS):
         return value
@@ -254,7 +254,7 @@ def plain(value: Any, graphs: bool = False) -> Any:
 
 
 def _is_values_only(tensor: Any, graphs: bool) -> bool:
-    """Say whether a tensor is no more than its values: neither a variable nor a parameter."""
+    """Return whether a tensor is no more than its values: neither a variable nor a parameter."""
     if getattr(tensor, "requires_grad", False):
         return graphs and not tensor.is_leaf
     return not (graphs and hasattr(tensor, "assign"))
@@ -274,7 +274,7 @@ def thing(value: Any) -> Any:
 
 
 def holds_tensor(value: Any) -> bool:
-    """Say whether a value is a tensor, or a container that holds one."""
+    """Return whether a value is a tensor, or a container that holds one."""
     if isinstance(value, list | tuple | deque | dict):
         items = value.values() if isinstance(value, dict) else value
         strange = not all(issubclass(kind, _SCALARS) for kind in set(map(type, items)))

@@ -48,7 +48,7 @@ def inside(value: Any) -> Any:
 
 
 def _stand(iterator: Any) -> Any:
-    """Return where an iterator stands, as far as Python tells."""
+    """Return the position of an iterator, as far as Python tells."""
     if isinstance(iterator, types.GeneratorType):
         frame = iterator.gi_frame
         if frame is None:
@@ -70,7 +70,7 @@ def _content(value: Any) -> str:
 
 
 def _shown(held: Any) -> Any:
-    """Return what is held, or which object it is."""
+    """Return a plain value, or which object it is."""
     plain = held is None or isinstance(held, bool | int | float | str | list | tuple | dict | set)
     return held if plain else id(held)
 
@@ -88,8 +88,8 @@ _NO_STATE = (
 
 
 def look(value: Any) -> Any:
-    """Return what can be read of an object at little cost: where an iterator stands, an index."""
-    if isinstance(value, types.GeneratorType):  # once begun, nobody can tell where it is
+    """Return what can be read of an object at little cost: an iterator's position, an index."""
+    if isinstance(value, types.GeneratorType):  # once started, its position cannot be read
         over_or_new = (inspect.GEN_CLOSED, inspect.GEN_CREATED)
         state = inspect.getgeneratorstate(value)
         return state if state in over_or_new else object()
@@ -112,7 +112,7 @@ def is_as_seen(sight: tuple[Any, Any] | None, value: Any) -> bool:
 
 
 def has_no_state(value: Any) -> bool:
-    """Say whether a value is a lock, a file, a thread, a function: not what data is made of."""
+    """Return whether a value is a lock, a file, a thread, a function: not what data is made of."""
     if value is MISSING or isinstance(value, types.ModuleType | types.FunctionType | type):
         return True
     if type(value).__name__.endswith("DataLoaderIter"):
