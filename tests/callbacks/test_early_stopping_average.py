@@ -20,7 +20,7 @@ from support.models import Curve, data, dense, fit
 from support.runs import At, press_ctrl_c, tiny, warnings_like
 
 import keras_ratchet
-from keras_ratchet._keras import data_adapters
+from keras_ratchet._keras.fit import evaluate_arguments
 from keras_ratchet._storage import journal
 from keras_ratchet.errors import ConfigError
 
@@ -180,7 +180,7 @@ def test_what_the_logs_say_of_the_best_epoch_is_what_a_pass_at_the_end_says(sour
 
     class Look(keras.callbacks.Callback):
         def on_train_end(self, logs=None):
-            arguments = data_adapters.fit_validation()
+            arguments = evaluate_arguments()
             logged = self.model.history.history["val_loss"]
             for weights, before in zip(recorded()[0], logged, strict=False):
                 self.model.set_weights(weights)

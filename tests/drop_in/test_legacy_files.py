@@ -7,7 +7,7 @@ from support.models import data, dense, fit
 from support.runs import KERAS_IS_AS_DESCRIBED
 
 import keras_ratchet
-from keras_ratchet._keras import saving
+from keras_ratchet._keras import legacy_h5
 
 
 def optimizer_of(model):
@@ -63,7 +63,7 @@ def test_a_failing_h5_save_does_not_take_the_optimizer_either(monkeypatch):
     model = dense()
     monkeypatch.setattr(saving_utils, "_serialize_nested_config", lambda config: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        saving.legacy_attributes(model)
+        legacy_h5.attributes_of(model)
     assert "optimizer" in model._compile_config.config
 
 

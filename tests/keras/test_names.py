@@ -6,9 +6,9 @@ import keras
 import numpy as np
 from support.models import data, dense
 
-from keras_ratchet._keras import data_adapters
+from keras_ratchet._keras import fit
 from keras_ratchet._keras.anatomy import batch_normalizations
-from keras_ratchet._keras.callback_list import calling_list
+from keras_ratchet._keras.callbacks import calling_list
 from keras_ratchet._keras.ema import ema_pairs, is_swapped
 from keras_ratchet._keras.metrics import is_running_mean, metric_direction, metrics_are_known
 
@@ -111,7 +111,7 @@ def test_a_callback_finds_what_fit_validates_on():
 
     class Finder(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
-            found.append(data_adapters.fit_validation())
+            found.append(fit.evaluate_arguments())
 
         on_train_end = on_train_begin
 
@@ -129,7 +129,7 @@ def test_a_callback_finds_what_fit_validates_on():
     found.clear()
     dense().fit(x, y, validation_split=0.25, **arguments)
     assert len(found[1]["x"]) == 8 and found[1]["batch_size"] == 8
-    assert data_adapters.fit_validation() == {}
+    assert fit.evaluate_arguments() == {}
 
 
 def test_normalization_layers_are_found_at_any_depth():

@@ -79,7 +79,7 @@ class Backend(Protocol):
     def replicas(self, variable: Any) -> list[Foreign]:
         """Return each replica's value of a variable of which there are several, else nothing."""
 
-    def batch_norms(self, model: Any) -> list[Any]:
+    def batch_norms(self, layers: Iterable[Any]) -> list[Any]:
         """Return the framework's own modules with running statistics, `momentum` for the new."""
 
     def random_ops(self, function: Any) -> list[str]:

@@ -48,7 +48,7 @@ def replicas(variable: Any) -> list[Foreign]:
     return []
 
 
-def batch_norms(model: Any) -> list[Any]:
+def batch_norms(layers: Iterable[Any]) -> list[Any]:
     """Return nothing: only torch's modules have statistics of their own."""
     return []
 

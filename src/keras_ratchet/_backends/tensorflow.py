@@ -101,7 +101,7 @@ def replicas(variable: Any) -> list[Foreign]:
     return [_Variable(f"replica {i}", value) for i, value in enumerate(values)]
 
 
-def batch_norms(model: Any) -> list[Any]:
+def batch_norms(layers: Iterable[Any]) -> list[Any]:
     """Return nothing: only torch's modules have statistics of their own."""
     return []
 

@@ -149,9 +149,8 @@ def replicas(variable: Any) -> list[Foreign]:
     return []
 
 
-def batch_norms(model: Any) -> list[Any]:
-    """Return the BatchNorm modules in the layers of a model."""
-    layers = model._flatten_layers() if hasattr(model, "_flatten_layers") else [model]
+def batch_norms(layers: Iterable[Any]) -> list[Any]:
+    """Return torch's BatchNorm modules in layers."""
     modules = [module for layer in layers for module in torch.nn.Module.modules(layer)]
     kind = torch.nn.modules.batchnorm._BatchNorm
     return list({id(m): m for m in modules if isinstance(m, kind)}.values())

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from keras_ratchet._formats.base import Held, Hold, Sources
 from keras_ratchet._formats.h5_layout import Drawings, Sketch
-from keras_ratchet._keras import saving
+from keras_ratchet._keras import legacy_h5
 from keras_ratchet.errors import ConfigError
 
 
@@ -47,11 +47,11 @@ class LegacyH5:
         sources = Sources()
         groups = tuple(
             Group(g.path, tuple((str(v.path), sources.add(v)) for v in g.variables))
-            for g in saving.legacy_groups(model)
+            for g in legacy_h5.groups_of(model)
         )
         _check_names(groups)
         return FrozenLegacy(
-            tuple(saving.legacy_attributes(model)),
+            tuple(legacy_h5.attributes_of(model)),
             tuple(layer.name for layer in model.layers),
             groups,
             hold(sources.items),
@@ -62,7 +62,7 @@ class LegacyH5:
         arrays = frozen.held.arrays()
 
         def fill(h5: Any, sketch: Sketch) -> None:
-            saving.begin_legacy(h5, frozen.attributes, frozen.layer_names)
+            legacy_h5.write_header(h5, frozen.attributes, frozen.layer_names)
             for group in frozen.groups:
                 _fill(h5, sketch, group, arrays)
 
@@ -87,7 +87,7 @@ def _check_names(groups: Iterable[Group]) -> None:
 def _fill(h5: Any, sketch: Sketch, group: Group, arrays: list[NDArray[Any]]) -> None:
     """Create what Keras creates for one layer, or for the optimizer, in the same order."""
     inner = h5.create_group(group.path)
-    saving.put_names(inner, "weight_names", [name for name, _ in group.arrays])
+    legacy_h5.write_names(inner, "weight_names", [name for name, _ in group.arrays])
     for name, index in group.arrays:
         array = arrays[index]
         dataset = inner.create_dataset(name.encode("utf8"), array.shape, dtype=array.dtype)

@@ -2,21 +2,21 @@
 
 | name | for | checked on |
 |---|---|---|
-| `Layer._flatten_layers` | all layers, at any depth | 3.12.0, 3.15.1, 3.16 nightly |
-| `Layer._trainable_variables`, `._non_trainable_variables` | what a layer itself owns | the same |
-| `Layer._seed_generators` | the seeds that a layer itself owns | the same |
-| `Optimizer._variables` | what an optimizer itself owns, without those inside it | the same |
-| `Optimizer._trainable_variables` | what it was built for | the same |
-| `saving_lib.get_attr_skipset` | the attributes that are Keras's own | the same |
+| `Layer._flatten_layers` | all layers, at any depth | 3.12 to 3.16 |
+| `Layer._trainable_variables` | what a layer owns itself | 3.12 to 3.16 |
+| `Layer._non_trainable_variables` | what a layer owns itself | 3.12 to 3.16 |
+| `Layer._seed_generators` | the seeds that a layer owns itself | 3.12 to 3.16 |
+| `Layer._tracker` | looked into by no walk of ours | 3.12 to 3.16 |
+| `TorchLayer._torch_params` | the same; where torch finds the variables | 3.12 to 3.16 |
+| `BaseOptimizer._variables` | what an optimizer owns, without those inside it | 3.12 to 3.16 |
+| `BaseOptimizer._trainable_variables` | what it was built for | 3.12 to 3.16 |
 
-Whether a variable is in the one or in the other list of its layer was settled when it was made:
-`trainable = False` moves none. `tests/keras/test_names.py` fails when a name is gone. Keras is
-imported on call, never before.
+Which of the two lists of its layer a variable is in was settled when it was made: setting
+`trainable = False` moves none.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -86,14 +86,6 @@ def has_own_train_step(model: Any) -> bool:
 def is_whole(model: Any) -> bool:
     """Return whether every layer of a model is built."""
     return all(layer.built for layer in layers_of(model))
-
-
-@functools.cache
-def keras_attributes() -> frozenset[str]:
-    """Return the attributes that Keras itself keeps on every layer."""
-    from keras.src.saving import saving_lib
-
-    return frozenset(saving_lib.get_attr_skipset("Layer"))
 
 
 def batch_normalizations(model: Any) -> list[Any]:

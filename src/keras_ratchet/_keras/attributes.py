@@ -2,7 +2,8 @@
 
 | name | for | checked on |
 |---|---|---|
-| `keras.src` as the place of Keras's classes | whose methods set an attribute | 3.12.0, 3.15.1 |
+| `functional.Functional` | whose methods set an attribute | 3.12 to 3.16 |
+| `saving_lib.get_attr_skipset` | the attributes that every layer has | 3.12 to 3.16 |
 
 Keras has no list of the attributes that it sets itself; its methods' bytecode is that list, right
 for every version.
@@ -94,6 +95,14 @@ def _mro(kind: Any) -> tuple[type, ...]:
 
 def _library(kind: type) -> str:
     return kind.__module__.partition(".")[0]
+
+
+@functools.cache
+def keras_attributes() -> frozenset[str]:
+    """Return the attributes that Keras sets on every layer."""
+    from keras.src.saving import saving_lib
+
+    return frozenset(saving_lib.get_attr_skipset("Layer"))
 
 
 @functools.cache

@@ -1,10 +1,12 @@
 """Variables that Keras's own `train_step` would create, created before the first step.
 
-| name | checked on |
-|---|---|
-| `model._symbolic_build(data_batch=)`, `Layer._flatten_layers` | 3.12.0 to nightly |
-| `EpochIterator._distributed_dataset` | 3.12.0 to nightly |
-| `PyDatasetAdapter.enqueuer.ready_queue` | 3.12.0 to nightly |
+| name | for | checked on |
+|---|---|---|
+| `Trainer._symbolic_build` | metrics and optimizer, without data | 3.12 to 3.16 |
+| `TFEpochIterator._distributed_dataset` | the shapes of batches | 3.12 to 3.16 |
+| `Layer._flatten_layers` | whether all layers are built | 3.12 to 3.16 |
+| `PyDatasetAdapter.enqueuer` | batches drawn early | 3.12 to 3.16 |
+| `PyDatasetEnqueuer.ready_queue` | batches drawn early | 3.12 to 3.16 |
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ def _drop_drawn(iterator: Any) -> None:
     """Throw away the batches that a PyDataset's workers prepared while the model was built.
 
     torch and jax draw one batch to learn shapes. Keras stops the workers then, but keeps what
-    they had prepared, and would begin training with it, before and beside a whole epoch.
+    they had prepared, and would start training with it, in addition to a whole epoch.
     """
     enqueuer = getattr(getattr(iterator, "data_adapter", None), "enqueuer", None)
     if enqueuer is not None and iterator.data_adapter.num_batches is not None:

@@ -1,10 +1,12 @@
 """Moving averages of weights: the optimizer's, and `SwapEMAWeights`.
 
-| name | checked on |
-|---|---|
-| `SwapEMAWeights._ema_weights_in_model`, `._swap_variables` | 3.12.0 to nightly |
-| `SwapEMAWeights._finalize_ema_values` | 3.12.0 to nightly |
-| `Optimizer._trainable_variables`, `._model_variables_moving_average` | 3.12.0 to nightly |
+| name | for | checked on |
+|---|---|---|
+| `SwapEMAWeights._ema_weights_in_model` | swapping | 3.12 to 3.16 |
+| `SwapEMAWeights._swap_variables` | swapping | 3.12 to 3.16 |
+| `SwapEMAWeights._finalize_ema_values` | the end of the last epoch | 3.12 to 3.16 |
+| `BaseOptimizer._trainable_variables` | the weights | 3.12 to 3.16 |
+| `BaseOptimizer._model_variables_moving_average` | their averages, in this order | 3.12 to 3.16 |
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ def swap_callback(callback_list: Any) -> Any:
 
 
 def is_swapped(swap: Any) -> bool:
-    """Say whether the model holds the averaged weights right now, and the slots the raw ones."""
+    """Return whether the model holds the averaged weights now, and the slots the raw ones."""
     return bool(swap._ema_weights_in_model)
 
 
 def forget_swap(swap: Any) -> None:
-    """Let `is_swapped` be false without swapping: somebody has set the weights."""
+    """Make `is_swapped` false without swapping: the weights have been set from elsewhere."""
     swap._ema_weights_in_model = False
 
 

@@ -1,15 +1,20 @@
-"""Keras's legacy `.h5` files: what its own loader and saver get wrong, done here.
+"""Keras's legacy `.h5` files: their parts, and what Keras's loader and saver get wrong.
 
 | name | for | checked on |
 |---|---|---|
-| `model._compile_config.config` | saving a `.h5` takes the optimizer out of it | 3.12.0 to 3.15.1 |
-| `legacy_h5_format.load_optimizer_weights_from_hdf5_group` | its state | 3.12.0, 3.15.1 |
-| `saving_utils.try_build_compiled_arguments` | the metrics, as Keras's loader | 3.12.0, 3.15.1 |
+| `Trainer._compile_config` | saving a `.h5` takes the optimizer out of it | 3.12 to 3.16 |
+| `legacy_h5_format.load_optimizer_weights_from_hdf5_group` | the optimizer's state | 3.12 to 3.16 |
+| `legacy_h5_format.save_attributes_to_hdf5_group` | lists of names | 3.12 to 3.16 |
+| `saving_utils.try_build_compiled_arguments` | the metrics, as Keras's loader | 3.12 to 3.16 |
+| `saving_utils.model_metadata`, `saving_options.keras_option_scope` | attributes | 3.12 to 3.16 |
+| `json_utils.get_json_type` | attributes | 3.12 to 3.16 |
+| `Layer._trainable_variables` | the model's own weights | 3.12 to 3.16 |
+| `Layer._non_trainable_variables` | the model's own weights | 3.12 to 3.16 |
 
-Its loader builds the optimizer for the variables of the outermost layer alone, of which a
+Keras's loader builds the optimizer for the variables of the outermost layer alone, of which a
 Sequential or functional model has none, so that the optimizer's state is dropped with a line in
 the log. Keras 3.15.1 and before save `loss="mse"` and `metrics=["mae"]` as these words and do not
-understand them when they load the file: it knows the functions by their long names only.
+understand them when they load the file: they know the functions by their long names only.
 """
 
 from __future__ import annotations
@@ -17,7 +22,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import h5py
@@ -27,7 +33,7 @@ _log = logging.getLogger("keras_ratchet")
 
 @contextlib.contextmanager
 def compile_config_kept(model: Any) -> Iterator[None]:
-    """Keep what `compile` was called with, of which Keras's saver forgets the optimizer."""
+    """Preserve the arguments of `compile`, of which Keras's saver drops the optimizer."""
     repair_compile_config(model)
     arguments = _compile_arguments(model)
     before = dict(arguments)
@@ -93,3 +99,73 @@ def _revived(config: Any, deserialize: Callable[[Any], Any]) -> Any:
     if isinstance(config, dict):
         return {name: _revived(inner, deserialize) for name, inner in config.items()}
     return [_revived(inner, deserialize) for inner in config]
+
+
+@dataclass(frozen=True, slots=True)
+class LegacyGroup:
+    """A group of a legacy `.h5` file.
+
+    Attributes:
+        path: Its place in the file.
+        variables: What it holds, in order; the data sets have the variables' paths for names.
+    """
+
+    path: str
+    variables: tuple[Any, ...]
+
+
+def groups_of(model: Any) -> list[LegacyGroup]:
+    """Return the groups of a model's `.h5` file, in Keras's order."""
+    import keras
+
+    groups = [
+        LegacyGroup(
+            f"model_weights/{layer.name}", (*layer.trainable_weights, *layer.non_trainable_weights)
+        )
+        for layer in sorted(model.layers, key=lambda layer: layer.name)
+    ]
+    own = [*model._trainable_variables, *model._non_trainable_variables]
+    top = tuple(v for v in own if any(v is weight for weight in model.weights))
+    groups.append(LegacyGroup("model_weights/top_level_model_weights", top))
+    if hasattr(model, "optimizer"):
+        optimizer = model.optimizer
+        is_keras = isinstance(optimizer, keras.optimizers.Optimizer)
+        if slots := tuple(optimizer.variables if is_keras else optimizer.weights):
+            groups.append(LegacyGroup("optimizer_weights", slots))
+    return groups
+
+
+def attributes_of(model: Any) -> list[tuple[str, Any]]:
+    """Return the attributes of a `.h5` file: versions, and the configuration as JSON."""
+    from keras.src.legacy.saving import json_utils, saving_options, saving_utils
+
+    with saving_options.keras_option_scope(use_legacy_config=True), compile_config_kept(model):
+        metadata = saving_utils.model_metadata(model, True)
+        return [
+            (key, json.dumps(value, default=json_utils.get_json_type).encode("utf8"))
+            if isinstance(value, dict | list | tuple)
+            else (key, value)
+            for key, value in metadata.items()
+        ]
+
+
+def write_header(
+    h5: Any, attributes: Iterable[tuple[str, Any]], layer_names: Iterable[str]
+) -> None:
+    """Write what a `.h5` file starts with into an open `h5py.File`."""
+    import keras
+
+    for key, value in attributes:
+        h5.attrs[key] = value
+    weights = h5.create_group("model_weights")
+    write_names(weights, "layer_names", layer_names)
+    weights.attrs["backend"] = keras.backend.backend().encode("utf8")
+    weights.attrs["keras_version"] = str(keras.__version__).encode("utf8")
+
+
+def write_names(group: Any, attribute: str, names: Iterable[str]) -> None:
+    """Write a list of names as an attribute, in pieces where HDF5 needs that."""
+    from keras.src.legacy.saving import legacy_h5_format
+
+    encoded = [name.encode("utf8") for name in names]
+    legacy_h5_format.save_attributes_to_hdf5_group(group, attribute, encoded)

@@ -1,9 +1,13 @@
-"""What a model's metrics are called, and which way is better.
+"""What a model's metrics are called, which way is better, and what weighs its losses.
 
-| name | checked on |
-|---|---|
-| `Metric._direction`, `CompileMetrics`, `MetricsList` | 3.12.0 to nightly |
-| `CompileMetrics._user_metrics`, `._user_weighted_metrics` | 3.12.0 to nightly |
+| name | for | checked on |
+|---|---|---|
+| `Accuracy._direction` | min or max | 3.12 to 3.16 |
+| `compile_utils.CompileMetrics` | metrics inside others | 3.12 to 3.16 |
+| `compile_utils.MetricsList` | metrics inside others | 3.12 to 3.16 |
+| `CompileMetrics._user_metrics` | their names | 3.12 to 3.16 |
+| `CompileMetrics._user_weighted_metrics` | their names | 3.12 to 3.16 |
+| `Trainer._compile_config` | the weights of several losses | 3.12 to 3.16 |
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from typing import Any
 
 
 def metrics_are_known(model: Any, names: Iterable[str] | None = None) -> bool:
-    """Say whether every metric object of the model exists by now that `names` may stand for.
+    """Return whether every metric object of the model exists by now that `names` may stand for.
 
     On TensorFlow they are made in the first batch.
 
@@ -33,7 +37,7 @@ def metrics_are_known(model: Any, names: Iterable[str] | None = None) -> bool:
 
 
 def _is_asked_for(name: str, unbuilt: Any) -> bool:
-    """Say whether one of the metrics given to `compile` may get this name."""
+    """Return whether one of the metrics given to `compile` may get this name."""
     import keras
 
     for given in keras.tree.flatten([unbuilt._user_metrics, unbuilt._user_weighted_metrics]):
@@ -45,7 +49,7 @@ def _is_asked_for(name: str, unbuilt: Any) -> bool:
 
 
 def _may_be(name: str, key: str) -> bool:
-    """Say whether `name` in the logs may be metric `key`, with or without output and `val_`."""
+    """Return whether `name` in the logs may be metric `key`, with or without output and `val_`."""
     return name == key or name.endswith(f"_{key}")
 
 
@@ -65,18 +69,18 @@ def metric_direction(model: Any, name: str) -> str | None:
 
 
 def is_metric(model: Any, name: str) -> bool:
-    """Say whether `name` in the logs may be a loss or a metric of the model, once these exist."""
+    """Return whether `name` in the logs may be a loss or a metric of the model, once they exist."""
     name = name.removeprefix("val_")
     return name.endswith("loss") or any(_may_be(name, m.name) for m in _metric_objects(model))
 
 
 def is_training_metric(model: Any, name: str) -> bool:
-    """Say whether `name` is the loss or a compiled metric, averaged over the training epoch."""
+    """Return whether `name` is the loss or a compiled metric, averaged over the training epoch."""
     return name == "loss" or any(metric.name == name for metric in _metric_objects(model))
 
 
 def is_running_mean(model: Any, name: str) -> bool:
-    """Say whether `name` in the logs of a batch is the mean over the epoch so far.
+    """Return whether `name` in the logs of a batch is the mean over the epoch so far.
 
     So it is if the model's metric of this name is a mean that has counted something; a
     `train_step` of one's own may log the batch's loss itself.
@@ -95,3 +99,9 @@ def _metric_objects(model: Any) -> Iterator[Any]:
             yield from metric.metrics
         else:
             yield metric
+
+
+def loss_weights(model: Any) -> Any:
+    """Return the `loss_weights` that `compile` was given, or None."""
+    config = getattr(getattr(model, "_compile_config", None), "config", None) or {}
+    return config.get("loss_weights")

@@ -1,11 +1,13 @@
-"""Can the layers in a model's file be made again from what the file says of them?
+"""Whether the layers in a model's file can be made again from what the file says of them.
 
 | name | for | checked on |
 |---|---|---|
-| `global_state`'s `object_name_uids` | numbers in layers' names stay | 3.12.0, 3.15.1 |
-| `Layer._flatten_layers` | layers at any depth | 3.12.0, 3.15.1 |
+| `global_state.get_global_attribute` | numbers in layers' names | 3.12 to 3.16 |
+| `global_state.set_global_attribute` | numbers in layers' names | 3.12 to 3.16 |
+| `naming['object_name_uids']` | numbers in layers' names | 3.12 to 3.16 |
+| `Layer._flatten_layers` | the layers of a config | 3.12 to 3.16 |
 
-Keras says so only when a file is loaded, which may be after the weeks that it took to train it.
+Keras tells only when a file is loaded, which may be after the weeks that training took.
 """
 
 from __future__ import annotations
@@ -87,7 +89,7 @@ def _without_builds(config: Any) -> Any:
 
 @contextlib.contextmanager
 def _names_kept() -> Iterator[None]:
-    """Let layers that are made meanwhile not count in the names of later ones."""
+    """Keep layers that are made meanwhile out of the numbering of later ones."""
     from keras.src.backend.common import global_state
 
     name = "object_name_uids"

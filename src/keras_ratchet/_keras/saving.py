@@ -1,23 +1,28 @@
-"""The private Keras names that saving stands on, each with the versions it was checked on.
+"""What Keras's saver writes for a model, without writing it.
 
 | name | for | checked on |
 |---|---|---|
-| `saving_lib._save_state`, its locals `saveable`, `inner_path` | a model's parts | 3.12.0, 3.15.1 |
-| `saving_lib.H5IOStore`, left out where it is false | the same | 3.12.0, 3.15.1 |
-| `saving_lib.get_attr_skipset`, `KerasSaveable._obj_type` | have they changed | 3.12.0, 3.15.1 |
-| `saving_lib._serialize_model_as_json` | `config.json`, `metadata.json` | 3.12.0, 3.15.1 |
-| `saving_utils.model_metadata`, `keras_option_scope` | attributes of `.h5` | 3.12.0, 3.15.1 |
-| `legacy_h5_format.save_attributes_to_hdf5_group` | lists of names in `.h5` | 3.12.0, 3.15.1 |
+| `saving_lib._save_state` | a model's parts | 3.12 to 3.16 |
+| `_save_state:saveable` | a model's parts | 3.12 to 3.16 |
+| `_save_state:inner_path` | a model's parts | 3.12 to 3.16 |
+| `saving_lib.H5IOStore` | the same; left out where it is false | 3.12 to 3.16 |
+| `saving_lib.get_attr_skipset` | whether they have changed | 3.12 to 3.16 |
+| `KerasSaveable._obj_type` | whether they have changed | 3.12 to 3.16 |
+| `keras_saveable.KerasSaveable` | what the saver looks for | 3.12 to 3.16 |
+| `saving_lib._serialize_model_as_json` | `config.json`, `metadata.json` | 3.12 to 3.16 |
 
 Keras's saver reads a model and writes a file in one go. Here its walk only notes what lies where,
 and the file is written later, perhaps on another thread; `tests/formats/test_zoo.py` compares the
-files byte for byte with Keras's own, on every version that is tested. Keras is imported on call.
+files byte for byte with Keras's own, on every version that is tested.
+
+The walk is Keras's own, watched through a set that it fills, and not a copy of it: how it names
+what lies in containers differs from version to version (since 3.16 it enters nested ones, and no
+sets any more), and a copy would have to follow each.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import os
 import sys
 import tempfile
@@ -27,11 +32,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_ratchet._keras.legacy_h5 import compile_config_kept, repair_compile_config
+from keras_ratchet._keras.legacy_h5 import repair_compile_config
 
 
 def has_own_saving(model: Any, method: str) -> bool:
-    """Say whether the model's class overrides `save` or `save_weights`."""
+    """Return whether the model's class overrides `save` or `save_weights`."""
     import keras
 
     return getattr(type(model), method, None) is not getattr(keras.Model, method)
@@ -79,7 +84,7 @@ class Parts:
         return [part for part in self.found if hasattr(part.owner, "save_assets")]
 
     def are_those_of(self, model: Any) -> bool:
-        """Say whether the model is made of these still; ten times faster than another walk."""
+        """Return whether the model is made of these still; ten times faster than another walk."""
         return self.found[0].owner is model and _links(self.found) == self.links
 
 
@@ -217,73 +222,3 @@ def configuration(model: Any) -> dict[str, bytes]:
     repair_compile_config(model)
     config, metadata = saving_lib._serialize_model_as_json(model)
     return {"metadata.json": metadata.encode(), "config.json": config.encode()}
-
-
-@dataclass(frozen=True, slots=True)
-class LegacyGroup:
-    """A group of a legacy `.h5` file.
-
-    Attributes:
-        path: Its place in the file.
-        variables: What it holds, in order; the data sets have the variables' paths for names.
-    """
-
-    path: str
-    variables: tuple[Any, ...]
-
-
-def legacy_groups(model: Any) -> list[LegacyGroup]:
-    """Return what a `.h5` file holds beside its attributes, in Keras's order."""
-    import keras
-
-    groups = [
-        LegacyGroup(
-            f"model_weights/{layer.name}", (*layer.trainable_weights, *layer.non_trainable_weights)
-        )
-        for layer in sorted(model.layers, key=lambda layer: layer.name)
-    ]
-    own = [*model._trainable_variables, *model._non_trainable_variables]
-    top = tuple(v for v in own if any(v is weight for weight in model.weights))
-    groups.append(LegacyGroup("model_weights/top_level_model_weights", top))
-    if hasattr(model, "optimizer"):
-        optimizer = model.optimizer
-        is_keras = isinstance(optimizer, keras.optimizers.Optimizer)
-        if slots := tuple(optimizer.variables if is_keras else optimizer.weights):
-            groups.append(LegacyGroup("optimizer_weights", slots))
-    return groups
-
-
-def legacy_attributes(model: Any) -> list[tuple[str, Any]]:
-    """Return the attributes of a `.h5` file: versions, and the configuration as JSON."""
-    from keras.src.legacy.saving import json_utils, saving_options, saving_utils
-
-    with saving_options.keras_option_scope(use_legacy_config=True), compile_config_kept(model):
-        metadata = saving_utils.model_metadata(model, True)
-        return [
-            (key, json.dumps(value, default=json_utils.get_json_type).encode("utf8"))
-            if isinstance(value, dict | list | tuple)
-            else (key, value)
-            for key, value in metadata.items()
-        ]
-
-
-def begin_legacy(
-    h5: Any, attributes: Iterable[tuple[str, Any]], layer_names: Iterable[str]
-) -> None:
-    """Write what a `.h5` file begins with into an open `h5py.File`."""
-    import keras
-
-    for key, value in attributes:
-        h5.attrs[key] = value
-    weights = h5.create_group("model_weights")
-    put_names(weights, "layer_names", layer_names)
-    weights.attrs["backend"] = keras.backend.backend().encode("utf8")
-    weights.attrs["keras_version"] = str(keras.__version__).encode("utf8")
-
-
-def put_names(group: Any, attribute: str, names: Iterable[str]) -> None:
-    """Write a list of names as an attribute, in pieces where HDF5 needs that."""
-    from keras.src.legacy.saving import legacy_h5_format
-
-    encoded = [name.encode("utf8") for name in names]
-    legacy_h5_format.save_attributes_to_hdf5_group(group, attribute, encoded)

@@ -15,7 +15,7 @@ from keras_ratchet._engine.averaging.validation import Validation, validation_of
 from keras_ratchet._engine.capture.best_weights import BestWeights, weights_of
 from keras_ratchet._engine.capture.ema import restored, scored_sources
 from keras_ratchet._engine.capture.finite import FiniteWatch
-from keras_ratchet._keras import data_adapters
+from keras_ratchet._keras import fit
 from keras_ratchet._keras.metrics import is_training_metric
 from keras_ratchet._warn import warn
 from keras_ratchet.callbacks._logs import metrics_of
@@ -216,7 +216,7 @@ class BestEpochsAverage(BestEpoch):
         super().start(model, swap)
         if weights_of(model) is None:
             raise ConfigError("average= needs a Keras model, whose weights are variables.")
-        fits = data_adapters.fit_validation()
+        fits = fit.evaluate_arguments()
         self._validation = validation_of(self._options.validation_data, fits)
         self._validation.check(model)
         if self._options.average_data is not None:

@@ -9,7 +9,7 @@ import keras
 
 from keras_ratchet._engine.resume.resumer import Resumer
 from keras_ratchet._keras import data_adapters
-from keras_ratchet._keras.callback_list import without_callbacks
+from keras_ratchet._keras.callbacks import without_callbacks
 from keras_ratchet._keras.fit import step_result
 from keras_ratchet.callbacks._logs import metrics_of
 from keras_ratchet.callbacks._session import Session
@@ -117,7 +117,7 @@ class EndFit(keras.callbacks.Callback):
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         """End the validation."""
-        self._model.stop_evaluating = True
+        self.model.stop_evaluating = True
 
     def on_train_end(self, logs: Any = None) -> None:
         """Have the others end, close the session, and exit if the user asked for it."""

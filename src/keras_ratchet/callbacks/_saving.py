@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from keras_ratchet._engine.saving.checkpointer import Checkpointer
 from keras_ratchet._engine.saving.lineage import run_of
+from keras_ratchet._keras.callbacks import print_message
 from keras_ratchet._keras.fit import initial_epoch
-from keras_ratchet._keras.printing import print_message
 from keras_ratchet.callbacks._logs import batches_ended, moment_of
 from keras_ratchet.callbacks._schedule import Schedule
 from keras_ratchet.callbacks.base import abandon

@@ -18,7 +18,7 @@ from keras_ratchet._engine.resume.resumer import BeforeValidation, Resumer
 from keras_ratchet._engine.resume.snapshot_store import SnapshotStore
 from keras_ratchet._engine.resume.train_state import TrainState
 from keras_ratchet._engine.saving.file_save import Saved
-from keras_ratchet._keras import data_adapters
+from keras_ratchet._keras import fit
 from keras_ratchet._keras.fit import set_initial_epoch
 from keras_ratchet.callbacks._backup_options import BackupOptions
 from keras_ratchet.callbacks._schedule import Schedule
@@ -84,7 +84,7 @@ class Session:
         self._is_interrupted = is_interrupted
         self.exit_code = options.exit_code
         building.build(model)
-        iterator = data_adapters.epoch_iterator()
+        iterator = fit.epoch_iterator()
         self._in_fit, self._to_skip = iterator is not None, 0
         self._cursor = DataCursor(iterator, options.data, model)
         self._states = CallbackStates(callbacks)

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from types import CodeType, FrameType
 from typing import Any
 
-from keras_ratchet._keras.callback_list import frames_from
+from keras_ratchet._keras.callbacks import frames_from
 from keras_ratchet._warn import warn
 from keras_ratchet.callbacks._worker_signals import Workers
 from keras_ratchet.errors import ConfigError

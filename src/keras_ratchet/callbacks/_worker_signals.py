@@ -21,7 +21,7 @@ import time
 from types import FrameType
 from typing import Any
 
-from keras_ratchet._keras.callback_list import frames_from
+from keras_ratchet._keras.callbacks import frames_from
 
 _RUNS, _ASKED, _OVER = 0, 1, 2
 _PATIENCE_S = 5.0  # until the training process, in the middle of a step, has taken the signal

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import keras
 
 from keras_ratchet import _backends
-from keras_ratchet._keras.callback_list import calling_list, make_synchronous
+from keras_ratchet._keras.callbacks import calling_list, make_synchronous
 from keras_ratchet._keras.ema import ema_pairs, swap_callback
 from keras_ratchet.callbacks._abandoned_locks import keep_locks
 from keras_ratchet.callbacks._drop_in import check_subclass

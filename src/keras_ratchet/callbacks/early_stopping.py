@@ -11,8 +11,8 @@ import keras
 
 from keras_ratchet._engine.capture.best_weights import check_optimizer
 from keras_ratchet._engine.capture.ema import follow
+from keras_ratchet._keras.callbacks import print_message
 from keras_ratchet._keras.ema import finish_swap
-from keras_ratchet._keras.printing import print_message
 from keras_ratchet._warn import warn
 from keras_ratchet.callbacks import _journal
 from keras_ratchet.callbacks._best_weights import AverageOptions, BestEpoch, best_epoch_of

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_ratchet._keras import data_adapters
+from keras_ratchet._keras import fit
 from keras_ratchet._keras.metrics import metric_direction, metrics_are_known
 from keras_ratchet._warn import warn
 from keras_ratchet.callbacks._logs import writers_before
@@ -125,7 +125,7 @@ class MonitorCallback(RatchetCallback):
 
     def _writers(self) -> list[str]:
         """Return the names of whatever may still add the metric to the logs of this epoch."""
-        return writers_before(self, self._list, data_adapters.epoch_iterator() is not None)
+        return writers_before(self, self._list, fit.epoch_iterator() is not None)
 
     def _open_names(self) -> list[str]:
         """Return the metrics whose direction only the model knows."""

@@ -14,7 +14,7 @@ from keras_ratchet._engine.capture.building import build
 from keras_ratchet._engine.capture.ema import restored
 from keras_ratchet._engine.rollback.recovery_point import RecoveryPoints
 from keras_ratchet._engine.rollback.rollback_engine import RollbackEngine
-from keras_ratchet._keras.printing import print_message
+from keras_ratchet._keras.callbacks import print_message
 from keras_ratchet.callbacks import _journal
 from keras_ratchet.callbacks._logs import MetricWatch
 from keras_ratchet.callbacks._rate_cuts import Cuts

@@ -15,7 +15,7 @@ from keras_ratchet._engine.capture.ema import follow, restored
 from keras_ratchet._engine.capture.finite import FiniteWatch
 from keras_ratchet._engine.capture.optimizers import AllOptimizers, optimizers_of
 from keras_ratchet._keras.anatomy import is_whole
-from keras_ratchet._keras.printing import print_message
+from keras_ratchet._keras.callbacks import print_message
 from keras_ratchet.callbacks import _journal
 from keras_ratchet.callbacks._drop_in import stand_in
 from keras_ratchet.callbacks._logs import metrics_of

@@ -18,7 +18,7 @@ import numpy as np
 
 from keras_ratchet import _backends
 from keras_ratchet._engine.averaging.validation import is_arrays
-from keras_ratchet._keras.anatomy import batch_normalizations
+from keras_ratchet._keras.anatomy import batch_normalizations, layers_of
 from keras_ratchet.errors import ConfigError
 
 _MOMENTA = ("momentum", "renorm_momentum")
@@ -89,7 +89,8 @@ def _cumulative(model: Any) -> Iterator[Callable[[float], None]]:
     """Yield a function that sets the momenta of the BatchNormalization layers, and undo it."""
     layers = batch_normalizations(model)
     before = [(n, name, getattr(n, name)) for n in layers for name in _MOMENTA if hasattr(n, name)]
-    modules = _backends.current().batch_norms(model)  # their momentum is that of the new batch
+    # their momentum is that of the new batch
+    modules = _backends.current().batch_norms(layers_of(model) or [model])
     before_in_modules = [(module, "momentum", module.momentum) for module in modules]
 
     def set_all(momentum: float) -> None:

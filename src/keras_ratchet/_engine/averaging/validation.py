@@ -66,7 +66,7 @@ def validation_of(
     Args:
         given: Data as `validation_data` of `fit` takes it, a function of the model, or None for
             what `fit` validates on.
-        fits: The arguments with which `fit` evaluates (`data_adapters.fit_validation`), or nothing.
+        fits: The arguments with which `fit` evaluates (`fit.evaluate_arguments`), or nothing.
         batch_size: Of `given`; by default `fit`'s.
         steps: How many batches of `given` are looked at; by default all.
 

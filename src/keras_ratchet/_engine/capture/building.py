@@ -16,7 +16,7 @@ import keras
 from keras_ratchet import _backends
 from keras_ratchet._engine.capture import optimizers, rng
 from keras_ratchet._engine.capture.variable_names import Places
-from keras_ratchet._keras import anatomy, data_adapters
+from keras_ratchet._keras import anatomy, fit
 from keras_ratchet._keras.building import create_variables
 
 CURE = (
@@ -31,7 +31,7 @@ def build(model: Any) -> None:
     A `train_step` of the user's may train a part of the model only, with any optimizer.
     """
     keras_trains = not anatomy.has_own_train_step(model)
-    create_variables(model, data_adapters.epoch_iterator(), keras_trains)
+    create_variables(model, fit.epoch_iterator(), keras_trains)
 
 
 def is_complete(model: Any) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from keras_ratchet import _backends
-from keras_ratchet._keras import anatomy
+from keras_ratchet._keras import anatomy, attributes
 from keras_ratchet.errors import ConfigError
 
 _MAX_DEPTH = 4
@@ -35,7 +35,7 @@ def optimizers_of(model: Any) -> dict[str, Any]:
         if i and type(layer).__module__.startswith("keras.src.layers."):
             continue
         place = f"layer{i}." if i else ""
-        for name, one in _inside(vars(layer), seen, _MAX_DEPTH, anatomy.keras_attributes()):
+        for name, one in _inside(vars(layer), seen, _MAX_DEPTH, attributes.keras_attributes()):
             found[place + name] = one
     inner = {id(one) for outer in found.values() for one in _within(outer)}
     return {name: one for name, one in found.items() if id(one) not in inner}

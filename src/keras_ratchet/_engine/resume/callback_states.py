@@ -3,7 +3,7 @@
 A callback takes part in one of four ways:
 
 * it has `state_dict()` and `load_state_dict()` (all of ours do);
-* it is one of Keras's, and listed here;
+* it is one of Keras's, and listed in `_keras.callbacks`;
 * it is a subclass of one of these without a state_dict() of its own: what it adds is saved too;
 * its attributes are plain data (numbers, strings, arrays, containers of them): they are saved as
   they are, and so are tensors. What has changed and cannot be saved is named in one warning, at
@@ -36,34 +36,11 @@ from keras_ratchet._engine.resume.state_codec import (
     thing,
 )
 from keras_ratchet._engine.resume.traces import trace_of
+from keras_ratchet._keras.callbacks import SET_BY_KERAS, state_attributes
 from keras_ratchet._warn import warn
 from keras_ratchet.types import Stateful
 
 _C = keras.callbacks
-KERAS_ATTRIBUTES: dict[type, tuple[str, ...]] = {
-    _C.EarlyStopping: ("wait", "stopped_epoch", "best", "best_weights", "best_epoch"),
-    _C.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
-    _C.ModelCheckpoint: (
-        "best",
-        "_current_epoch",
-        "_batches_seen_since_last_saving",
-        "_last_batch_seen",
-    ),
-    _C.TensorBoard: (
-        "_global_train_batch",
-        "_global_test_batch",
-        "_previous_epoch_iterations",
-    ),
-    _C.SwapEMAWeights: ("_ema_weights_in_model",),
-    _C.History: ("history", "epoch"),
-    _C.LearningRateScheduler: (),
-    _C.TerminateOnNaN: (),
-    _C.LambdaCallback: (),
-    _C.RemoteMonitor: (),
-    _C.ProgbarLogger: (),
-    _C.BackupAndRestore: (),
-}
-_OURS_OR_KERAS = ("params", "_model", "validation_data", "model")
 _OURS = "keras_ratchet."
 _ADDED = "attributes of the subclass"  # a key that no attribute can have
 _SMALL_BYTES = 1 << 20
@@ -233,7 +210,7 @@ def _unknown(callback: Any) -> dict[str, Any]:
     itself what its state is.
     """
     kind = type(callback)
-    if kind in KERAS_ATTRIBUTES:
+    if kind in state_attributes():
         return {}
     if not isinstance(callback, Stateful | _C.CSVLogger):
         return dict(vars(callback))
@@ -254,11 +231,11 @@ def _stored_by(kind: type) -> frozenset[str]:
 
 def _listed(callback: Any) -> tuple[str, ...]:
     """Return the listed attributes of Keras's class that a callback is, or inherits from."""
-    return next((n for kind, n in KERAS_ATTRIBUTES.items() if isinstance(callback, kind)), ())
+    return next((n for kind, n in state_attributes().items() if isinstance(callback, kind)), ())
 
 
 def _is_plain(name: str, value: Any) -> bool:
-    if name in _OURS_OR_KERAS or isinstance(value, np.memmap):
+    if name in SET_BY_KERAS or isinstance(value, np.memmap):
         return False
     try:
         encode(value, {}, name)
@@ -278,7 +255,7 @@ def _traces(callback: Any) -> dict[str, Any]:
 
 def _harmless(name: str, value: Any) -> bool:
     """Return whether an attribute is no state: a function, a class, a file, a part of the model."""
-    if name in _OURS_OR_KERAS or isinstance(value, type | np.memmap):
+    if name in SET_BY_KERAS or isinstance(value, type | np.memmap):
         return True
     parts = (keras.layers.Layer, keras.optimizers.Optimizer, _C.Callback)
     return isinstance(value, (*_HARMLESS, *parts))

@@ -19,7 +19,7 @@ from keras_ratchet._engine.capture.variable_names import COLLECTIONS
 from keras_ratchet._engine.resume.data_cursor import DataCursor
 from keras_ratchet._engine.resume.train_state import TrainState, shape_differences
 from keras_ratchet._engine.saving.provenance import versions
-from keras_ratchet._keras import anatomy, compiling, data_adapters
+from keras_ratchet._keras import anatomy, data_adapters, metrics
 
 _FATAL = ("optimizer", "layers")
 _FATAL_IN_MID_EPOCH = ("batch_size", "batches_per_epoch", "data", "steps_per_execution")
@@ -126,7 +126,7 @@ def arguments_of(model: Any) -> dict[str, Any]:
     return {
         "steps": _steps(optimizer),
         "optimizer": _plain(_config(optimizer), nested=True),
-        "loss": [*_losses(getattr(model, "loss", None)), *_losses(compiling.loss_weights(model))],
+        "loss": [*_losses(getattr(model, "loss", None)), *_losses(metrics.loss_weights(model))],
         "layers": [[type(layer).__name__, _plain(_config(layer))] for layer in layers],
     }
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from keras_ratchet import _backends
 from keras_ratchet._engine.resume.data_states import DataStates
 from keras_ratchet._engine.resume.state_codec import owned
-from keras_ratchet._keras import data_adapters, proved, validation_data
+from keras_ratchet._keras import data_adapters, fit
 from keras_ratchet._warn import warn
 from keras_ratchet.types import Seekable, Stateful
 
@@ -42,10 +42,10 @@ class DataCursor:
         if self.kind == "loop" and hasattr(data, "batch_sampler"):
             self.kind = "torch_loader"
         self._train = SourceState(self.kind, self.source)
-        self._fit = validation_data.of_fit()
+        self._fit = fit.validation_of_fit()
         self._validation: SourceState | None = None
         if self._fit is not None:
-            kind = validation_data.kind_of(self._fit.x)
+            kind = data_adapters.kind_of(self._fit.x)
             steps = self._fit.arguments["steps_per_epoch"]
             self._validation = SourceState(kind, self._fit.x, True, steps)
         self._states = DataStates(self._roots(), list(getattr(model, "variables", ())))
@@ -150,14 +150,16 @@ class DataCursor:
         if self._validations:
             iterator = self._fit.iterator(self._iterator)
             if self._validation.kind == "tf_dataset":
-                validation_data.advance(iterator, self._validation.source, self._validations)
+                data_adapters.advance_validation(
+                    iterator, self._validation.source, self._validations
+                )
             if getattr(self._validation.source, "persistent_workers", False):
                 iter(self._validation.source)  # only the first iterator of all draws a seed
         self._validation.restore(state.get("validation", {}), 0)
 
     def warn(self) -> None:
         """Warn of data whose state an interruption will lose, with the cure."""
-        if unproved := proved.unproved():
+        if unproved := data_adapters.unproved():
             warn(f"Resume may not be exact: {unproved} Use one of these, or a newer keras-ratchet.")
         for complaint in self.complaints():
             warn(f"Resume will not be exact. {complaint}")

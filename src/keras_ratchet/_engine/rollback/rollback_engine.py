@@ -9,7 +9,7 @@ from typing import Any
 
 from keras_ratchet._engine.capture.building import is_complete
 from keras_ratchet._engine.rollback.recovery_point import RecoveryPoints
-from keras_ratchet._keras import data_adapters
+from keras_ratchet._keras import fit
 from keras_ratchet._keras.anatomy import is_whole
 from keras_ratchet._keras.metrics import is_running_mean
 from keras_ratchet.policy.rollback import Retries, RollbackRule, RollbackState, RolledBack
@@ -95,7 +95,7 @@ class RollbackEngine:
         ended, self._last = batch - self._last, batch
         if self._is_mean is None:  # in a loop of one's own every batch has its own value
             name = self.rule.spikes.name
-            in_fit = data_adapters.epoch_iterator() is not None
+            in_fit = fit.epoch_iterator() is not None
             self._is_mean = in_fit and is_running_mean(callback.model, name)
         self._state, verdict = self.rule.check(self._state, ended, value, self._is_mean)
         if verdict.kind == "good":

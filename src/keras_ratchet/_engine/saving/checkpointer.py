@@ -13,7 +13,7 @@ from keras_ratchet._engine.capture.ema import averages_are_meant, holding_averag
 from keras_ratchet._engine.saving.checkpoint_store import CheckpointStore
 from keras_ratchet._engine.saving.file_save import Saved
 from keras_ratchet._engine.saving.lineage import earlier
-from keras_ratchet._keras import data_adapters
+from keras_ratchet._keras import fit
 from keras_ratchet._storage.earlier_runs import next_name
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import ConfigError
@@ -313,4 +313,4 @@ def _is_planned(name: str, moment: Moment) -> bool:
     validated = any(key.startswith("val_") for key in moment.metrics)
     if validated or not moment.end_of_epoch or not name.startswith("val_"):
         return False
-    return "x" in data_adapters.fit_validation()
+    return "x" in fit.evaluate_arguments()
