@@ -10,7 +10,7 @@ from support.checkpoints import flip_bit, note, strict_json
 
 from keras_ratchet.cli import COMMANDS, main
 
-HEAVY = "{'keras', 'torch', 'tensorflow', 'jax', 'h5py', 'numpy', 'matplotlib', 'rich'}"
+HEAVY = "{'keras', 'torch', 'tensorflow', 'jax', 'h5py', 'numpy', 'matplotlib'}"
 
 
 def process(*args, **options):

@@ -162,6 +162,5 @@ def test_history_survives_a_journal_of_a_stranger(ratchet, tmp_path):
 
 
 def test_without_a_terminal_nothing_is_written_where_a_bar_would_be(ratchet, run):
-    """rich before 14.3 ends a bar that it does not show with an empty line."""
     for command in ("verify", "ls --verify"):
         assert ratchet(*command.split(), run).stderr == ""

@@ -39,21 +39,21 @@ class Defined:
     bases: dict[str, set[str]]
 
     def knows(self, name):
-        """Return whether a name is defined, written as in the tables of `_keras`."""
+        """Return whether a name is defined, written as in the tables of `_keras`.
+
+        `Trainer` stands for `TorchTrainer` and its kin, too: Keras's versions differ in that.
+        """
         if match := re.fullmatch(r"(\w+)\['(\w+)'\]", name):
             return match[2] in self.strings.get(match[1], ())
         if match := re.fullmatch(r"(\w+):(\w+)", name):
             return match[2] in self.locals.get(match[1], ())
         owner, _, member = name.rpartition(".")
-        return member in self.of(owner) if owner else member in self.members
+        kin = [known for known in self.members if known.endswith(owner)]
+        return any(member in self.of(one) for one in kin) if owner else member in self.members
 
     def of(self, owner):
-        """Return the names that a class or module has, those of its base classes too.
-
-        `Trainer` stands for `TorchTrainer` and its kin, too: the versions differ in that.
-        """
-        seen, found = set(), set()
-        waiting = [name for name in self.members if name.endswith(owner)]
+        """Return the names that a class or module has, those of its base classes too."""
+        seen, waiting, found = set(), [owner], set()
         while waiting:
             name = waiting.pop()
             if name not in seen:
@@ -114,7 +114,7 @@ def _bind(name, owner, functions, found):
 def of_keras():
     """Return what the parts of Keras that we have to do with define, on every backend."""
     files = [path for part in PARTS.split() for path in (KERAS / part).rglob("*.py")]
-    files += [KERAS / "layers" / "layer.py"]
+    files += [KERAS / "layers" / "layer.py", KERAS / "ops" / "operation.py"]
     heavy = {"numpy", "nn", "linalg", "math", "image"}
     return defined_in((p.stem, p.read_text()) for p in files if p.stem not in heavy)
 

@@ -65,7 +65,7 @@ class LastInList(keras.callbacks.Callback):
         """Restore a state of mid-epoch, now that Keras has reset the metrics."""
         session = self._running()
         if session.epoch_has_started():
-            SkipBatches(self._model, self.callback_list, session.resumer)
+            SkipBatches(self.model, self.callback_list, session.resumer)
 
     def _batch_has_ended(self, batch: int, logs: Any = None) -> None:
         self._end_if(self._running().batch_has_ended(batch, metrics_of(logs)))
@@ -89,7 +89,7 @@ class LastInList(keras.callbacks.Callback):
 
     def _end_if(self, is_due: bool) -> None:
         if is_due:
-            EndFit(self._model, self)
+            EndFit(self.model, self)
 
     def _running(self) -> Session:
         assert self.session is not None

@@ -1,6 +1,6 @@
 """What the commands share: options, tables, JSON, sizes and ages.
 
-Tables are written here and not with rich: 1,000 rows take rich 1.7 s, and this 5 ms.
+Tables are written here: a library such as rich takes 1.7 s for 1,000 rows, this 5 ms.
 """
 
 from __future__ import annotations

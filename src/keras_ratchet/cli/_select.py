@@ -1,9 +1,10 @@
-"""From the paths that a user gives to checkpoints."""
+"""The checkpoints that the paths given by a user stand for, ranked and verified."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterable, Sequence
 
 import click
@@ -61,7 +62,7 @@ def several(paths: Iterable[str]) -> list[CheckpointInfo]:
 
 
 def is_snapshot(path: str) -> bool:
-    """Say whether a path is a snapshot directory."""
+    """Return whether a path is a snapshot directory."""
     return os.path.isfile(os.path.join(path, MANIFEST))
 
 
@@ -104,7 +105,7 @@ def ranking_by(
         mode = {name: better for s in snapshots for name, better in s.ranking}.get(metric, loss)
     if mode is None:
         raise click.UsageError(
-            f"Is a small or a large {metric!r} better? Say it with --mode min or --mode max."
+            f"Is a small or a large {metric!r} better? Pass --mode min or --mode max."
         )
     return Ranking(((metric, _mode(mode)),), known.ties)
 
@@ -123,6 +124,19 @@ def trusted(snapshot: CheckpointInfo) -> Verification:
     if outcome.status == "corrupt":
         raise CorruptError(f"{snapshot.path!r} is corrupt: {outcome.problem}.")
     return outcome
+
+
+def verify_all(snapshots: Sequence[CheckpointInfo]) -> dict[str, Verification]:
+    """Return the outcome for each path; a bar on stderr shows the bytes, on a terminal only."""
+    if not sys.stderr.isatty():  # where click writes the bar's label
+        return {snapshot.path: verify_one(snapshot.path) for snapshot in snapshots}
+    outcomes = {}
+    total = sum(snapshot.bytes for snapshot in snapshots)
+    with click.progressbar(length=total, label="verifying", file=sys.stderr) as bar:
+        for snapshot in snapshots:
+            outcomes[snapshot.path] = verify_one(snapshot.path)
+            bar.update(snapshot.bytes)
+    return outcomes
 
 
 def _directories_below(directory: str) -> list[str]:

@@ -31,7 +31,7 @@ def ls(ctx: click.Context, directory: str, verify: bool, as_json: bool) -> None:
     --verify.
     """
     snapshots = _select.checkpoints_in(directory)
-    outcomes = _verified(snapshots) if verify else {}
+    outcomes = _select.verify_all(snapshots) if verify else {}
     marks = _select.marks(snapshots)
     if as_json:
         _output.emit([_data(s, marks[s.name], outcomes) for s in snapshots])
@@ -41,12 +41,6 @@ def ls(ctx: click.Context, directory: str, verify: bool, as_json: bool) -> None:
         _output.say(f"No checkpoints in {directory}: all were deleted (see `ratchet history`).")
     if any(outcome.status == "corrupt" for outcome in outcomes.values()):
         ctx.exit(PROBLEM)
-
-
-def _verified(snapshots: Sequence[CheckpointInfo]) -> dict[str, Verification]:
-    from keras_ratchet.cli._checking import verify_all
-
-    return verify_all(snapshots)
 
 
 def _data(

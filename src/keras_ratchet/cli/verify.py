@@ -8,7 +8,6 @@ import click
 
 from keras_ratchet._storage.space import readable
 from keras_ratchet.cli import PROBLEM, _output, _select
-from keras_ratchet.cli._checking import verify_all
 
 _COLOURS = {"corrupt": "red", "unverified": "yellow", "ok": None}
 
@@ -24,7 +23,7 @@ def verify(ctx: click.Context, paths: tuple[str, ...], as_json: bool) -> None:
     in the manifest, so one flipped bit is found. A file without a manifest is "unverified": it
     may be whole, but nothing says so. The exit code is 1 if one of them is corrupt.
     """
-    outcomes = list(verify_all(_select.several(paths)).values())
+    outcomes = list(_select.verify_all(_select.several(paths)).values())
     corrupt = sum(outcome.status == "corrupt" for outcome in outcomes)
     if as_json:
         _output.emit([asdict(outcome) for outcome in outcomes])
