@@ -33,8 +33,9 @@ LOWER = {
     | {"_storage", "loading", "averaging", "refitting"},
 }
 for name in LOWER.keys() - {"errors", "types", "policy"}:
-    LOWER[name] = LOWER[name] | {"_warn"}
-LOWER["_warn"] = set()
+    LOWER[name] = LOWER[name] | {"_warn", "_json"}
+LOWER["policy"] |= {"_json"}
+LOWER["_warn"] = LOWER["_json"] = set()
 IMPURE = {"os", "time", "random", "logging", "pathlib", "numpy", "keras", "datetime", "secrets"}
 FRAMEWORKS = {"torch", "tensorflow", "jax"}
 FILES = sorted(ROOT.rglob("*.py"))

@@ -18,6 +18,7 @@ from typing import Any
 
 import xxhash
 
+from keras_ratchet._json import number
 from keras_ratchet.errors import LoadError
 from keras_ratchet.types import Position
 
@@ -90,7 +91,7 @@ class Manifest:
                 "batch": self.position.batch,
                 "step": self.position.step,
             },
-            "metrics": {name: _number(value) for name, value in self.metrics.items()},
+            "metrics": {name: number(value) for name, value in self.metrics.items()},
             "ranking": [{"metric": name, "mode": mode} for name, mode in self.ranking],
             "reason": self.reason,
             "series": self.series,
@@ -191,10 +192,6 @@ def _time(value: Any) -> float:
     if not math.isfinite(seconds):
         raise ValueError(f"{seconds!r} is no time")
     return seconds
-
-
-def _number(value: float) -> float | str:
-    return value if math.isfinite(value) else str(value)
 
 
 def record_of(path: str) -> FileRecord:

@@ -16,8 +16,8 @@ from typing import Any
 
 import click
 
+from keras_ratchet._json import plain
 from keras_ratchet._storage import disk
-from keras_ratchet._storage.journal import plain
 from keras_ratchet._storage.paths import local_path
 from keras_ratchet.cli import clean
 from keras_ratchet.errors import ConfigError

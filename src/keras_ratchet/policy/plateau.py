@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from keras_ratchet._json import plain
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy._arguments import whole_number
 from keras_ratchet.policy.monitor import Monitor
@@ -32,11 +33,9 @@ class PlateauState:
     best_epoch: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the state as data for strict JSON (infinities as strings)."""
-        return {
-            key: str(value) if isinstance(value, float) and math.isinf(value) else value
-            for key, value in asdict(self).items()
-        }
+        """Return the state as data for strict JSON."""
+        data: dict[str, Any] = plain(asdict(self))
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> PlateauState:
