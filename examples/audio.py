@@ -1,12 +1,12 @@
 """Audio: which letter or digit is spoken in this noise?
 
-Data made from package contents, not a recorded corpus: the 36 clips of a voice that says A to Z
+The data comes from a package, not from a recorded corpus: 36 clips of a voice that says A to Z
 and 0 to 9 (8 kHz, in the package `captcha`, BSD licence) are sped up or slowed down, shifted, and
-mixed with other clips and with noise, anew in each epoch. A 1-D convolution over the spectrogram
-names the letter or digit. It learns this one voice, not speech at large. The training data is a
-`ResumableDataset`, so that resume gives the same noise to the same batch.
+mixed with other clips and with noise, differently in each epoch. A 1-D convolution over the
+spectrogram names the letter or digit. It learns this one voice, not speech in general. The training
+data is a `ResumableDataset`, so a resumed run gives the same noise to the same batch.
 
-    python examples/audio.py               # run it, kill it, run it again: it goes on
+    python examples/audio.py               # run it, kill it, run it again: it resumes
     python examples/audio.py --interrupt   # the same, with a child process that is killed
 """
 
@@ -25,8 +25,7 @@ import keras
 import matplotlib
 import numpy as np
 from interrupt import KillAt, resumes_in, run_until_killed, same_weights
-from rich.console import Console
-from rich.table import Table
+from tables import print_table
 
 import keras_ratchet
 from keras_ratchet.data import ResumableDataset
@@ -44,7 +43,7 @@ KILL = KillAt(epoch=2, batch=12)
 
 
 def load_voice():
-    """Return 36 clips of one second, the sound at its beginning, in [-1, 1]."""
+    """Return 36 clips of one second, the sound at the start, in [-1, 1]."""
     package = importlib.util.find_spec("captcha")
     if package is None:
         raise SystemExit("This example needs the package captcha: pip install captcha")
@@ -61,7 +60,7 @@ CLIPS = load_voice()
 
 
 def disturb(labels, _, rng):
-    """Return noisy spectrograms of the clips with these labels; all chance comes from `rng`."""
+    """Return noisy spectrograms of the clips with these labels; all randomness comes from `rng`."""
     n = len(labels)
     time = np.arange(SAMPLES)
     sounds = np.empty((n, SAMPLES), "float32")
@@ -70,7 +69,7 @@ def disturb(labels, _, rng):
         sound[:] = np.interp((time - shift) * speed, time, CLIPS[label], left=0.0, right=0.0)
     power = (sounds**2).mean(axis=1, keepdims=True)
     others = rng.integers(0, len(CLIPS), (n, 2))
-    starts = rng.integers(0, SAMPLES, (n, 2, 1))  # each voice of each clip has its own
+    starts = rng.integers(0, SAMPLES, (n, 2, 1))  # one for each voice of each clip
     voices = CLIPS[others[..., None], (time - starts) % SAMPLES].sum(axis=1)
     for noise in (voices, rng.standard_normal((n, SAMPLES), "float32")):
         decibels = rng.uniform(6, 18, (n, 1))  # the symbol is this much louder
@@ -81,7 +80,7 @@ def disturb(labels, _, rng):
 
 
 def spectrogram(sounds):
-    """Return log magnitudes of shape (clips, frames, frequencies), about zero."""
+    """Return log magnitudes of shape (clips, frames, frequencies), centered on zero."""
     frames = np.lib.stride_tricks.sliding_window_view(sounds, FRAME, axis=1)[:, ::HOP]
     magnitudes = np.abs(np.fft.rfft(frames * np.hanning(FRAME), axis=-1))[..., 1:]
     pooled = magnitudes.reshape(*magnitudes.shape[:2], -1, 2).mean(-1)
@@ -106,14 +105,14 @@ def build_model(shape):
 
 
 def load_data():
-    """Return a training set whose noise is new in each epoch, and a validation set at rest."""
+    """Return a training set with new noise in each epoch, and a fixed validation set."""
     labels = np.tile(np.arange(len(SYMBOLS), dtype="int32"), REPEATS)
     train = ResumableDataset(labels, labels, batch_size=64, seed=1, augment=disturb)
     return train, disturb(labels[:720], None, np.random.default_rng(2))
 
 
 def train(*more_callbacks):
-    """Train, or go on training; return the model, its History and the callback that stops it."""
+    """Train, or resume training; return the model, its History and the callback that stops it."""
     keras.utils.set_random_seed(1)
     training, validation = load_data()
     model = build_model(validation[0].shape[1:])
@@ -158,7 +157,7 @@ def main():
         shutil.rmtree(RUN, ignore_errors=True)
     if arguments.interrupt:
         run_until_killed(__file__, "--child")
-    begun = resumes_in(RUN / "backup") or "epoch 1, nothing to resume"
+    start = resumes_in(RUN / "backup") or "epoch 1, nothing to resume"
 
     model, history, stopper = train()
     _, (x, y) = load_data()
@@ -170,27 +169,27 @@ def main():
     pairs, counts = np.unique([y, answers], axis=1, return_counts=True)
     wrong = sorted(((c, *p) for c, p in zip(counts, pairs.T, strict=True) if p[0] != p[1]))[::-1]
 
-    table = Table(
-        title=f"Spoken letters and digits on {keras.backend.backend()}", show_header=False
+    confused = ", ".join(f"{SYMBOLS[said]} for {SYMBOLS[heard]}" for _, said, heard in wrong[:3])
+    print_table(
+        f"Spoken letters and digits on {keras.backend.backend()}",
+        [
+            ("data", "made from 36 clips of one voice, not a recorded corpus"),
+            ("clips", f"{REPEATS * len(SYMBOLS)} a training epoch, {len(y)} for validation"),
+            ("this process started in", start),
+            ("epochs run", f"{len(history['loss'])} of {EPOCHS}"),
+            ("why it ended", str(stopper.stop_reason or "all epochs were run")),
+            ("best epoch, restored", f"{stopper.best_epoch + 1} (val_loss {loss:.4f})"),
+            ("files kept", "\n".join(kept)),
+            ("validation accuracy", f"{accuracy:.3f} (by chance: {1 / len(SYMBOLS):.3f})"),
+            ("most often confused", confused or "none"),
+        ],
     )
-    table.add_row("data", "made from 36 clips of one voice, not a recorded corpus")
-    table.add_row("clips", f"{REPEATS * len(SYMBOLS)} a training epoch, {len(y)} for validation")
-    table.add_row("this process began in", begun)
-    table.add_row("epochs run", f"{len(history['loss'])} of {EPOCHS}")
-    table.add_row("why it ended", str(stopper.stop_reason or "all epochs were run"))
-    table.add_row("best epoch, restored", f"{stopper.best_epoch + 1} (val_loss {loss:.4f})")
-    table.add_row("files kept", "\n".join(kept))
-    table.add_row("validation accuracy", f"{accuracy:.3f} (by chance: {1 / len(SYMBOLS):.3f})")
-    mistaken = ", ".join(f"{SYMBOLS[said]} for {SYMBOLS[heard]}" for _, said, heard in wrong[:3])
-    table.add_row("most often mistaken", mistaken or "none")
-    console = Console()
-    console.print(table)
     if not same_weights(model, best):
         raise SystemExit("The model in memory and the best file differ.")
     if accuracy < 0.5:
-        raise SystemExit("The model has learnt too little.")
-    console.print("The model in memory and the best of the files kept hold the same weights.")
-    console.print(f"What it heard: {RUN / 'heard.png'}")
+        raise SystemExit("The model has learned too little.")
+    print("The model in memory and the best of the files kept hold the same weights.")
+    print(f"What it heard: {RUN / 'heard.png'}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""A hand-written PyTorch loop, driven by the same callbacks through `keras.callbacks.CallbackList`.
+"""A custom PyTorch loop with the same callbacks, through `keras.callbacks.CallbackList`.
 
 The model is a Keras model and is never compiled; the optimizer is torch's. The callbacks stop
 the loop, save `best.weights.h5` on improvement and `last.keras` after each epoch, and restore
-the best weights (and the optimizer that goes with them) at the end.
+the best weights (and their optimizer state) at the end.
 
     python examples/custom_loop.py
 """

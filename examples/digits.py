@@ -1,4 +1,4 @@
-"""Handwritten digits: stop early, keep the best model, and show what happened.
+"""Handwritten digits: stop early, keep the best model, and plot what happened.
 
 Real data: the 1,797 scanned digits that ship inside scikit-learn. Run it with `make demo`, or
 
@@ -14,10 +14,9 @@ from pathlib import Path
 import keras
 import matplotlib
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+from tables import print_table
 
 import keras_ratchet
 
@@ -60,7 +59,7 @@ def build_model():
 
 
 def plot(history, stopper, saves, path):
-    """Draw the curves with the best epoch, the saves and the stop."""
+    """Plot the curves with the best epoch, the saves and the stop."""
     epochs = np.arange(1, len(history["loss"]) + 1)
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     axes.plot(epochs, history["loss"], color="#9aa5b1", label="training loss")
@@ -80,7 +79,7 @@ def plot(history, stopper, saves, path):
     if stopper.stop_reason:
         axes.axvline(epochs[-1], color="#cf222e", ls="--", lw=1, label="stopped")
     axes.set(xlabel="epoch", ylabel="cross-entropy", yscale="log", xlim=(0.5, epochs[-1] + 0.5))
-    axes.set_title("Handwritten digits: training until it no longer helps", loc="left")
+    axes.set_title("Handwritten digits: training until validation loss stops improving", loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower left")
     figure.savefig(path, dpi=130)
@@ -88,14 +87,14 @@ def plot(history, stopper, saves, path):
 
 
 class SaveLog(keras.callbacks.Callback):
-    """Notes the epochs (from 1) in which the checkpoint's file changed."""
+    """Records the epochs (from 1) in which the checkpoint changed."""
 
     def __init__(self, path):
         super().__init__()
         self.path, self.epochs, self._seen = Path(path), [], None
 
     def on_epoch_end(self, epoch, logs=None):
-        """Look at the file."""
+        """Check whether the file has changed."""
         now = self.path.stat().st_mtime_ns if self.path.exists() else None
         if now != self._seen:
             self._seen = now
@@ -128,24 +127,26 @@ def main():
     picture = RUN / "curves.png"
     plot(history.history, stopper, saves.epochs, picture)
 
-    table = Table(title=f"Handwritten digits on {keras.backend.backend()}", show_header=False)
-    table.add_row("epochs run", f"{len(history.epoch)} of {EPOCHS}")
-    table.add_row("why it ended", str(stopper.stop_reason or "all epochs were run"))
-    table.add_row("best epoch", f"{stopper.best_epoch + 1} (val_loss {stopper.best_value:.4f})")
-    table.add_row("saved as best in epochs", ", ".join(map(str, saves.epochs)))
-    table.add_row("test accuracy, model in memory", f"{in_memory:.4f}")
-    table.add_row("test accuracy, file reloaded", f"{from_file:.4f}")
-    console = Console()
-    console.print(table)
+    print_table(
+        f"Handwritten digits on {keras.backend.backend()}",
+        [
+            ("epochs run", f"{len(history.epoch)} of {EPOCHS}"),
+            ("why it ended", str(stopper.stop_reason or "all epochs were run")),
+            ("best epoch", f"{stopper.best_epoch + 1} (val_loss {stopper.best_value:.4f})"),
+            ("saved as best in epochs", ", ".join(map(str, saves.epochs))),
+            ("test accuracy, model in memory", f"{in_memory:.4f}"),
+            ("test accuracy, file reloaded", f"{from_file:.4f}"),
+        ],
+    )
     same = all(
         np.array_equal(a, b)
         for a, b in zip(model.get_weights(), reloaded.get_weights(), strict=True)
     )
     if not same or in_memory != from_file:
         raise SystemExit("The model in memory and the reloaded file differ.")
-    console.print(
-        f"Training went on while it helped, then went back to epoch {stopper.best_epoch + 1}: "
-        f"the model in memory and {best_file} hold the same weights. Curves: {picture}"
+    print(
+        f"The weights of epoch {stopper.best_epoch + 1} are restored: the model in memory and "
+        f"{best_file} hold the same weights. Curves: {picture}"
     )
 
 

@@ -1,4 +1,4 @@
-"""What the other examples share: a child process that kills itself in the middle of an epoch."""
+"""Shared by the other examples: a child process that kills itself in the middle of an epoch."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ import keras_ratchet
 
 
 class KillAt(keras.callbacks.Callback):
-    """Kills its own process by SIGKILL, which cannot be caught, after a batch of an epoch.
+    """Kills its own process with SIGKILL, which cannot be caught, after a batch of an epoch.
 
     Args:
         epoch: Index of the epoch.
@@ -24,11 +24,11 @@ class KillAt(keras.callbacks.Callback):
         self._epoch = None
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Note the epoch."""
+        """Record the epoch."""
         self._epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        """Die here, if this is the place."""
+        """Kill the process, if this is the batch."""
         if (self._epoch, batch) == self.at:
             print(f"Killed by SIGKILL in epoch {self._epoch + 1}, after batch {batch + 1}.")
             sys.stdout.flush()
@@ -36,14 +36,16 @@ class KillAt(keras.callbacks.Callback):
 
 
 def run_until_killed(script, *arguments):
-    """Run a script in a child process, which has to die by SIGKILL."""
+    """Run a script in a child process that must be killed by SIGKILL."""
     child = subprocess.run([sys.executable, script, *arguments], check=False)
     if child.returncode != -signal.SIGKILL:
-        raise SystemExit(f"The child was to be killed, but it ended with {child.returncode}.")
+        raise SystemExit(
+            f"The child should have been killed, but it exited with {child.returncode}."
+        )
 
 
 def resumes_in(backup):
-    """Say where a training with this backup directory will go on, or None if it begins anew."""
+    """Return where a run with this backup directory resumes, or None if it starts from scratch."""
     snapshots = keras_ratchet.checkpoints(backup) if backup.is_dir() else []
     if not snapshots:
         return None
@@ -52,6 +54,6 @@ def resumes_in(backup):
 
 
 def same_weights(one, other):
-    """Say whether two models hold the same weights, bit by bit."""
+    """Return whether two models hold the same weights, bit for bit."""
     pairs = zip(one.get_weights(), other.get_weights(), strict=True)
     return all(a.tobytes() == b.tobytes() for a, b in pairs)

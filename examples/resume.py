@@ -1,8 +1,8 @@
-"""Kill it anywhere, run it again, get the same bits.
+"""Resume: kill it anywhere, run it again, get the same bits.
 
 Trains the network of `digits.py` three times: without interruption; in a child process that
-kills itself by SIGKILL in the middle of an epoch; and the same child again, which goes on where
-the snapshot says. Then compares all variables, the optimizer, the History and the best file.
+kills itself with SIGKILL in the middle of an epoch; and in the same child again, which resumes
+from the snapshot. Then compares all variables, the optimizer, the History and the best file.
 
     KERAS_BACKEND=jax python examples/resume.py
 """
@@ -22,8 +22,7 @@ import digits
 import keras
 import numpy as np
 from interrupt import KillAt, resumes_in, run_until_killed, same_weights
-from rich.console import Console
-from rich.table import Table
+from tables import print_table
 
 import keras_ratchet
 
@@ -33,7 +32,7 @@ KILL = KillAt(epoch=3, batch=25)  # of 34 batches
 
 
 def train(run, *more_callbacks):
-    """Train, or go on training, and write the whole final state into `run`."""
+    """Train, or resume training, and write the whole final state into `run`."""
     keras.utils.set_random_seed(7)
     training, validation, _ = digits.load_data()
     model = digits.build_model()
@@ -62,7 +61,7 @@ def train(run, *more_callbacks):
 
 
 def compare(one, other):
-    """Return, for each part of the final state, how many entries there are and how many differ."""
+    """Return, for each part of the final state, how many entries it has and how many differ."""
     a, b = np.load(one / "variables.npz"), np.load(other / "variables.npz")
     if a.files != b.files:
         raise SystemExit(f"The two runs have different variables: {a.files} and {b.files}.")
@@ -98,17 +97,15 @@ def main():
     subprocess.run([sys.executable, __file__, "--child"], check=True)
 
     parts = compare(straight, killed)
-    table = Table(title=f"Killed and resumed, against uninterrupted ({keras.backend.backend()})")
-    for heading in ("", "compared", "different"):
-        table.add_column(heading, justify="right" if heading else "left")
-    for part, (count, different) in parts.items():
-        table.add_row(part, str(count), str(different))
-    console = Console()
-    console.print(table)
-    console.print(f"Run again, the script went on in {place}, and trained to epoch {EPOCHS}.")
+    rows = [(part, count, different) for part, (count, different) in parts.items()]
+    print_table(
+        f"Killed and resumed, compared with uninterrupted ({keras.backend.backend()})",
+        [("", "compared", "different"), *rows],
+    )
+    print(f"Run again, the script resumed in {place}, and trained to epoch {EPOCHS}.")
     if any(different for _, different in parts.values()):
         raise SystemExit("The resumed run differs from the uninterrupted one.")
-    console.print("The final weights are bit-identical to the uninterrupted run's.")
+    print("The final weights are bit-identical to the uninterrupted run's.")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 Real data: the docstrings of the standard library of the Python that runs this script, read from
 its source files (Python Software Foundation License). A GRU reads one sentence, word by word,
-and names the package it was written for. No docstring is both in training and in validation.
+and names the package it was written for. No docstring is in both training and validation data.
 
-    python examples/text.py               # run it, kill it, run it again: it goes on
+    python examples/text.py               # run it, kill it, run it again: it resumes
     python examples/text.py --interrupt   # the same, with a child process that is killed
 """
 
@@ -23,8 +23,7 @@ from pathlib import Path
 import keras
 import numpy as np
 from interrupt import KillAt, resumes_in, run_until_killed, same_weights
-from rich.console import Console
-from rich.table import Table
+from tables import print_table
 
 import keras_ratchet
 
@@ -72,7 +71,7 @@ def load_data():
     }
     data = []
     for part in split.values():
-        x = np.zeros((len(part), LENGTH), "int32")  # 0 fills up, 1 is an unknown word
+        x = np.zeros((len(part), LENGTH), "int32")  # 0 is padding, 1 an unknown word
         for row, sentence in enumerate(part):
             x[row, -len(sentence) :] = [vocabulary.get(word, 1) for word in sentence]
         data.append((x, np.array(list(part.values()), "int32")))
@@ -98,7 +97,7 @@ def build_model():
 
 
 def train(*more_callbacks):
-    """Train, or go on training; return the model, its History and the callback that stops it."""
+    """Train, or resume training; return the model, its History and the callback that stops it."""
     keras.utils.set_random_seed(1)
     training, validation, _ = load_data()
     model = build_model()
@@ -130,7 +129,7 @@ def main():
         shutil.rmtree(RUN, ignore_errors=True)
     if arguments.interrupt:
         run_until_killed(__file__, "--child")
-    begun = resumes_in(RUN / "backup") or "epoch 1, nothing to resume"
+    start = resumes_in(RUN / "backup") or "epoch 1, nothing to resume"
 
     model, history, stopper = train()
     training, (x, y), vocabulary = load_data()
@@ -138,31 +137,31 @@ def main():
     best = keras_ratchet.load_model(RUN)
     kept = [info.name for info in keras_ratchet.checkpoints(RUN)]
 
-    table = Table(
-        title=f"Standard library sentences on {keras.backend.backend()}", show_header=False
-    )
-    table.add_row("sentences", f"{len(training[1])} for training, {len(y)} for validation")
-    table.add_row("this process began in", begun)
-    table.add_row("epochs run", f"{len(history['loss'])} of {EPOCHS}")
-    table.add_row("why it ended", str(stopper.stop_reason or "all epochs were run"))
-    table.add_row("best epoch, restored", f"{stopper.best_epoch + 1} (val_loss {loss:.4f})")
-    table.add_row("files kept", "\n".join(kept))
     chance = np.bincount(y).max() / len(y)
-    table.add_row("validation accuracy", f"{accuracy:.3f} (always the largest: {chance:.3f})")
-    console = Console()
-    console.print(table)
+    print_table(
+        f"Standard library sentences on {keras.backend.backend()}",
+        [
+            ("sentences", f"{len(training[1])} for training, {len(y)} for validation"),
+            ("this process started in", start),
+            ("epochs run", f"{len(history['loss'])} of {EPOCHS}"),
+            ("why it ended", str(stopper.stop_reason or "all epochs were run")),
+            ("best epoch, restored", f"{stopper.best_epoch + 1} (val_loss {loss:.4f})"),
+            ("files kept", "\n".join(kept)),
+            ("validation accuracy", f"{accuracy:.3f} (largest class: {chance:.3f})"),
+        ],
+    )
     words = {number: word for word, number in vocabulary.items()} | {1: "?"}
     rows = np.linspace(0, len(y) - 1, 5, dtype=int)
     answers = model.predict(x[rows], verbose=0)
     for sentence, truth, answer in zip(x[rows], y[rows], answers, strict=True):
         mark = "right" if answer.argmax() == truth else f"wrong, it is {PACKAGES[truth]}"
         text = " ".join(words[number] for number in sentence if number)
-        console.print(f'  "{text}": {PACKAGES[answer.argmax()]} ({mark})', markup=False)
+        print(f'  "{text}": {PACKAGES[answer.argmax()]} ({mark})')
     if not same_weights(model, best):
         raise SystemExit("The model in memory and the best file differ.")
     if accuracy < chance + 0.1:
-        raise SystemExit("The model has learnt nothing.")
-    console.print("The model in memory and the best of the files kept hold the same weights.")
+        raise SystemExit("The model has learned nothing.")
+    print("The model in memory and the best of the files kept hold the same weights.")
 
 
 if __name__ == "__main__":

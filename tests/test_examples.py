@@ -1,4 +1,4 @@
-"""The examples run as they are, each in a process of its own."""
+"""The examples run as they are, each in its own process."""
 
 import os
 import subprocess
@@ -51,10 +51,10 @@ def test_resume_is_bit_identical_after_a_kill_in_mid_epoch(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["text", "audio"])
-def test_an_example_that_was_killed_goes_on_and_keeps_its_best_file(name, tmp_path):
+def test_an_example_that_was_killed_resumes_and_keeps_its_best_file(name, tmp_path):
     output = run(f"{name}.py", tmp_path, "--interrupt")
     assert "Killed by SIGKILL in epoch 3" in output
-    assert "epoch 3, after batch" in output.partition("Killed")[2].partition("began in")[2]
+    assert "epoch 3, after batch" in output.partition("Killed")[2].partition("started in")[2]
     assert "hold the same weights" in output
     directory = tmp_path / "runs" / name
     assert 2 <= len(list(directory.glob("epoch-*.keras"))) <= 3
