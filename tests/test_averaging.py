@@ -142,7 +142,7 @@ def test_a_corrupt_checkpoint_takes_no_part_and_a_named_one_is_an_error(run, tmp
     ranked = sorted(keras_ratchet.checkpoints(str(run)), key=lambda info: info.metrics["val_loss"])
     flip_bit(broken / ranked[0].name, 3000)
     model = network()
-    with pytest.warns(UserWarning, match=f"{ranked[0].name}.* no part"):
+    with pytest.warns(UserWarning, match=f"{ranked[0].name}.* not part"):
         record = keras_ratchet.mean(model, broken, k=2)
     assert record.members == (ranked[1].name, ranked[2].name)
     before = bits(model.get_weights())

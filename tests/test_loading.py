@@ -255,7 +255,7 @@ def test_listing_a_directory_reads_no_checkpoint(tmp_path):
     [info] = keras_ratchet.checkpoints(tmp_path)
     assert (info.name, info.manifest, info.metrics) == ("best.keras", True, {"val_loss": 1 / 3})
     assert info.bytes == os.path.getsize(path)
-    assert info.reason == "epoch 3 has ended"
+    assert info.reason == "epoch 3 ended"
 
 
 def test_no_warning_escapes_a_good_load(tmp_path):

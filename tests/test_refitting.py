@@ -139,7 +139,7 @@ def test_a_whole_data_set_needs_no_joining():
     seen = Seen()
     keras_ratchet.refit(make, loader, 10, match="steps", verbose=0, callbacks=[seen])
     assert seen.steps == [8, 2]
-    with pytest.raises(ConfigError, match=r"DataLoader.*cannot be joined"):
+    with pytest.raises(ConfigError, match=r"DataLoader.*cannot be concatenated"):
         keras_ratchet.refit(make, loader, 2, validation_data=held_out())
 
 

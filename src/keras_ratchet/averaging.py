@@ -220,8 +220,8 @@ class _Kitchen:
             return self._the_best(self._infos, validation)
         if len(self._infos) > self._k:
             raise ConfigError(
-                f"There are {len(self._infos)} checkpoints, and nothing says which are the best "
-                f"{self._k}. Pass validation_data=..., or k={len(self._infos)} for all."
+                f"There are {len(self._infos)} checkpoints, but nothing says which are the "
+                f"best {self._k}. Pass validation_data=..., or k={len(self._infos)} for all."
             )
         return self._the_first(self._infos)
 
@@ -258,7 +258,7 @@ class _Kitchen:
         except CorruptError as error:
             if self._named:
                 raise
-            warn(f"{error} It takes no part in the average.")
+            warn(f"{error} It is not part of the average.")
             return False
         try:
             with warnings.catch_warnings():  # the optimizer's variables are left alone
@@ -284,7 +284,7 @@ def _found(checkpoints: Paths) -> list[CheckpointInfo]:
         where = local_path(checkpoints, "checkpoints")
         if os.path.isfile(where):
             raise ConfigError(
-                f"checkpoints is a directory or a list of files. Got the file {where!r}."
+                f"checkpoints must be a directory or a list of files. Got the file {where!r}."
             )
         infos = of_newest_runs([info for info in listed(where) if not info.directory])
     else:
@@ -295,8 +295,8 @@ def _found(checkpoints: Paths) -> list[CheckpointInfo]:
     models = {info.fingerprint: info.name for info in infos if info.fingerprint}
     if len(models) > 1:
         raise LoadError(
-            f"these checkpoints are of different models: {', '.join(models.values())}. Name those "
-            f"of one model."
+            f"these checkpoints belong to different models: {', '.join(models.values())}. Pass "
+            "those of one model."
         )
     return infos
 
@@ -309,7 +309,8 @@ def _ranking(infos: list[CheckpointInfo], monitor: str | None, mode: str, model:
     better = said.get(name) or metric_direction(model, name) if mode == "auto" else mode
     if better not in ("min", "max"):
         raise UnknownDirectionError(
-            f"Is a small or a large {name!r} better? Pass mode='min' or mode='max'. Got: {mode!r}."
+            f"It is unknown whether a small or a large {name!r} is better. Pass mode='min' "
+            f"or mode='max'. Got: {mode!r}."
         )
     direction: Mode = "min" if better == "min" else "max"
     return Ranking(((name, direction),))

@@ -158,7 +158,7 @@ def accept(info: CheckpointInfo) -> str:
     check_file(info.path)
     if outcome.status == "unverified":
         warn(
-            f"{info.path!r} has no manifest, so it is loaded unverified. "
-            f"`ratchet adopt` gives it one."
+            f"{info.path!r} has no manifest, so it is loaded unverified. `ratchet adopt` "
+            "writes one."
         )
     return info.path

@@ -73,7 +73,7 @@ def refit(
     x, y, sample_weight = _parts(data, validation_data)
     model = model_fn()
     if not getattr(model, "compiled", False):
-        raise ConfigError(f"model_fn has to return a compiled Keras model. Got: {model!r}.")
+        raise ConfigError(f"model_fn must return a compiled Keras model. Got: {model!r}.")
     arguments = {"y": y, "sample_weight": sample_weight, **fit_arguments}
     if steps is not None:
         epochs = math.ceil(steps / _steps_per_epoch(x, fit_arguments))
@@ -86,8 +86,7 @@ def _refuse_ours(arguments: Mapping[str, Any]) -> None:
     found = [name for name in _OURS if name in arguments]
     if found:
         raise ConfigError(
-            f"refit says by itself how long to train, and on what, so it excludes "
-            f"{', '.join(found)}."
+            f"refit decides how long to train, and on what, so it excludes {', '.join(found)}."
         )
 
 
@@ -95,7 +94,7 @@ def _length(result: Any, match: Match, monitor: str, mode: str) -> tuple[int, in
     """Return how many epochs to train, and how many steps if those are what counts."""
     if is_whole_number(result):
         if result < 1:
-            raise ConfigError(f"result is a number of {match}, at least 1. Got: {result!r}.")
+            raise ConfigError(f"result must be a number of {match}, at least 1. Got: {result!r}.")
         return result, result if match == "steps" else None
     if isinstance(result, keras.callbacks.History):
         epochs = _best_of_history(result, monitor, mode)
@@ -106,7 +105,7 @@ def _length(result: Any, match: Match, monitor: str, mode: str) -> tuple[int, in
     steps = (result.params or {}).get("steps")
     if steps is None:
         raise ConfigError(
-            "The first run did not know how many steps its epochs have. Count them, and pass "
+            "The number of steps per epoch of the first run is unknown. Count them, and pass "
             f"result={epochs} * steps_per_epoch; or use match='epochs'."
         )
     return epochs, epochs * int(steps)
@@ -117,7 +116,7 @@ def _best_of_stopper(stopper: Any) -> int:
     is_keras = isinstance(stopper, keras.callbacks.EarlyStopping)  # before fit it has no epoch
     if not (is_keras or hasattr(stopper, "best_epoch")):
         raise ConfigError(
-            f"result is an EarlyStopping, a History, or a number of epochs. Got: {stopper!r}."
+            f"result must be an EarlyStopping, a History, or a number of epochs. Got: {stopper!r}."
         )
     if getattr(stopper, "best_value", getattr(stopper, "best", None)) is None:
         raise ConfigError(
@@ -153,8 +152,8 @@ def _direction(history: Any, monitor: str, mode: str) -> Mode:
         mode = metric_direction(history.model, monitor) or mode
     if mode not in ("min", "max"):
         raise UnknownDirectionError(
-            f"Is a small or a large {monitor!r} better? Pass mode='min' or mode='max'. "
-            f"Got: {mode!r}."
+            f"It is unknown whether a small or a large {monitor!r} is better. Pass mode='min' "
+            f"or mode='max'. Got: {mode!r}."
         )
     return "min" if mode == "min" else "max"
 
@@ -172,8 +171,8 @@ def _parts(data: Any, more: Any) -> tuple[Any, Any, Any]:
     if all(hasattr(d, "concatenate") and hasattr(d, "element_spec") for d in (ours[0], theirs[0])):
         return ours[0].concatenate(theirs[0]), None, None  # tf.data
     raise ConfigError(
-        f"A {type(ours[0]).__name__} and a {type(theirs[0]).__name__} cannot be joined here. Join "
-        f"them yourself and pass the whole as data=, without validation_data."
+        f"A {type(ours[0]).__name__} and a {type(theirs[0]).__name__} cannot be concatenated "
+        "here. Concatenate them yourself and pass the result as data=, without validation_data."
     )
 
 

@@ -154,9 +154,9 @@ class _KerasOptimizer:
 
     def __init__(self, optimizer: Any, model: Any) -> None:
         if not isinstance(optimizer, keras.optimizers.Optimizer):
-            raise ConfigError(f"optimizer is torch's or a Keras one. Got: {optimizer!r}.")
+            raise ConfigError(f"optimizer must be a torch or Keras optimizer. Got: {optimizer!r}.")
         if not model.built:
-            raise ConfigError("With a Keras optimizer the model has to be built before Run.")
+            raise ConfigError("With a Keras optimizer the model must be built before Run.")
         if not optimizer.built:
             optimizer.build(model.trainable_variables)
         self._optimizer = optimizer

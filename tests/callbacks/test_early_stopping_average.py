@@ -423,7 +423,7 @@ def test_a_pass_that_fails_restores_the_best_epoch_and_is_raised():
     with pytest.raises(Exception, match=r"disk is gone|UNKNOWN"):
         replay(ours, Fail(), model=model, validation_data=Failing(x, y))
     assert bits(model.get_weights()) == bits(best_first()[0])
-    assert "training was ended by" in str(ours.average_record)
+    assert "training ended with" in str(ours.average_record)
     failing.clear()
     replay(stopper(), model=model)
 
@@ -453,7 +453,7 @@ def test_a_preemption_leaves_no_time_for_averages(tmp_path):
     backup = keras_ratchet.BackupAndRestore(str(tmp_path), signals=["SIGUSR1"])
     _, calls = replay(ours, backup, Signal())
     assert backup.stop_reason.kind == "signal"
-    assert not calls and "make room" in str(ours.average_record)
+    assert not calls and "has to stop" in str(ours.average_record)
 
 
 # --- memory ---

@@ -127,7 +127,7 @@ def test_it_decides_about_cuts_of_the_learning_rate_too():
 
 
 def test_beside_a_criterion_it_is_refused():
-    with pytest.raises(ConfigError, match=r"Tolerant\._is_improvement would not be asked"):
+    with pytest.raises(ConfigError, match=r"Tolerant\._is_improvement would never be called"):
         Tolerant(criterion=policy.Patience(3))
 
 

@@ -95,7 +95,7 @@ def test_the_first_metric_of_the_criterion_decides_what_is_restored():
 def test_without_any_metric_the_validation_loss_decides_what_is_restored():
     ours = stopper(AfterEpochs(5), restore_best_weights=True)
     assert stamp_of(run(ours, val_loss=CURVE)) == 2
-    told = "'val_loss' is not among .* Waiting for Curve|val_loss never came, so the model keeps"
+    told = "'val_loss' is not in .* Waiting for Curve|val_loss never came, so the model keeps"
     with warnings_like(told) as count:  # Curve might have written it
         run(stopper(AfterEpochs(5), restore_best_weights=True), val_acc=RISE)
     assert count() == 2
@@ -140,7 +140,9 @@ def test_auto_asks_the_model_before_the_first_check():
 def test_an_unknown_direction_is_an_error_before_the_first_batch():
     model = tiny()
     for rule in (Patience(3, "val_bleu"), Patience(3) | Reaches("val_bleu", 0.3)):
-        with pytest.raises(UnknownDirectionError, match="'val_bleu' should be small or large"):
+        with pytest.raises(
+            UnknownDirectionError, match="'val_bleu' should be minimized or maximized"
+        ):
             run(stopper(rule), model=model, val_loss=[1.0], val_bleu=[1.0])
         assert int(model.optimizer.iterations) == 0
 
@@ -148,7 +150,7 @@ def test_an_unknown_direction_is_an_error_before_the_first_batch():
 def test_one_mode_for_a_metric_holds_everywhere():
     rule = Reaches("val_bleu", 0.6) | Patience(9, "val_bleu", mode="max")
     assert epochs(rule, val_bleu=RISE)[1] == 4
-    with pytest.raises(ConfigError, match="'val_bleu' is to be small in one criterion and large"):
+    with pytest.raises(ConfigError, match="'val_bleu' is minimized in one criterion and maximized"):
         stopper(Patience(1, "val_bleu", mode="min") | Patience(9, "val_bleu", mode="max"))
 
 
@@ -172,7 +174,9 @@ def test_a_criterion_excludes_the_arguments_that_it_replaces(given):
 
 @pytest.mark.parametrize("wrong", ["patience", 10, Patience, lambda m: False])
 def test_what_is_no_criterion_is_refused(wrong):
-    with pytest.raises(ConfigError, match=r"criterion is made of keras_ratchet\.policy"):
+    with pytest.raises(
+        ConfigError, match=r"criterion must be a criterion from keras_ratchet\.policy"
+    ):
         stopper(wrong)
 
 
@@ -185,7 +189,7 @@ def test_a_smoothed_metric_alone_is_no_criterion():
     "rule", [Patience(3) | Patience(3, "val_acc", mode="max"), Patience(3) | NotFinite("val_acc")]
 )
 def test_every_named_metric_has_to_be_there(rule):
-    message = r"'val_acc' is not among.*Did you mean 'val_ac'"
+    message = r"'val_acc' is not in.*Did you mean 'val_ac'"
     with warns_once("Waiting for Curve"), pytest.raises(MissingMetricError, match=message):
         run(stopper(rule), val_loss=[1.0, 0.9, 0.8], val_ac=RISE)
 

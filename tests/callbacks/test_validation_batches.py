@@ -183,6 +183,6 @@ def test_a_loop_without_the_hook_is_refused():
     stopper.set_model(model)
     stopper.on_train_begin()
     stopper.on_epoch_begin(0)
-    with pytest.raises(ConfigError, match=r"in a loop of your own give Moment"):
+    with pytest.raises(ConfigError, match=r"in a custom loop, pass Moment"):
         stopper.on_epoch_end(0, {"loss": 1.0, "val_loss": 1.0})
     stopper.on_train_end()

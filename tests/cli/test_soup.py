@@ -140,7 +140,7 @@ def test_a_corrupt_checkpoint_is_passed_over_and_one_moment_counts_once(ratchet,
     (tmp_path / ".ratchet" / renamed).write_bytes(seal(body.encode()))
     flip_bit(tmp_path / "epoch-02.keras", 3000)
     result = ratchet("soup", tmp_path, "--dry-run", "--k", 2)
-    assert "Passed over epoch-02.keras" in result.stderr
+    assert "Skipped epoch-02.keras" in result.stderr
     rows = result.stdout.splitlines()[1:3]
     assert [row.split()[0] for row in rows] == ["epoch-04.keras", "epoch-03.keras"] or (
         [row.split()[0] for row in rows] == ["best.keras", "epoch-03.keras"]

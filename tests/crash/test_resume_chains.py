@@ -117,7 +117,7 @@ def test_a_save_that_does_not_fit_into_the_grace_period_leaves_the_older_one(end
     end = ends[NO_TIME.name]
     [cut] = end["preempted"]
     assert cut["code"] == EXIT_CODE
-    assert "so the last one stands" in cut["reason"]
+    assert "so the last save stands" in cut["reason"]
     snapshots = [name for name in cut["snapshots"] if name.startswith("epoch")]
     assert snapshots == ["epoch-00001-batch-0000000", "epoch-00002-batch-0000000"]
     assert differences(end, ends[NO_TIME.data]) == []

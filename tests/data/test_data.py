@@ -240,7 +240,7 @@ def test_what_cannot_be_turned_back_says_so():
     ds = resumable(generator(), 5)
     state = ds.state_dict()
     list(ds)
-    with pytest.raises(ResumeError, match="Make it anew"):
+    with pytest.raises(ResumeError, match="Create it again"):
         ds.load_state_dict(state)
     again = resumable(generator, 5)
     state, first = again.state_dict(), epoch(again)
@@ -393,7 +393,7 @@ def test_arrays_that_change_while_training_are_named_in_a_warning(which, tmp_pat
 
     data = {"x": found[0], "y": found[1]}
     script = Script(str(tmp_path / "b"), lambda: data, callbacks=lambda: [Relabels()])
-    with pytest.warns(UserWarning, match="the first epoch has changed the arrays given to fit"):
+    with pytest.warns(UserWarning, match="the first epoch has changed the arrays passed to fit"):
         script.run()
 
 

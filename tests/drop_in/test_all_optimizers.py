@@ -63,7 +63,7 @@ def test_a_rate_that_belongs_to_a_schedule_is_told_of_and_the_others_are_cut():
     schedule = keras.optimizers.schedules.ExponentialDecay(1e-2, 10, 0.5)
     model.compile(keras.optimizers.Adam(schedule), keras.optimizers.Adam(1e-2))
     plateau = keras_ratchet.ReduceLROnPlateau("val_loss", factor=0.5, patience=1)
-    with pytest.warns(UserWarning, match="not that of d_optimizer"):
+    with pytest.warns(UserWarning, match="cannot cut that of d_optimizer"):
         fit(model, Score(), plateau)
     assert float(model.g_optimizer.learning_rate) == pytest.approx(1e-2 / 4)
 

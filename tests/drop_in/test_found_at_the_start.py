@@ -85,12 +85,12 @@ def test_a_directory_that_is_deleted_during_the_run_is_made_anew(tmp_path):
     seen = []
     checkpoint = saving(tmp_path / "run" / "e{epoch}.weights.h5", keep_last=2)
     backup = keras_ratchet.BackupAndRestore(tmp_path / "run" / "backup", delete_checkpoint=False)
-    with warnings_like("was deleted while training goes on") as count:
+    with warnings_like("was deleted during training") as count:
         train(At("epoch_begin", 2, delete), checkpoint, backup, At("epoch_begin", 3, is_locked))
     assert count() == 2  # one for each of the two
     assert seen == [True]
     assert held(tmp_path / "run" / "e4.weights.h5") == 4
-    with pytest.warns(UserWarning, match="already finished the training of another model"):
+    with pytest.warns(UserWarning, match="already trained another model"):
         resumed = train(keras_ratchet.BackupAndRestore(tmp_path / "run" / "backup"))
     assert resumed.history.history["val_loss"] == LOSSES
 
@@ -188,7 +188,7 @@ def begin(model, path, *callbacks):
 
 def test_two_variables_of_one_name_in_h5_are_an_error_at_the_start(tmp_path):
     begun, error = begin(model_of(Twins()), tmp_path / "best.h5")
-    assert "2 variables of one name" in str(error)
+    assert "2 variables with one name" in str(error)
     assert "'.keras'" in str(error)
     assert not begun
     assert begin(model_of(Twins()), tmp_path / "best.keras")[1] is None
@@ -204,7 +204,7 @@ def test_a_layer_that_keras_does_not_save_is_an_error_at_the_start(tmp_path):
 
 @pytest.mark.parametrize("name", ["best.keras", "best.h5"])
 def test_a_layer_that_cannot_be_made_again_is_a_warning_at_the_start(name, tmp_path):
-    with warns_once(r"cannot be loaded: a NoKwargs cannot .*trainable.*get_config"):
+    with warns_once(r"not loaded: a NoKwargs cannot .*trainable.*get_config"):
         begin(model_of(NoKwargs(3), NoKwargs(2)), tmp_path / name)
     with pytest.raises(TypeError):
         keras_ratchet.load_model(tmp_path / name, custom_objects={"NoKwargs": NoKwargs})
@@ -244,7 +244,7 @@ def test_what_fails_only_now_is_a_warning(tmp_path):
 
     model = model_of(Late(2))
     step = At("train_batch_end", 0, lambda: setattr(Late, "seen", 1.0))
-    with warns_once("could not be saved now: TypeError"):
+    with warns_once("cannot be saved yet: TypeError"):
         begin(model, tmp_path / "best.weights.h5", step)
     assert (tmp_path / "best.weights.h5").exists()
 
@@ -313,5 +313,5 @@ def test_a_name_that_leaves_no_room_for_the_manifest_is_an_error_at_the_start(
         train(saving(tmp_path / name, save_best_only=True))
     assert max(len(p.name) for p in tmp_path.rglob("*")) == limit
     begun, error = begin(dense(), tmp_path / f"x{name}")
-    assert f"{longest} bytes are possible" in str(error)
+    assert f"{longest} bytes are allowed" in str(error)
     assert not begun

@@ -221,7 +221,7 @@ def test_after_so_many_times_training_stops_with_the_good_weights():
     assert differences(model, expected([1, 3, 6, 7, 8, 9])) == []
     assert rollback.stop_reason.kind == "rollback" and rollback.stop_reason.epoch == 0
     assert str(rollback.stop_reason) == (
-        "loss is nan, and training has gone back 2 times (max_rollbacks)"
+        "loss is nan, and training has rolled back 2 times (max_rollbacks)"
     )
     assert len(rollback.rollbacks) == 2
 
@@ -356,7 +356,7 @@ def test_a_constant_that_is_infinite_is_no_incident(caplog):
     with caplog.at_level(logging.WARNING, "keras_ratchet"):
         train(model, poisoned([5]), [rollback])
     assert [r.why for r in rollback.rollbacks] == ["loss is nan"]
-    assert caplog.text.count("is not finite at first, so it is not watched") == 1
+    assert caplog.text.count("is not finite at the start, so it is not watched") == 1
 
 
 def test_a_model_that_is_built_by_fit_has_a_state_before_its_first_batch():
@@ -474,9 +474,9 @@ def test_who_stops_at_nan_cannot_go_back_from_it(module):
 
 
 def test_a_metric_that_no_batch_has_is_an_error():
-    with pytest.raises(ConfigError, match="no batch has a 'val_loss'"):
+    with pytest.raises(ConfigError, match="the logs of batches have no 'val_loss'"):
         Rollback("val_loss")
-    with pytest.raises(MissingMetricError, match=r"'lost' is not among the logs.*'loss'"):
+    with pytest.raises(MissingMetricError, match=r"'lost' is not in the logs.*'loss'"):
         train(net(), rows(), [Rollback("lost")])
 
 

@@ -89,7 +89,7 @@ def test_a_baseline_has_to_be_beaten_within_the_patience_as_in_keras(module):
         ({"baseline": float("nan")}, "baseline is NaN"),
         ({"nan": "skip"}, "nan must be one of"),
         ({"min_delta_mode": "percent"}, "min_delta_mode must be one of"),
-        ({"monitor": ["val_loss", "val_mae"]}, "monitor is the name of one metric"),
+        ({"monitor": ["val_loss", "val_mae"]}, "monitor must be the name of one metric"),
     ],
 )
 def test_an_argument_that_cannot_work_is_an_error_when_it_is_given(arguments, message):
@@ -101,7 +101,7 @@ def test_pain_30_several_metrics_are_refused_with_a_sentence():
     if KERAS_IS_AS_DESCRIBED:
         with pytest.raises(TypeError, match="unhashable"):
             run(keras.callbacks.EarlyStopping(["val_loss"], mode="min"), val_loss=[1])
-    with pytest.raises(ConfigError, match="monitor is the name of one metric"):
+    with pytest.raises(ConfigError, match="monitor must be the name of one metric"):
         keras_ratchet.EarlyStopping(["val_loss"], mode="min")
 
 

@@ -63,7 +63,7 @@ def test_pain_9_a_stop_at_nan_ends_with_the_last_good_epoch():
     assert math.isnan(model.history.history["loss"][-1])
     assert ours.stop_reason.kind == "not finite" and ours.stop_reason.epoch == 2
     assert str(ours.stop_reason) == (
-        "loss is nan in epoch 3, batch 6; weights and optimizer are those of the begin of epoch 3"
+        "loss is nan in epoch 3, batch 6; weights and optimizer are those of the start of epoch 3"
     )
 
 
@@ -183,7 +183,7 @@ def test_the_stop_is_told_in_one_line_and_the_journal(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "keras_ratchet"):
         train(net(), poisoned([5]), [TerminateOnNaN(), checkpoint])
     line = (
-        "loss is nan in epoch 1, batch 6; weights and optimizer are those of the begin of epoch 1"
+        "loss is nan in epoch 1, batch 6; weights and optimizer are those of the start of epoch 1"
     )
     assert [r.message for r in caplog.records] == [line]
     stops = [e["reason"] for e in journal.read(str(tmp_path)) if e["event"] == "stop"]

@@ -24,7 +24,7 @@ from support.resuming import Killed, end_workers, scramble, seed_all
 import keras_ratchet
 
 # Warnings that say that a resume will not be exact, or what it has lost.
-ABOUT_RESUME = re.compile(r"exact|interrupted|resum|lost|not kept|going on with|was saved", re.I)
+ABOUT_RESUME = re.compile(r"exact|interrupted|resum|lost|cannot be saved|was saved", re.I)
 EPOCHS = 3
 
 

@@ -209,7 +209,7 @@ def test_it_draws_on_given_axes_and_makes_its_own():
 
 
 def test_what_cannot_be_drawn_is_said(tmp_path):
-    with pytest.raises(LoadError, match="no training"):
+    with pytest.raises(LoadError, match="no run has"):
         keras_ratchet.plots.run(tmp_path)
     with pytest.raises(LoadError, match="no epoch"):
         keras_ratchet.plots.run(journal(BEGIN, END))

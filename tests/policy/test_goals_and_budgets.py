@@ -83,7 +83,7 @@ def test_a_threshold_is_a_number_with_or_without_a_name(kind):
     for wrong in [("val_loss",), (), ("m", "0.5"), (math.nan,), (True,), ("m", None)]:
         with pytest.raises(ConfigError, match=f"{kind.__name__} takes a number, or the name"):
             kind(*wrong)
-    with pytest.raises(ConfigError, match="monitor is the name of one metric"):
+    with pytest.raises(ConfigError, match="monitor must be the name of one metric"):
         kind(Smoothed(Reaches(0.5)), 0.5)
     with pytest.raises(ConfigError, match="mode must be one of"):
         kind(0.5, mode="up")
@@ -91,7 +91,7 @@ def test_a_threshold_is_a_number_with_or_without_a_name(kind):
 
 def test_a_direction_that_nobody_gave_is_an_error_and_a_loss_has_one():
     assert verdicts(Reaches("a_loss", 1), moments([0.5], "a_loss"))[0]
-    with pytest.raises(UnknownDirectionError, match="'val_acc' should be small or large"):
+    with pytest.raises(UnknownDirectionError, match="'val_acc' should be minimized or maximized"):
         verdicts(Reaches("val_acc", 1), moments([0.5], "val_acc"))
 
 
@@ -115,7 +115,7 @@ def test_budgets_stop_when_so_much_is_done_and_go_on_saying_so(epochs, steps, se
 
 @pytest.mark.parametrize(
     ("rule", "reason"),
-    [(AfterSteps(3), "nobody has counted the steps"), (AfterSeconds(3), "the time is not known")],
+    [(AfterSteps(3), "the steps are not counted"), (AfterSeconds(3), "the time is not known")],
 )
 def test_what_was_not_measured_is_undecided(rule, reason):
     for criterion in (rule, ~rule):

@@ -55,7 +55,9 @@ def test_the_interval_is_the_longest_of_what_is_asked_for(every, share, mtbf, co
 @pytest.mark.parametrize("bad", [0, -1, math.nan, math.inf, True, "600"])
 @pytest.mark.parametrize("name", ["every_s", "mtbf_s"])
 def test_seconds_that_are_none_are_refused_with_the_value(name, bad):
-    with pytest.raises(ConfigError, match=f"{name} is a number of seconds above 0. Got: {bad!r}"):
+    with pytest.raises(
+        ConfigError, match=f"{name} must be a number of seconds above 0. Got: {bad!r}"
+    ):
         Interval(**{name: bad})
 
 

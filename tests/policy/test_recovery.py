@@ -257,7 +257,7 @@ def test_there_are_so_many_retries_and_no_more():
     assert [bool(rule.check(done, nan)) for done in range(4)] == [True, True, False, False]
     assert rule.check(1, nan).reason == "loss is nan"
     assert rule.check(2, nan).reason == (
-        "loss is nan, and training has gone back 2 times (max_rollbacks)"
+        "loss is nan, and training has rolled back 2 times (max_rollbacks)"
     )
     stuck = rule.check(2, nan, stuck=True).reason
     assert stuck.endswith("Try a smaller every or confirm") and "each time to the same" in stuck

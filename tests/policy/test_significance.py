@@ -79,7 +79,7 @@ def test_by_hand():
         assert verdict.values["gain"] == pytest.approx(gain)
         assert verdict.values["standard_error"] == pytest.approx(error, abs=1e-6)
     assert [bool(v) for v in found] == [False, False, True, False]
-    assert found[0].reason == "m is the first to compare with"
+    assert found[0].reason == "m is the first value to compare with"
     assert found[1].reason == "m improved by 0.75 (standard error: 0.25)"
     assert found[2].reason == (
         "m has not improved by 2 standard errors (0.629 each) for 1 of 1 checks (gain: 0.25)"
@@ -146,7 +146,7 @@ def test_without_the_batches_it_says_who_records_them():
         ({"c": math.nan}, "c is a number of standard errors"),
         ({"limit": 0}, "limit counts checks"),
         ({"limit": 1.5}, "limit counts checks"),
-        ({"monitor": None}, "monitor is a name"),
+        ({"monitor": None}, "monitor must be a name"),
         ({"mode": "up"}, "mode must be one of"),
     ],
 )

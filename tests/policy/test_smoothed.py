@@ -103,14 +103,14 @@ def test_what_is_not_finite_is_seen_and_does_not_spoil_the_average():
 
 @pytest.mark.parametrize("wrong", [-0.1, 1, 1.5, math.nan])
 def test_the_weight_of_the_past_is_a_share(wrong):
-    with pytest.raises(ConfigError, match="ema is the weight of the past"):
+    with pytest.raises(ConfigError, match="ema, the weight of the past"):
         Smoothed("m", wrong)
 
 
 def test_only_a_metric_or_a_criterion_is_smoothed():
     with pytest.raises(ConfigError, match="Smoothed takes a criterion or the name"):
         Smoothed(3)
-    with pytest.raises(ConfigError, match="monitor is the name of one metric"):
+    with pytest.raises(ConfigError, match="monitor must be the name of one metric"):
         Patience(3, Smoothed(Patience(3)))
     with pytest.raises(ConfigError, match=r"write Smoothed\(ProgressQuotient"):
         ProgressQuotient(2, monitor=Smoothed("val_loss"))

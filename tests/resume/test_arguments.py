@@ -28,7 +28,7 @@ def gone_on(tmp_path, before, after, callbacks=list, epoch=0, **backup):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         script.run(**backup)
-    texts = [str(w.message) for w in caught if "this differs" in str(w.message)]
+    texts = [str(w.message) for w in caught if "these differences" in str(w.message)]
     return texts, made[0].optimizer
 
 

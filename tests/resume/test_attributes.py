@@ -151,7 +151,7 @@ def test_an_attribute_that_cannot_be_kept_is_named_once(tmp_path):
 @pytest.mark.skipif(BACKEND == "torch", reason="nothing is compiled on torch")
 def test_an_attribute_that_a_compiled_step_has_read_is_named(tmp_path):
     run = script(tmp_path, [], eager=False)
-    with pytest.warns(UserWarning, match="Annealed.beta changed during training, and a compiled"):
+    with pytest.warns(UserWarning, match="Annealed.beta changed during training, but a compiled"):
         run.run()
 
 
@@ -190,7 +190,7 @@ def test_numbers_that_layers_and_optimizers_of_keras_s_took_are_kept(tmp_path):
 
 @pytest.mark.skipif(BACKEND == "torch", reason="nothing is compiled on torch")
 def test_such_a_number_that_a_compiled_step_has_read_is_named(tmp_path):
-    with pytest.warns(UserWarning, match="changed during training, and a compiled") as told:
+    with pytest.warns(UserWarning, match="changed during training, but a compiled") as told:
         settings_script(tmp_path, eager=False).run()
     sentences = " ".join(str(w.message) for w in told if w.category is UserWarning)
     for name in ("Dropout.rate", "SGD.clipnorm", "SGD.weight_decay"):

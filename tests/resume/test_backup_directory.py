@@ -73,7 +73,7 @@ def test_a_damaged_newest_snapshot_is_passed_over_with_a_warning(file, tmp_path)
     whole = s.uninterrupted()
     s.run(Kill(epoch=1), save_freq=3)
     damage(newest(s.directory) / file)
-    with pytest.warns(UserWarning, match=r"damaged.*Going on from"):
+    with pytest.warns(UserWarning, match=r"damaged.*Resuming from"):
         assert s.run(save_freq=3).differences(whole) == []
 
 
@@ -84,7 +84,7 @@ def test_if_all_are_damaged_nothing_is_trained(tmp_path):
         damage(path / "state.safetensors")
     net = model()
     before = values(net.variables)
-    with pytest.raises(CorruptError, match=r"No backup in .* can be trusted"):
+    with pytest.raises(CorruptError, match=r"No snapshot in .* verifies"):
         net.fit(*arrays(), verbose=0, callbacks=[keras_ratchet.BackupAndRestore(s.directory)])
     assert all((a == b).all() for a, b in zip(before, values(net.variables), strict=True))
     assert net._initial_epoch is None
@@ -145,7 +145,7 @@ def test_a_mild_difference_is_one_warning(tmp_path):
     s = script(tmp_path)
     s.run(Kill(17))
     s.data = lambda: {**numpy_arrays(), "batch_size": 8}
-    with pytest.warns(UserWarning, match="although this differs") as caught:
+    with pytest.warns(UserWarning, match="despite these differences") as caught:
         assert s.run().epochs == [0, 1, 2]
     ours = [str(w.message) for w in caught if "differs" in str(w.message)]
     assert len(ours) == 1 and "batch_size: 4 when saved, 8 now" in ours[0]

@@ -180,7 +180,9 @@ def test_a_place_that_is_gone_is_told(tmp_path):
     script = Script(str(tmp_path / "b"), data, make=make(lambda: [Drawn()]))
     assert script.run(Kill(epoch=1)) is None
     script.make = make(lambda: [Plain("drawn")])
-    with pytest.warns(UserWarning, match="has no place now: metric 01._user_metrics/0.seed"):
+    with pytest.warns(
+        UserWarning, match="has no place in this model: metric 01._user_metrics/0.seed"
+    ):
         script.run()
 
 

@@ -67,7 +67,7 @@ def test_a_flag_that_the_script_sets_otherwise_than_before_is_told_of(tmp_path):
     run = script(tmp_path, stack)
     assert run.run(Kill(epoch=1)) is None
     run.make = lambda: stack(frozen=True)
-    with pytest.warns(UserWarning, match="what is trainable .*dense"):
+    with pytest.warns(UserWarning, match="which variables are trainable .*dense"):
         run.run()
 
 

@@ -208,7 +208,7 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
     ],
 )
 def test_a_hostile_header_is_a_load_error(header, length, tmp_path):
-    with pytest.raises(LoadError, match="no state file"):
+    with pytest.raises(LoadError, match="not a state file"):
         read_arrays(_file(tmp_path / "f", header, b"\0" * 8, length))
 
 

@@ -269,7 +269,7 @@ def test_a_save_that_does_not_fit_into_the_grace_period_is_not_begun(tmp_path, w
     with monkeypatch.context() as patch:
         patch.setattr(disk, "current", SlowDisk())
         backup, first = cut(one, "batch 3", 2, send("SIGTERM"), signals=("SIGTERM",), grace_s=0.2)
-    assert "so the last one stands" in str(backup.stop_reason)
+    assert "so the last save stands" in str(backup.stop_reason)
     assert first.epochs == [0, 1]
     assert snapshots(one) == ["epoch-00001-batch-0000000", "epoch-00002-batch-0000000"]
     assert one.run().differences(whole) == []

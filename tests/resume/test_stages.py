@@ -138,7 +138,7 @@ def test_each_stage_with_a_directory_of_its_own_needs_no_warning(tmp_path):
 def test_a_first_fit_that_does_not_lead_to_the_snapshot_is_refused(tmp_path):
     directory = str(tmp_path)
     assert process(directory, STAGES, KillIn(1, 4)) is None
-    with pytest.raises(ResumeError, match=r"number 2 with this directory.*backup_dir of its own"):
+    with pytest.raises(ResumeError, match=r"number 2 with this directory.*its own backup_dir"):
         process(directory, [{"epochs": 7}])
 
 
@@ -176,7 +176,7 @@ def test_a_cell_that_is_run_again_in_its_notebook_says_nothing(tmp_path):
 def test_folds_that_share_a_directory_and_keep_it_are_warned_of_in_the_first_run(tmp_path):
     directory = str(tmp_path / "b")
     first = process(directory, [{"epochs": 2}], delete_checkpoint=False)
-    with pytest.warns(UserWarning, match="already finished the training of another model.*own"):
+    with pytest.warns(UserWarning, match="already trained another model.*own"):
         second = process(directory, [{"epochs": 2}], delete_checkpoint=False)
     assert_same(second, first)  # nothing was trained, as the warning says
 
@@ -185,6 +185,6 @@ def test_a_cell_that_is_run_again_with_more_epochs_goes_on_with_that_warning(tmp
     whole = process(str(tmp_path / "a"), [{"epochs": 3}])
     directory = str(tmp_path / "b")
     process(directory, [{"epochs": 2}], delete_checkpoint=False)
-    with pytest.warns(UserWarning, match="already finished the training of another model"):
+    with pytest.warns(UserWarning, match="already trained another model"):
         more = process(directory, [{"epochs": 3}], delete_checkpoint=False)
     assert_same(more, whole)

@@ -118,5 +118,7 @@ def test_an_epoch_that_ends_before_the_place_of_the_snapshot_is_an_error(tmp_pat
     script = Script(str(tmp_path), lambda: batches(10))
     assert script.run(Kill(8), save_freq=1) is None
     script.data = lambda: batches(5)
-    with pytest.raises(ResumeError, match="ended before the place of the snapshot was reached: 7"):
+    with pytest.raises(
+        ResumeError, match="ended before the position of the snapshot was reached: 7"
+    ):
         script.run()

@@ -236,7 +236,7 @@ def test_retention_without_a_placeholder_is_an_error(tmp_path):
 def test_the_last_state_is_saved_at_the_end(tmp_path):
     train(tmp_path, val_loss=[0.1, 0.2, 0.3], save_best_only=True, save_at_end=True)
     assert epochs_in(tmp_path) == [1, 3]
-    assert events(tmp_path, "save")[-1]["reason"].startswith("training has ended")
+    assert events(tmp_path, "save")[-1]["reason"].startswith("training ended")
 
 
 def test_what_was_saved_at_the_end_of_the_last_epoch_is_not_saved_twice(tmp_path):
@@ -320,9 +320,9 @@ def test_a_failed_save_warns_once_per_kind_and_is_tried_again(tmp_path, failing)
     codes = (None, errno.ENOSPC, errno.ENOSPC, errno.EIO, errno.EIO, None)
     errors = ErrorsByEpoch(failing, *codes)
     losses = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
-    with pytest.warns(UserWarning, match="Training goes on") as record:
+    with pytest.warns(UserWarning, match="Training continues") as record:
         train(tmp_path, val_loss=losses, before=[errors], on_save_error="warn")
-    ours = [str(entry.message) for entry in record if "Training goes on" in str(entry.message)]
+    ours = [str(entry.message) for entry in record if "Training continues" in str(entry.message)]
     assert len(ours) == 2
     assert os.strerror(errno.ENOSPC) in ours[0]
     assert os.strerror(errno.EIO) in ours[1]
@@ -332,7 +332,7 @@ def test_a_failed_save_warns_once_per_kind_and_is_tried_again(tmp_path, failing)
 
 
 def test_after_a_failed_save_of_the_best_the_next_better_one_is_saved(tmp_path, failing):
-    with pytest.warns(UserWarning, match="Training goes on"):
+    with pytest.warns(UserWarning, match="Training continues"):
         callback = train(
             tmp_path,
             "best.weights.h5",

@@ -148,7 +148,7 @@ def test_a_hostile_manifest_is_refused(name, quick_path):
     path.write_bytes(MANIFESTS[name])
     Path(quick_path, "step-1", "w.bin").write_bytes(b"x")
     with bounded_memory():
-        with pytest.raises(LoadError, match="not a manifest of ours") as refusal:
+        with pytest.raises(LoadError, match="not a valid manifest") as refusal:
             read_manifest(str(path))
         assert len(str(refusal.value)) < 1000
         outcome = keras_ratchet.verify(str(path.parent))
@@ -186,7 +186,7 @@ def test_a_snapshot_file_that_is_no_plain_file_is_never_opened(kind, quick_path)
         path.symlink_to(secret if kind == "link" else "/dev/zero")
     outcome = keras_ratchet.verify(str(root / "step-1"))
     assert outcome.status == "corrupt"
-    assert "not a plain file" in outcome.problem
+    assert "not a regular file" in outcome.problem
 
 
 def test_a_journal_with_garbage_is_read_around_it(quick_path):

@@ -29,7 +29,7 @@ EPOCHS, ROWS, BATCH = 7, 48, 6
 RUN_LIMIT_S = 240  # many times what a run takes: a bound, not an expectation
 PER_EPOCH = ROWS // BATCH
 EXIT_CODE = 75
-OURS = ("Going on", "Resuming", "These attributes", "Resume will not")  # how our warnings begin
+OURS = ("Resuming", "These attributes", "Resume will not")  # how our warnings begin
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def facts(epoch, series=SERIES, ranking=(("val_loss", "min"),), **metrics):
         position=Position(epoch, 0, epoch * 10),
         metrics=metrics,
         ranking=ranking,
-        reason=f"epoch {epoch} has ended",
+        reason=f"epoch {epoch} ended",
         series=series,
         saved_at=START + epoch,
         versions={"keras": "3.15.1", "backend": "torch"},

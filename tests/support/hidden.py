@@ -265,9 +265,9 @@ HIDDEN = {
 }
 HIDDEN_WARNED = {
     "PyDataset, table": r"has changed OfTable.table",
-    "tf.data, layers in parallel map": "at a time",
+    "tf.data, layers in parallel map": "in parallel",
     "tf.data, layers in map, prefetch": {"tensorflow": None, "": "drawn random numbers ahead"},
-    "resumable(tf.data, layers in parallel map)": "at a time",
+    "resumable(tf.data, layers in parallel map)": "in parallel",
 }
 
 
@@ -345,5 +345,5 @@ VALIDATION = {
 VALIDATION_WARNED = {
     "validation: tf.data, layers in map, take()": "Validation: When a pass over this tf.data",
     "validation: table": r"has changed validation OfTable.table",
-    "validation: generator": "Validation: A Python generator cannot be set back",
+    "validation: generator": "Validation: A Python generator cannot be rewound",
 }

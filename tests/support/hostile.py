@@ -158,10 +158,10 @@ def hard_link_cycle(path):
 
 
 ARCHIVES = {
-    parent_member: "leads out",
-    backslash_member: "leads out",
-    absolute_member: "leads out",
-    drive_member: "leads out",
+    parent_member: "points outside",
+    backslash_member: "points outside",
+    absolute_member: "points outside",
+    drive_member: "points outside",
     odd_member: "does not belong",
     duplicate_member: "same name",
     zip_bomb: "expands",

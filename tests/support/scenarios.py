@@ -51,7 +51,7 @@ def facts(version):
         position=Position(epoch=version),
         metrics=metrics,
         ranking=(("val_loss", "min"),),
-        reason=f"epoch {version} has ended",
+        reason=f"epoch {version} ended",
         series="ckpt-{epoch}.keras",
         saved_at=1e9 + version,
     )

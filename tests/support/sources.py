@@ -227,8 +227,8 @@ SOURCES = {
 }
 WARNED = {
     "tf.data, repeat()": "steps_per_epoch",
-    "DataLoader, persistent workers": "workers of this DataLoader live over epochs",
-    "StatefulDataLoader": "keeps its place",
+    "DataLoader, persistent workers": "workers of this DataLoader persist across epochs",
+    "StatefulDataLoader": "keeps its position",
     "grain, repeat()": "steps_per_epoch",
-    "generator": "steps_per_epoch|generator cannot be set back",
+    "generator": "steps_per_epoch|generator cannot be rewound",
 }

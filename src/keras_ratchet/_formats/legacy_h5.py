@@ -79,8 +79,8 @@ def _check_names(groups: Iterable[Group]) -> None:
         name, times = max(counts.items(), key=lambda item: item[1], default=("", 0))
         if times > 1:
             raise ConfigError(
-                f"A .h5 file cannot hold {times} variables of one name, {name!r} in "
-                f"{group.path!r}. Save to a '.keras' file, or give them names of their own."
+                f"A .h5 file cannot store {times} variables with one name, {name!r} in "
+                f"{group.path!r}. Save to a '.keras' file, or give them different names."
             )
 
 

@@ -54,8 +54,8 @@ def rewrite(source: str, file: io.RawIOBase, values: Values) -> None:
 def _place(weight: Weight) -> int:
     if weight.offset is None:
         raise LoadError(
-            f"weight {weight.name!r} does not lie in one piece in its file (it is compressed), so "
-            f"it cannot be replaced. Load and save the model once with Keras."
+            f"weight {weight.name!r} is not stored contiguously in its file (it is "
+            "compressed), so it cannot be replaced. Load and save the model once with Keras."
         )
     return weight.offset
 

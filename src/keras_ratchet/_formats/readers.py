@@ -171,7 +171,7 @@ def _open(path: str, stack: contextlib.ExitStack) -> Any:
     if path.endswith(".keras"):
         archive = stack.enter_context(zipfile.ZipFile(path))
         if _KEEPS_NO_NAMES in archive.namelist():
-            raise LoadError(f"the weights of {path!r} are a pickle, which is never read here.")
+            raise LoadError(f"the weights of {path!r} are a pickle, which is never loaded.")
         source = open_member(archive, "model.weights.h5", stack)
     return stack.enter_context(h5py.File(source, "r"))
 
@@ -302,7 +302,7 @@ def _list(group: Any, attribute: str) -> Iterable[str]:
 
 def _of_dataset(name: str, key: str, dataset: Any, is_slot: bool = False) -> Weight:
     if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
-        raise LoadError(f"{key!r} is no array.")
+        raise LoadError(f"{key!r} is not an array.")
     is_bfloat16 = dataset.dtype.kind == "V" and dataset.dtype.itemsize == 2
     dtype = "bfloat16" if is_bfloat16 else dataset.dtype.name
     read = functools.partial(_read, dataset, is_bfloat16)

@@ -89,7 +89,7 @@ def read_arrays(path: str) -> dict[str, NDArray[Any]]:
             start = 8 + length
             return {n: _read(file, start, size, entry) for n, entry in header.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise LoadError(f"{path!r} is no state file: {error}") from error
+        raise LoadError(f"{path!r} is not a state file: {error}") from error
 
 
 def _read(file: io.BufferedReader, start: int, size: int, entry: Any) -> NDArray[Any]:

@@ -104,7 +104,7 @@ def _check_member(member: zipfile.ZipInfo) -> None:
     name = member.filename
     parts = name.replace("\\", "/").split("/")
     if name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
-        raise _Unsafe(f"its member {name!r} leads out of the archive")
+        raise _Unsafe(f"its member {name!r} points outside the archive")
     if parts[0] != "assets" and name not in _ALLOWED:
         raise _Unsafe(f"its member {name!r} does not belong in a Keras file")
     if name.endswith(".json") and parts[0] != "assets" and member.file_size > _MAX_CONFIG_BYTES:
@@ -146,7 +146,7 @@ def _child(group: Any, name: str) -> Any:
     if not isinstance(child, h5py.Dataset):
         raise _Unsafe(f"{child.name} is a {type(child).__name__}")
     if child.external or child.is_virtual:
-        raise _Unsafe(f"the data of {child.name} lie outside the file")
+        raise _Unsafe(f"the data of {child.name} lies outside the file")
     if _expands(_declared(child), child.id.get_storage_size()):
         raise _Unsafe(f"{child.name} declares {_declared(child)} bytes, which are not in the file")
     return child

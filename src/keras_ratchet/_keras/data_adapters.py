@@ -182,6 +182,6 @@ def unproved() -> str:
     if ".".join(keras.__version__.split(".")[:2]) in _PROVED:
         return ""
     return (
-        f"exactness is not proved on Keras {keras.__version__}, only on {_PROVED[0]} to "
-        f"{_PROVED[-1]}. Another order of batches would go unseen."
+        f"it is not tested with Keras {keras.__version__}, only with {_PROVED[0]} to "
+        f"{_PROVED[-1]}. A different order of batches would go unnoticed."
     )

@@ -120,7 +120,7 @@ class FileLock:
             who = "another process"
         return (
             f"{self._what} is being written by {who}. Two writers would overwrite each other's "
-            f"checkpoints: wait for it to end, or give this run a path of its own."
+            "checkpoints: wait for it to end, or give this run its own path."
         )
 
 

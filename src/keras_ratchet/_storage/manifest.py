@@ -116,7 +116,7 @@ def _digest(data: bytes) -> bytes:
 def _check_seal(raw: bytes) -> None:
     head, mark, tail = raw.rpartition(_SEAL)
     if not mark or tail != _digest(head) + b'"\n}\n':
-        raise ValueError("it is damaged: its digest of itself does not match")
+        raise ValueError("it is damaged: its own digest does not match")
 
 
 def read_manifest(path: str) -> Manifest:
@@ -132,11 +132,11 @@ def read_manifest(path: str) -> Manifest:
             raise ValueError(f"it is larger than {MAX_MANIFEST_BYTES} bytes")
         data = json.loads(raw)
         if data["schema"] != SCHEMA:
-            raise ValueError(f"it has schema {data['schema']!r}, and this version reads {SCHEMA}")
+            raise ValueError(f"it has schema {data['schema']!r}, but this version reads {SCHEMA}")
         _check_seal(raw)
         return _parse(data)
     except _MALFORMED as error:
-        raise LoadError(f"{path!r} is not a manifest of ours: {_reason(error)}") from error
+        raise LoadError(f"{path!r} is not a valid manifest: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
@@ -169,7 +169,7 @@ def _parse(data: Any) -> Manifest:
 def check_name(name: str) -> str:
     """Return `name` if it names a file in the same directory; raise a ValueError if not."""
     if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
-        raise ValueError(f"the file name {name!r} leads out of its directory")
+        raise ValueError(f"the file name {name!r} points outside its directory")
     os.fsencode(name)  # a lone surrogate is no name either
     return name
 
@@ -177,20 +177,20 @@ def check_name(name: str) -> str:
 def _record(entry: Mapping[str, Any]) -> FileRecord:
     digest = entry["xxh3_128"]
     if not isinstance(digest, str) or len(digest) != 32 or set(digest) - set("0123456789abcdef"):
-        raise ValueError(f"{digest!r} is no XXH3-128 digest")
+        raise ValueError(f"{digest!r} is not an XXH3-128 digest")
     return FileRecord(_count(entry["bytes"]), digest)
 
 
 def _count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{value!r} is no count")
+        raise ValueError(f"{value!r} is not a count")
     return value
 
 
 def _time(value: Any) -> float:
     seconds = float(value)
     if not math.isfinite(seconds):
-        raise ValueError(f"{seconds!r} is no time")
+        raise ValueError(f"{seconds!r} is not a time")
     return seconds
 
 

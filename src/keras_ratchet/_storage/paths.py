@@ -32,7 +32,7 @@ def local_path(path: str | os.PathLike[str], what: str) -> str:
     if match["scheme"].lower() == "file":
         raise ConfigError(f"{what} is a path, not a URL: leave out 'file://'. Got: {text!r}.")
     raise ConfigError(
-        f"{what} has to be on a mounted file system; remote stores are not supported yet. Use a "
-        f"local directory and copy it to the store, or mount the store (gcsfuse, mount-s3). Got: "
-        f"{text!r}."
+        f"{what} must be on a mounted file system; remote stores are not supported yet. Use a "
+        "local directory and copy it to the store, or mount the store (gcsfuse, mount-s3). "
+        f"Got: {text!r}."
     )

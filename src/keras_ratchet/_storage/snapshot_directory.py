@@ -115,7 +115,7 @@ def delete_snapshot(path: str) -> None:
         OSError: If the disk refuses, or the path is a symbolic link.
     """
     if os.path.islink(path):
-        raise NotADirectoryError(errno.ENOTDIR, "a symbolic link is no snapshot of ours", path)
+        raise NotADirectoryError(errno.ENOTDIR, "a symbolic link is not a snapshot", path)
     trash = disk.draft_path(path, disk.TRASH_PREFIX)
     disk.current.rename(path, trash)
     disk.current.sync_directory(os.path.dirname(trash))

@@ -37,8 +37,8 @@ def require(directory: str, needed_bytes: int) -> None:
     if free is not None and free < needed_bytes:
         raise OSError(
             errno.ENOSPC,
-            f"No space left on device: {readable(needed_bytes)} are needed in {directory!r} and "
-            f"{readable(free)} are free",
+            f"No space left on device: {readable(needed_bytes)} are needed in {directory!r}, "
+            f"but {readable(free)} are free",
         )
 
 
@@ -51,8 +51,9 @@ def warning(directory: str, needed_bytes: int) -> str | None:
     if free is None or free >= 2 * needed_bytes:
         return None
     return (
-        f"{os.path.abspath(directory)!r} has {readable(free)} free, and one checkpoint takes "
-        f"about {readable(needed_bytes)}; the new one is written before an old one goes."
+        f"{os.path.abspath(directory)!r} has {readable(free)} free, but one checkpoint takes "
+        f"about {readable(needed_bytes)}, and a new one is written before an old one is "
+        "deleted."
     )
 
 

@@ -100,16 +100,14 @@ def _without_manifest(path: str, real: str) -> Verification:
     return Verification(
         path,
         "corrupt",
-        f"its manifest {damaged[0]!r} is damaged (if the file itself can be trusted, "
-        f"`ratchet adopt` gives it a new one)",
+        f"its manifest {damaged[0]!r} is damaged (if the file itself can be trusted, `ratchet "
+        "adopt` writes a new one)",
     )
 
 
 def _verify_snapshot(path: str) -> Verification:
     if not os.path.isfile(os.path.join(path, MANIFEST)):
-        raise LoadError(
-            f"{path!r} is a directory without {MANIFEST}, so it is no snapshot of ours."
-        )
+        raise LoadError(f"{path!r} is a directory without {MANIFEST}, so it is not a snapshot.")
     try:
         manifest = snapshot_manifest(path)
     except LoadError as error:
@@ -135,7 +133,7 @@ def _record_of_plain_file(path: str, expected: FileRecord) -> FileRecord:
     """Return a file's record; one of another size is not read, and no link or device is opened."""
     info = os.lstat(path)
     if not stat.S_ISREG(info.st_mode):
-        raise OSError(errno.EINVAL, "it is not a plain file")
+        raise OSError(errno.EINVAL, "it is not a regular file")
     if info.st_size != expected.bytes:
         return FileRecord(info.st_size, "")
     return record_of(path)
@@ -143,7 +141,7 @@ def _record_of_plain_file(path: str, expected: FileRecord) -> FileRecord:
 
 def _foreign(path: str, files: Mapping[str, FileRecord]) -> str:
     extra = sorted(set(os.listdir(path)) - set(files) - {MANIFEST})
-    return f"it holds files that were not saved with it: {', '.join(extra)}" if extra else ""
+    return f"it contains files that were not saved with it: {', '.join(extra)}" if extra else ""
 
 
 def _difference(name: str, expected: FileRecord, actual: FileRecord) -> str:

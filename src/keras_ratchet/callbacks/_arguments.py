@@ -35,7 +35,9 @@ def check_monitors(
     names = (monitor,) if isinstance(monitor, str) else tuple(monitor)
     modes = (mode,) if isinstance(mode, str) else tuple(mode)
     if not names or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"monitor is a metric's name or a tuple of names. Got: {monitor!r}.")
+        raise ConfigError(
+            f"monitor must be the name of a metric or a tuple of names. Got: {monitor!r}."
+        )
     if len(modes) > len(names):
         raise ConfigError(f"mode has more entries than monitor. Got: {mode!r} for {monitor!r}.")
     return names, modes + ("auto",) * (len(names) - len(modes))
@@ -44,7 +46,7 @@ def check_monitors(
 def one_rule(retention: Retention | None, kept: Retention | None) -> Retention | None:
     """Return the rule that was given, whole or as `keep_*` arguments."""
     if retention is not None and kept is not None:
-        raise ConfigError("Give retention= or keep_*=, not both; rules combine with `|`.")
+        raise ConfigError("Pass retention= or keep_*=, not both; rules combine with `|`.")
     return retention or kept
 
 
@@ -90,6 +92,6 @@ def _check_names(filepath: str, rule: Retention | None, best_and_last: bool) -> 
         )
     if best_and_last and not naming.fields(name):
         raise ConfigError(
-            f"save_at_end would put the last model in the place of the best one. Use a second "
-            f"ModelCheckpoint for the last. Got: {filepath!r}."
+            "save_at_end would replace the best model with the last one. Use a second "
+            f"ModelCheckpoint for the last one. Got: {filepath!r}."
         )

@@ -96,9 +96,10 @@ class BestEpoch:
         if not is_checked and is_training_metric(model, self._metric):
             self._has_warned = True
             warn(
-                f"EarlyStopping restores by {self._metric!r}, a mean over the batches of an epoch: "
-                f"it describes the weights during the epoch, not those kept at its end. Monitor a "
-                f"validation metric such as 'val_{self._metric}' for the weights that score best."
+                f"EarlyStopping restores by {self._metric!r}, a mean over the batches of an "
+                "epoch: it describes the weights during the epoch, not those at its end. "
+                f"Monitor a validation metric such as 'val_{self._metric}' to restore the "
+                "weights that score best."
             )
         return self._capture(model, epoch, value, order)
 
@@ -176,7 +177,7 @@ class AverageOptions:
         has_data = self.validation_data is not None or self.average_data is not None
         if self.kind is None and has_data:
             raise ConfigError(
-                "validation_data and average_data say how averages are made. Pass average='soup' "
+                "validation_data and average_data apply to averages only. Pass average='soup' "
                 "or average='mean' with them."
             )
 

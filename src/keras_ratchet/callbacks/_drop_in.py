@@ -16,18 +16,18 @@ import keras
 Class = TypeVar("Class", bound=type)
 
 _CURES = {
-    "_should_save_model": "Override `_save_model`, and call super's where a save is wanted.",
+    "_should_save_model": "Override `_save_model`, and call super()._save_model() to save.",
     "_checkpoint_exists": "Use os.path.exists.",
     "_get_most_recently_modified_file_matching_pattern": "Use keras_ratchet.checkpoints.",
     "_reduce_optimizer_lr": "Use factor= and min_lr=.",
     "_load_model": "A snapshot is restored as a whole; give a callback `load_state_dict(state)`.",
-    "_save_model": "A snapshot holds what `state_dict()` of each callback returns: define that.",
+    "_save_model": "A snapshot contains what each callback's `state_dict()` returns: define that.",
     "_should_save_on_batch": "Use save_freq=, every_s=, overhead= or mtbf_s=.",
 }
 _NEEDLESS = {  # can be called, and is not called when a file is saved
     "ModelCheckpoint": {
         "_get_file_path": "Use placeholders in filepath=: {epoch}, {batch}, every metric in logs.",
-        "_is_improvement": "Override `_save_model`, and call super's where a save is wanted; or "
+        "_is_improvement": "Override `_save_model`, and call super()._save_model() to save; or "
         "name several metrics in monitor=.",
     }
 }
@@ -68,7 +68,7 @@ def check_subclass(theirs: type) -> None:
         for name in needless.keys() & vars(kind).keys():
             raise TypeError(
                 f"{kind.__name__}.{name} would never be called: keras_ratchet.{ours.__name__} "
-                f"does not do this as Keras's class does. {needless[name]}"
+                f"does not work like Keras's class here. {needless[name]}"
             )
 
 

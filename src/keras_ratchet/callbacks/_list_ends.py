@@ -181,9 +181,9 @@ class SkipBatches(keras.callbacks.Callback):
         if self._resumer.in_validation:
             place += " and the start of the validation"
         raise ResumeError(
-            f"Epoch {epoch + 1} has ended before the place of the snapshot was reached: {place}. "
-            f"Nothing was trained on. Give `fit` the data and the validation that it had, or "
-            f"delete {self._resumer.store.directory!r}."
+            f"Epoch {epoch + 1} ended before the position of the snapshot was reached: "
+            f"{place}. Nothing was trained. Pass `fit` the same data and validation data as "
+            f"before, or delete {self._resumer.store.directory!r}."
         )
 
 

@@ -13,7 +13,7 @@ from keras_ratchet.types import Moment, Position
 
 Writers = Callable[[], Sequence[str]]
 _NO_VALIDATION = (
-    "No validation ran in the whole training; pass validation_data or validation_split to fit."
+    "No validation ran during training; pass validation_data or validation_split to fit."
 )
 _now_s = time.monotonic
 
@@ -129,7 +129,7 @@ class MetricWatch:
             self._warn_once(f"no {self._name!r} yet, since {why}")
         elif writers:
             who = " or ".join(writers)
-            self._missing = f"{self._message(logs)} {who} did not add it in the whole training."
+            self._missing = f"{self._message(logs)} {who} did not add it during training."
             found = missing_message(self._name, logs)
             self._warn_once(f"no {self._name!r} yet. {found} Waiting for {who} to add it.")
         else:
@@ -152,7 +152,7 @@ class MetricWatch:
             raise MetricError(
                 f"{self._owner} needs one number, but {self._name!r} is "
                 f"{'of shape ' + str(tuple(shape)) if shape is not None else repr(value)}. "
-                f"Give the metric an average, or monitor another one."
+                "Reduce the metric to one number, or monitor another one."
             )
         return number
 

@@ -28,8 +28,8 @@ def check_place(callback: Any, callbacks: Iterable[Any], model: Any) -> None:
         same = isinstance(other, type(callback)) or isinstance(callback, type(other))
         if same and os.path.realpath(getattr(other, "filepath", "")) == path:
             raise ConfigError(
-                f"Two ModelCheckpoints save to {callback.filepath!r}, so each would take the file "
-                f"of the other for its own. Give each a path of its own."
+                f"Two ModelCheckpoints save to {callback.filepath!r}, so each would mistake "
+                "the other's file for its own. Give each its own path."
             )
     strangers = [c for c in others if not _is_known(c)]
     unknown = [] if strangers else list(_unknown(callback.filepath, model))

@@ -44,10 +44,10 @@ class Cuts:
                 self._told = True
                 mine = type(self._owner).__name__
                 warn(
-                    f"{self._who()} set the learning rate to {now:.6g} after {mine} had cut it to "
-                    f"{left:.6g}: its cuts do not last. Leave one of the two out, or let the other "
-                    f"one go by the rate that it finds, as in LearningRateScheduler(lambda epoch, "
-                    f"rate: 0.9 * rate)."
+                    f"{self._who()} set the learning rate to {now:.6g} after {mine} had cut it "
+                    f"to {left:.6g}: its cuts have no effect. Remove one of the two, or let "
+                    "the other one start from the current rate, as in "
+                    "LearningRateScheduler(lambda epoch, rate: 0.9 * rate)."
                 )
 
     def _who(self) -> str:

@@ -34,7 +34,7 @@ class SavingCallback(MonitorCallback):
     _unsaved: Moment | None
     _current_epoch: int
     _last_batch_seen: int | None
-    _reason: str = "a batch has ended"
+    _reason: str = "a batch ended"
     save_at_end: bool
     fresh: bool | None
     ties: Ties
@@ -79,7 +79,7 @@ class SavingCallback(MonitorCallback):
         return not series.writer.busy
 
     def _wind_down(self, error: BaseException) -> None:
-        self._finish(f"training was ended by {type(error).__name__}")
+        self._finish(f"training ended with {type(error).__name__}")
 
     def _finish(self, reason: str) -> None:
         self._saves.series.note_stops(getattr(self._list, "callbacks", ()))
@@ -110,7 +110,7 @@ class SavingCallback(MonitorCallback):
 
     def _save_model(self, epoch: int, batch: int | None, logs: Any) -> None:
         """Save, if the moment is worth it: the end of an epoch (index from 0), or of a batch."""
-        reason = f"epoch {epoch + 1} has ended" if batch is None else self._reason
+        reason = f"epoch {epoch + 1} ended" if batch is None else self._reason
         self._consider(moment_of(epoch, batch, logs), reason)
 
     def _get_file_path(self, epoch: int, batch: int | None, logs: Any) -> str:

@@ -122,7 +122,7 @@ class Session:
         if state is None:
             self._epoch = keras_backup.adopt(self._model, self._store.directory)
             set_initial_epoch(self._model, self._epoch or None)
-            self._save(self._here(), {}, "training begins")
+            self._save(self._here(), {}, "training started")
         else:
             self._resume_from(state)
         self._info.initial_epoch = self._epoch
@@ -225,7 +225,7 @@ class Session:
         if due:
             self._make_room(due)
         elif self._options.every_epoch:
-            self._save(self._here(), logs, f"epoch {epoch + 1} has ended")
+            self._save(self._here(), logs, f"epoch {epoch + 1} ended")
         return due is not None
 
     def end(self, logs: Mapping[str, float]) -> None:
@@ -243,7 +243,7 @@ class Session:
             return
         elif not self._options.deletes_at_end:
             mark = "stopped" if self._is_stopping() else "all epochs"
-            self._save(Position(self._epoch), logs, "training has ended", finished=mark)
+            self._save(Position(self._epoch), logs, "training ended", finished=mark)
         stage.end(self._callbacks)
         if self._options.deletes_at_end:
             self._store.clear()
@@ -316,7 +316,7 @@ class Session:
         """Count batches that have ended; return whether to save."""
         verdict = self._schedule.check(ended)
         if verdict and self._options.skips_if_busy and self._store.writer.busy:
-            self._store.note("skip", reason="the save before is still being written")
+            self._store.note("skip", reason="the previous save is still being written")
             return False
         return bool(verdict)
 

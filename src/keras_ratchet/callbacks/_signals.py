@@ -210,7 +210,7 @@ class Signals(_Handler):
         names = [signals] if isinstance(signals, str) else signals
         self._signals = [_signal(name) for name in names]
         if not isinstance(grace_s, int | float) or not grace_s > 0:
-            raise ConfigError(f"grace_s is a number of seconds above 0. Got: {grace_s!r}.")
+            raise ConfigError(f"grace_s must be a number of seconds above 0. Got: {grace_s!r}.")
         self._grace_s = grace_s
         self._deadline = deadline
         if deadline != "slurm":
@@ -243,7 +243,7 @@ class Signals(_Handler):
         if not _in_main_thread():
             warn(
                 "fit runs outside the main thread, where Python delivers no signals: signals= "
-                "has no effect. deadline= has."
+                "has no effect; deadline= still works."
             )
             return
         self._workers = Workers()
@@ -300,8 +300,8 @@ def _signal(name: str | int) -> signal.Signals:
         found = None
     if found is None or found.name in ("SIGKILL", "SIGSTOP"):
         raise ConfigError(
-            f"signals are names such as SIGTERM and SIGINT that this platform has and a program "
-            f"can catch. Got: {name!r}."
+            "signals must be names of signals, such as SIGTERM, that exist on this platform "
+            f"and can be caught. Got: {name!r}."
         )
     return found
 
@@ -310,7 +310,7 @@ def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ConfigError(f"SLURM_JOB_END_TIME is no number of seconds: {text!r}.") from None
+        raise ConfigError(f"SLURM_JOB_END_TIME is not a number of seconds: {text!r}.") from None
 
 
 def _seconds_until(deadline: DeadlineArgument) -> float | None:
@@ -331,8 +331,8 @@ def _seconds_until(deadline: DeadlineArgument) -> float | None:
         at = datetime.time.fromisoformat(str(deadline))
     except ValueError:
         raise ConfigError(
-            f"deadline is a number of seconds above 0, a time of day such as '17:30', a datetime "
-            f"or 'slurm'. Got: {deadline!r}."
+            "deadline must be a number of seconds above 0, a time of day such as '17:30', a "
+            f"datetime or 'slurm'. Got: {deadline!r}."
         ) from None
     now = datetime.datetime.now(at.tzinfo)
     then = datetime.datetime.combine(now.date(), at)

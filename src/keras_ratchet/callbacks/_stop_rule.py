@@ -216,8 +216,8 @@ def check_criterion(criterion: object) -> None:
     """Raise a ConfigError unless an object is a criterion."""
     if not isinstance(criterion, Criterion):
         raise ConfigError(
-            f"criterion is made of keras_ratchet.policy, as in Patience(10) | NotFinite(). "
-            f"Got: {criterion!r}."
+            "criterion must be a criterion from keras_ratchet.policy, as in Patience(10) | "
+            f"NotFinite(). Got: {criterion!r}."
         )
 
 

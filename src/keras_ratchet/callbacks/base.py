@@ -157,6 +157,6 @@ def refuse_keras_2(model: Any, name: str) -> None:
     roots = {kind.__module__.partition(".")[0] for kind in type(model).__mro__}
     if "tf_keras" in roots:
         raise ConfigError(
-            f"This model is a tf_keras (Keras 2) model, and keras_ratchet.{name} needs Keras 3: "
-            f"make the model with `keras`, or use tf_keras.callbacks."
+            f"This model is a tf_keras (Keras 2) model, but keras_ratchet.{name} needs Keras "
+            "3: create the model with `keras`, or use tf_keras.callbacks."
         )

@@ -139,8 +139,8 @@ class EarlyStopping(MonitorCallback, keras.callbacks.EarlyStopping):
         AverageOptions(average, average_k, validation_data, average_data)  # checks
         if average is not None and not restore_best_weights:
             raise ConfigError(
-                f"average={average!r} is about which weights are restored. Pass "
-                f"restore_best_weights=True with it."
+                f"average={average!r} decides which weights are restored. Pass "
+                "restore_best_weights=True with it."
             )
         self.average = average
         self.average_k = average_k
@@ -154,13 +154,14 @@ class EarlyStopping(MonitorCallback, keras.callbacks.EarlyStopping):
         names = [name for name, default in _EXCLUDED.items() if given[name] != default]
         if names:
             raise ConfigError(
-                f"criterion= says by itself what is monitored and when to stop, so it excludes "
-                f"{', '.join(names)}. Say it in the criterion, as in Patience(10, 'val_loss')."
+                "criterion= decides what is monitored and when to stop, so it excludes "
+                f"{', '.join(names)}. Put them into the criterion, as in Patience(10, "
+                "'val_loss')."
             )
         if self._decides_itself:
             raise ConfigError(
-                f"criterion= says by itself when to stop, so {type(self).__name__}."
-                f"_is_improvement would not be asked. Leave one of the two out."
+                f"criterion= decides when to stop, so {type(self).__name__}._is_improvement "
+                "would never be called. Use only one of the two."
             )
         check_criterion(criterion)
 
@@ -312,7 +313,7 @@ class EarlyStopping(MonitorCallback, keras.callbacks.EarlyStopping):
 
     def _wind_down(self, error: BaseException) -> None:
         is_captured = self._best_weights.is_captured
-        self._restore(f"training was ended by {type(error).__name__}")
+        self._restore(f"training ended with {type(error).__name__}")
         if is_captured:
             follow(self._model)
 
@@ -343,11 +344,11 @@ class EarlyStopping(MonitorCallback, keras.callbacks.EarlyStopping):
     def _hurry(self) -> str:
         """Return why there is no time for a validation, or ""."""
         if self._ctrl_c.requested:
-            return "training was ended by Ctrl-C"
+            return "training ended with Ctrl-C"
         for callback in getattr(self._list, "callbacks", ()):
             stop = getattr(callback, "stop_reason", None)
             if getattr(stop, "kind", "") in _PREEMPTED:
-                return f"the process has to make room ({stop})"
+                return f"the process has to stop ({stop})"
         return ""
 
     def state_dict(self) -> dict[str, Any]:

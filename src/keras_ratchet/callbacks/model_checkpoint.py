@@ -212,7 +212,7 @@ class ModelCheckpoint(SavingCallback, keras.callbacks.ModelCheckpoint):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Save once more if asked for, and let others write here again."""
-        self._finish("training has ended")
+        self._finish("training ended")
         super().on_train_end(logs)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:

@@ -54,7 +54,7 @@ class MonitorCallback(RatchetCallback):
     ) -> None:
         super().__init__()
         if not isinstance(monitor, str):
-            raise ConfigError(f"monitor is the name of one metric. Got: {monitor!r}.")
+            raise ConfigError(f"monitor must be the name of one metric. Got: {monitor!r}.")
         if mode not in ("auto", "min", "max"):
             warn(f"{type(self).__name__} mode '{mode}' is unknown, fallback to auto mode.")
             mode = "auto"
@@ -101,9 +101,9 @@ class MonitorCallback(RatchetCallback):
             mode = self._known_direction(name) or "auto"
         if mode == "auto":
             raise UnknownDirectionError(
-                f"{type(self).__name__} cannot tell whether {name!r} should be small or "
-                f"large: it is no loss and no compiled metric with a known direction. "
-                f"Pass mode='min' or mode='max'."
+                f"{type(self).__name__} cannot tell whether {name!r} should be minimized or "
+                "maximized: it is neither a loss nor a compiled metric with a known direction. "
+                "Pass mode='min' or mode='max'."
             )
         return "min" if mode == "min" else "max"
 

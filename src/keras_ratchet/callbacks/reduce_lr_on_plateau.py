@@ -136,7 +136,7 @@ class ReduceLROnPlateau(MonitorCallback, keras.callbacks.ReduceLROnPlateau):
         self._set_monitor_op_early()
         self._watch.begin(self.model)
         if optimizers_of(self._model):
-            self._rates().check(type(self).__name__, f"leave {type(self).__name__} out")
+            self._rates().check(type(self).__name__, f"remove {type(self).__name__}")
         if self.restore_best_weights:
             check_optimizer(self._model, self.restore_optimizer)
 
@@ -177,7 +177,7 @@ class ReduceLROnPlateau(MonitorCallback, keras.callbacks.ReduceLROnPlateau):
         if self._kept.filled:
             self._kept.restore(self.model)
             restored(self._swap())
-            why = f"{why}; training goes on from the weights of epoch {self.best_epoch + 1}"
+            why = f"{why}; training continues from the weights of epoch {self.best_epoch + 1}"
         after = before | {n: max(r * self.factor, self.min_lr) for n, r in cut.items()}
         rates.write(after)
         self._cuts.left(after)

@@ -91,8 +91,8 @@ class Rollback(RatchetCallback):
         super().__init__()
         if monitor.startswith("val_"):
             raise ConfigError(
-                f"Rollback looks at every batch, and no batch has a {monitor!r}. Monitor a metric "
-                f"of the training, such as 'loss'."
+                f"Rollback checks every batch, but the logs of batches have no {monitor!r}. "
+                "Monitor a training metric, such as 'loss'."
             )
         self._rule = RollbackRule(Spikes(monitor, spike_z, window, mode), every, confirm)
         self._retries = Retries(factor, max_rollbacks)
@@ -131,8 +131,8 @@ class Rollback(RatchetCallback):
         for callback in getattr(self._list, "callbacks", ()):
             if isinstance(callback, TerminateOnNaN | keras.callbacks.TerminateOnNaN):
                 raise ConfigError(
-                    "TerminateOnNaN stops training where Rollback goes back. Leave it out: "
-                    "Rollback stops too, after max_rollbacks."
+                    "TerminateOnNaN stops training where Rollback would roll back. Remove it: "
+                    "Rollback also stops, after max_rollbacks."
                 )
         build(self.model)
         self._rescuer.begin(self.model, type(self).__name__)

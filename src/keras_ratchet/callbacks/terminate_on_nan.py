@@ -70,7 +70,7 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
         self.monitor = tuple(monitor)
         self.restore = restore
         if isinstance(monitor, str) or not all(isinstance(name, str) for name in self.monitor):
-            raise ConfigError(f"monitor is a list of metrics' names. Got: {monitor!r}.")
+            raise ConfigError(f"monitor must be a list of metric names. Got: {monitor!r}.")
         self._reset()
 
     def _reset(self) -> None:
@@ -161,7 +161,7 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
         if self._kept.filled:
             self._kept.restore(self.model)
             restored(self._swap())
-            back = f"; weights and optimizer are those of the begin of epoch {self._kept_epoch + 1}"
+            back = f"; weights and optimizer are those of the start of epoch {self._kept_epoch + 1}"
         _log.warning("%s%s", reason, back)
         facts = {"kind": "not finite", "epoch": self._epoch + 1, "reason": f"{reason}{back}"}
         if self.raise_error:

@@ -20,15 +20,15 @@ WRONG_USE = 2
 
 COMMANDS = {
     "ls": "List the checkpoints of a directory.",
-    "show": "Show all that is known about one checkpoint.",
+    "show": "Show everything known about one checkpoint.",
     "best": "Print the path of the best checkpoint.",
-    "verify": "Check that checkpoints hold the bytes that were saved.",
+    "verify": "Check that the bytes of checkpoints are those that were saved.",
     "history": "Show what was saved, skipped and deleted, and why.",
-    "plot": "Draw the metrics of a run with its saves and its best.",
+    "plot": "Draw the metrics of a run, its saves and its best epoch.",
     "diff": "Compare two checkpoints: config and weights.",
-    "pin": "Protect checkpoints from being deleted.",
-    "unpin": "Take the protection of `pin` away.",
-    "adopt": "Give plain Keras files a manifest.",
+    "pin": "Protect checkpoints from deletion.",
+    "unpin": "Remove the protection of `pin`.",
+    "adopt": "Write manifests for plain Keras files.",
     "prune": "Plan which checkpoints to delete, and delete them.",
     "soup": "Write a file whose weights are the mean of the best checkpoints.",
     "export": "Write the weights as safetensors, npz or torch.",
@@ -92,14 +92,14 @@ class _WrongUse(click.ClickException):
 @click.group(cls=_Ratchet, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(keras_ratchet.__version__, prog_name="ratchet")
 def main() -> None:
-    """Look into a directory of Keras checkpoints, check it and tidy it.
+    """List, verify, compare and delete Keras checkpoints.
 
-    Start with `ratchet ls DIR`. Each command explains itself with --help, and prints strict
-    JSON with --json (numbers that JSON cannot hold are the strings "nan", "inf" and "-inf").
+    Start with `ratchet ls DIR`. Each command has --help, and prints strict JSON with --json
+    (NaN and infinities, which JSON lacks, are the strings "nan", "inf" and "-inf").
 
     \b
     Exit codes:
-      0  all is well
-      1  a problem was found: a corrupt checkpoint, or no best one
-      2  wrong use, or a path that holds no checkpoints of ours
+      0  success
+      1  a problem was found: a corrupt checkpoint, or no best checkpoint
+      2  wrong usage, or a path without checkpoints of this package
     """  # noqa: D301  click wants the character \b itself

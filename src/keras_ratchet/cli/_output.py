@@ -158,7 +158,7 @@ def make_place(path: str, force: bool) -> None:
         click.UsageError: If there is such a file and `force` is not set.
     """
     if os.path.isdir(path):
-        raise click.UsageError(f"{path!r} is a directory; -o names a file.")
+        raise click.UsageError(f"{path!r} is a directory; -o needs a file.")
     if os.path.exists(path) and not force:
         raise click.UsageError(f"{path!r} exists. Overwrite it with --force.")
     disk.make_directories(os.path.dirname(os.path.abspath(path)))

@@ -40,7 +40,7 @@ def _file(path: str) -> str:
     snapshot = _select.one(path)
     if snapshot.directory:
         raise LoadError(
-            f"{path!r} is a snapshot for resuming a training, not a Keras file: "
-            f"`ratchet show` and `ratchet verify` read it."
+            f"{path!r} is a snapshot for resuming a run, not a Keras file: `ratchet show` and "
+            "`ratchet verify` read it."
         )
     return snapshot.path

@@ -45,9 +45,13 @@ class _Metric(_ParamType):
     type=_output.LocalPath(exists=True, dir_okay=False),
 )
 @click.option("--metric", "values", type=_Metric(), multiple=True, help="As in val_loss=0.123.")
-@click.option("--mode", type=click.Choice(["min", "max"]), help="Which direction is better.")
-@click.option("--epoch", type=click.IntRange(min=0), default=0, help="Epochs of training done.")
-@click.option("--force", is_flag=True, help="Also where there is a manifest already.")
+@click.option(
+    "--mode",
+    type=click.Choice(["min", "max"]),
+    help="Whether smaller (min) or larger (max) is better.",
+)
+@click.option("--epoch", type=click.IntRange(min=0), default=0, help="Number of completed epochs.")
+@click.option("--force", is_flag=True, help="Replace an existing manifest.")
 @_output.json_option
 def adopt(
     paths: tuple[str, ...],
@@ -58,12 +62,12 @@ def adopt(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Give plain Keras files a manifest.
+    """Write manifests for plain Keras files.
 
-    From then on damage to them is noticed, and `ratchet best`, `ratchet prune` and a run that
-    goes on from them with `save_best_only` know how good they are. The first --metric ranks
-    them: a loss is better when small; for others say --mode. The files themselves are not
-    touched.
+    From then on damage to the files is detected, and `ratchet best`, `ratchet prune` and a run
+    that continues from them with `save_best_only` know their metrics. The first --metric ranks
+    them: smaller is better for a loss; for other metrics pass --mode. The files themselves are
+    not changed.
     """
     from keras_ratchet._formats.readers import keras_version
 
@@ -89,8 +93,8 @@ def adopt(
 def _refuse_known(path: str, force: bool) -> None:
     if single_file.manifests_of(path) and not force:
         raise click.UsageError(
-            f"{path!r} has a manifest already (see `ratchet show` and `ratchet verify`). A new "
-            f"one would call its present bytes right, whatever they are; --force does it."
+            f"{path!r} already has a manifest (see `ratchet show` and `ratchet verify`). A new "
+            "one would accept its current bytes, whatever they are; --force writes it."
         )
 
 

@@ -13,7 +13,11 @@ from keras_ratchet.cli import PROBLEM, _output, _select
 @click.command()
 @_output.directory_argument
 @click.option("--metric", help="Rank by this metric instead of the one they were saved by.")
-@click.option("--mode", type=click.Choice(["min", "max"]), help="Which direction is better.")
+@click.option(
+    "--mode",
+    type=click.Choice(["min", "max"]),
+    help="Whether smaller (min) or larger (max) is better.",
+)
 @click.option("--no-verify", is_flag=True, help="Do not compare the bytes with their digest.")
 @_output.json_option
 @click.pass_context
@@ -28,15 +32,15 @@ def best(
 ) -> None:
     """Print the path of the best checkpoint.
 
-    For the shell: `python evaluate.py "$(ratchet best runs/digits)"`. The best one that is
-    whole is printed; a corrupt one is passed over and named on stderr. NaN is never best.
+    For the shell: `python evaluate.py "$(ratchet best runs/digits)"`. The best checkpoint
+    that verifies is printed; corrupt ones are skipped and named on stderr. NaN is never best.
     """
     snapshots = _select.checkpoints_in(directory)
     ranking = _select.ranking_by(metric, mode, snapshots)
     for snapshot in _select.best_first(snapshots, ranking):
         outcome = None if no_verify else verify(snapshot.path)
         if outcome is not None and not outcome:
-            _output.say(f"Passed over {snapshot.name}: {outcome.problem}.", err=True)
+            _output.say(f"Skipped {snapshot.name}: {outcome.problem}.", err=True)
             continue
         path = os.path.join(directory, snapshot.name)
         data = _output.as_data(snapshot) | {"path": path, "ranked_by": ranking.metrics}

@@ -39,15 +39,15 @@ class Change:
 @click.command()
 @click.argument("a", type=_output.LocalPath(exists=True))
 @click.argument("b", type=_output.LocalPath(exists=True))
-@click.option("--most", type=click.IntRange(min=1), default=20, help="Show that many weights.")
+@click.option("--most", type=click.IntRange(min=1), default=20, help="Number of weights to show.")
 @click.option("--optimizer", is_flag=True, help="Compare the optimizer's variables too.")
 @_output.json_option
 def diff(a: str, b: str, most: int, optimizer: bool, as_json: bool) -> None:
     """Compare two checkpoints: config and weights.
 
-    For each weight: the largest and the mean absolute difference, largest first, and weights
-    that only one of them has. They may have different formats; a `.weights.h5` file has no
-    config. NaN in both at the same place is no difference. The exit code is 0 either way.
+    Prints the largest and the mean absolute difference of each weight, largest first, and the
+    weights that only one of them has. The formats may differ; a `.weights.h5` file has no
+    config. NaN in the same place of both is not a difference. The exit code is always 0.
     """
     configs = {path: _weights.config_of(path) for path in (a, b)}
     config = list(_config_changes(configs[a], configs[b]))

@@ -65,8 +65,8 @@ def export(
     """Write the weights as safetensors, npz or torch.
 
     The arrays have readable names such as "dense/kernel" and are equal to those of the
-    checkpoint, which is verified first. FILE ends in .safetensors, .npz, .pt or .pth, and
-    appears whole or not at all. NumPy has no bfloat16: in .npz such weights are float32.
+    checkpoint, which is verified first. FILE ends in .safetensors, .npz, .pt or .pth; it
+    is written completely or not at all. NumPy has no bfloat16: in .npz such weights are float32.
     """
     form = _format_of(output, form)
     with _output.new_file(output, force) as draft:
@@ -96,4 +96,4 @@ def _format_of(output: str, form: str | None) -> str:
 def _refuse_text(arrays: Arrays) -> None:
     for name, array in arrays.items():
         if array.dtype.kind in "OSU":
-            raise click.UsageError(f"weight {name!r} is no array of numbers ({array.dtype}).")
+            raise click.UsageError(f"weight {name!r} is not an array of numbers ({array.dtype}).")

@@ -33,20 +33,22 @@ _COLOURS = {
     "gone_bad": "red",
     "end": "bright_white",
 }
-_SENTENCES = {"begin": "training begins", "resume": "training goes on from this snapshot"}
+_SENTENCES = {"begin": "training started", "resume": "training resumed from this snapshot"}
 
 
 @click.command()
 @_output.directory_argument
-@click.option("--most", type=click.IntRange(min=1), default=50, help="Show that many, the newest.")
+@click.option(
+    "--most", type=click.IntRange(min=1), default=50, help="Number of newest events to show."
+)
 @click.option("--epochs", is_flag=True, help="Show the metrics of every epoch too.")
 @_output.json_option
 def history(directory: str, most: int, epochs: bool, as_json: bool) -> None:
     """Show what was saved, skipped and deleted, and why.
 
-    The journal of all trainings that saved here, newest last: saves, skips, drops, errors,
-    resumes, what Rollback and ReduceLROnPlateau did, averages and stops. It is commentary; no
-    file is loaded or deleted because of it.
+    The journal of all runs that saved here, newest last: saves, skips, deletions, errors,
+    resumes, rollbacks, cuts of the learning rate, averages and stops. It is a log only: no file
+    is loaded or deleted because of it.
     """
     events = [e for e in events_of(directory) if epochs or e["event"] != "epoch"]
     shown = events[-most:]
@@ -69,7 +71,7 @@ def events_of(directory: str) -> list[dict[str, Any]]:
     events = list(journal.read(directory))
     if not events:
         where = os.path.join(directory, SIDE, journal.NAME)
-        raise LoadError(f"no training of ours has saved in {directory!r}: there is no {where!r}.")
+        raise LoadError(f"no run has saved in {directory!r}: there is no {where!r}.")
     return events
 
 

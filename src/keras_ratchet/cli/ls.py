@@ -24,11 +24,10 @@ _NO_MANIFEST = "no manifest"
 def ls(ctx: click.Context, directory: str, verify: bool, as_json: bool) -> None:
     """List the checkpoints of a directory.
 
-    Oldest first. "best" marks what `ratchet best` prints, "last" the newest one, "earlier run"
-    what was saved by a run before the newest one of the same path, "pinned" what is protected
-    from deletion. The metric that decides what is best has the first column of
-    metrics; `ratchet show` has them all. Sizes are those of the files; nothing is read without
-    --verify.
+    Oldest first. "best" marks the checkpoint that `ratchet best` prints, "last" the newest one,
+    "earlier run" the files of runs before the newest one with the same path, and "pinned" those
+    protected from deletion. The first metric is the one that decides what is best; `ratchet
+    show` prints all metrics. Without --verify no file is read.
     """
     snapshots = _select.checkpoints_in(directory)
     outcomes = _select.verify_all(snapshots) if verify else {}

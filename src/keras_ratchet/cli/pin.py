@@ -14,10 +14,10 @@ from keras_ratchet.cli import _output, _select
 @_output.paths_argument
 @_output.json_option
 def pin(paths: tuple[str, ...], as_json: bool) -> None:
-    """Protect checkpoints from being deleted.
+    """Protect checkpoints from deletion.
 
-    Neither `keep_best` and its like during training nor `ratchet prune` deletes a pinned
-    checkpoint. `ratchet unpin` takes the protection away.
+    Neither retention during training (`keep_best` and the like) nor `ratchet prune` deletes a
+    pinned checkpoint. `ratchet unpin` removes the protection.
     """
     _apply(paths, listing.pin, "pinned", as_json)
 
@@ -26,9 +26,9 @@ def pin(paths: tuple[str, ...], as_json: bool) -> None:
 @_output.paths_argument
 @_output.json_option
 def unpin(paths: tuple[str, ...], as_json: bool) -> None:
-    """Take the protection of `pin` away.
+    """Remove the protection of `pin`.
 
-    The checkpoint is then one like others: retention and `ratchet prune` may delete it.
+    Retention and `ratchet prune` may then delete the checkpoint.
     """
     _apply(paths, listing.unpin, "unpinned", as_json)
 

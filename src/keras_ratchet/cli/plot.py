@@ -17,18 +17,18 @@ _SUFFIXES = (".png", ".svg", ".pdf")
 @click.command()
 @_output.directory_argument
 @click.option("-o", "--output", metavar="FILE", required=True, type=_output.LocalPath())
-@click.option("--metric", help="Draw this metric instead of the one that the saves go by.")
+@click.option("--metric", help="Draw this metric instead of the one that ranks the checkpoints.")
 @_output.force_option
 @_output.json_option
 def plot(directory: str, output: str, metric: str | None, force: bool, as_json: bool) -> None:
-    """Draw the metrics of a run with its saves and its best.
+    """Draw the metrics of a run, its saves and its best epoch.
 
-    FILE ends in .png, .svg or .pdf. The last run in the directory's journal is drawn: the
-    metric over the epochs, the best epoch, what was saved and what of it is still there, and
-    why training stopped. In Python: `keras_ratchet.plots.run(directory)`.
+    FILE ends in .png, .svg or .pdf. The plot shows the last run in the directory's journal: the
+    metric over the epochs, the best epoch, the saves and which of them still exist, and why
+    training stopped. In Python: `keras_ratchet.plots.run(directory)`.
     """
     if not output.endswith(_SUFFIXES):
-        raise click.UsageError(f"FILE ends in {' or '.join(_SUFFIXES)}. Got: {output!r}.")
+        raise click.UsageError(f"FILE must end in {' or '.join(_SUFFIXES)}. Got: {output!r}.")
     events = events_of(directory)
     try:
         from matplotlib.figure import Figure

@@ -35,10 +35,10 @@ class _Step:
 
 @click.command()
 @_output.directory_argument
-@click.option("--keep-best", type=_COUNT, help="Keep that many of the best.")
-@click.option("--keep-last", type=_COUNT, help="Keep that many of the newest.")
-@click.option("--keep-every", type=_COUNT, help="Keep those of every so many epochs.")
-@click.option("--keep-for-s", type=float, help="Keep those not older than so many seconds.")
+@click.option("--keep-best", type=_COUNT, help="Number of best checkpoints to keep.")
+@click.option("--keep-last", type=_COUNT, help="Number of newest checkpoints to keep.")
+@click.option("--keep-every", type=_COUNT, help="Keep the checkpoints of every this many epochs.")
+@click.option("--keep-for-s", type=float, help="Keep checkpoints not older than this many seconds.")
 @click.option("--yes", is_flag=True, help="Delete. Without it, only the plan is shown.")
 @_output.json_option
 @click.pass_context
@@ -56,13 +56,14 @@ def prune(
     """Plan which checkpoints to delete, and delete them.
 
     Without --yes nothing is deleted: the plan says for each checkpoint what would happen and
-    why. The best, the newest, pinned ones and those without a manifest always stay; the rules
-    go for each series (the files of one file name template) apart. Before a file is deleted its
-    bytes are compared with its digest: what somebody has changed stays, and the exit code is 1.
+    why. The best and the newest checkpoint, pinned ones and those without a manifest are always
+    kept. The rules apply to each series (the files of one file name template) separately. Before
+    a file is deleted, its bytes are compared with its digest: a file that has changed is kept,
+    and the exit code is 1.
     """
     rule = combined(keep_best, keep_last, keep_every, keep_for_s)
     if rule is None:
-        raise click.UsageError("Say what stays: --keep-best, --keep-last, --keep-every, ...")
+        raise click.UsageError("Pass what to keep: --keep-best, --keep-last, --keep-every, ...")
     names = sorted({snapshot.series for snapshot in _select.checkpoints_in(directory)})
     steps: list[_Step] = []
     for series in names:
@@ -154,7 +155,7 @@ def _report(directory: str, steps: Sequence[_Step], done: bool, as_json: bool) -
 
 def _why(step: _Step) -> str:
     if step.outcome == "changed":
-        return "it is not as it was saved, so it stays (see `ratchet verify`)"
+        return "it has changed since it was saved, so it is kept (see `ratchet verify`)"
     return step.decision.reason
 
 

@@ -19,9 +19,9 @@ from keras_ratchet.types import CheckpointInfo
 @click.argument("path", type=_output.LocalPath(exists=True))
 @_output.json_option
 def show(path: str, as_json: bool) -> None:
-    """Show all that is known about one checkpoint.
+    """Show everything known about one checkpoint.
 
-    PATH is a checkpoint file or a snapshot directory. What is shown stands in its manifest; to
+    PATH is a checkpoint file or a snapshot directory. The output comes from its manifest; to
     compare the bytes with it, use `ratchet verify`.
     """
     snapshot = _select.one(path)
@@ -56,7 +56,7 @@ def _facts(snapshot: CheckpointInfo, marks: list[str]) -> list[tuple[str, str]]:
     if position.batch:
         where += f", and {_output.count(position.batch, 'batch')} of the next"
     if position.step is not None:
-        where += f" ({_output.count(position.step, 'step')} in all)"
+        where += f" ({_output.count(position.step, 'step')} in total)"
     ranked = [f"{name} ({mode} is better)" for name, mode in snapshot.ranking]
     return [
         ("marks", " ".join(marks) or "-"),
@@ -75,7 +75,7 @@ def _facts(snapshot: CheckpointInfo, marks: list[str]) -> list[tuple[str, str]]:
 
 def _bare(snapshot: CheckpointInfo) -> list[tuple[str, str]]:
     return [
-        ("manifest", "none, so nothing is known about it; `ratchet adopt` gives it one"),
+        ("manifest", "none, so nothing is known about it; `ratchet adopt` writes one"),
         ("modified", f"{_output.clock(snapshot.saved_at)}, {_output.age(snapshot.saved_at)} ago"),
         ("size", readable(snapshot.bytes)),
     ]

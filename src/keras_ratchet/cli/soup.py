@@ -34,9 +34,15 @@ _SUFFIXES = (".weights.h5", ".keras", ".h5")
 @click.command()
 @_output.directory_argument
 @click.option("-o", "--output", metavar="FILE", type=_output.LocalPath())
-@click.option("--k", type=click.IntRange(min=2), default=5, help="The mean of that many. [5]")
+@click.option(
+    "--k", type=click.IntRange(min=2), default=5, help="Number of checkpoints to average. [5]"
+)
 @click.option("--metric", help="Rank by this metric instead of the one they were saved by.")
-@click.option("--mode", type=click.Choice(["min", "max"]), help="Which direction is better.")
+@click.option(
+    "--mode",
+    type=click.Choice(["min", "max"]),
+    help="Whether smaller (min) or larger (max) is better.",
+)
 @click.option(
     "--moving-statistics",
     "statistics",
@@ -63,15 +69,15 @@ def soup(
 ) -> None:
     """Write a file whose weights are the mean of the best checkpoints.
 
-    FILE is a copy of the best checkpoint, with the mean of the k best in the place of its
-    weights; what is no float stays, and so does the optimizer. Keras loads it like any other.
-    Nothing is measured: to accept an average only if it is better, use `keras_ratchet.soup` or
-    `keras_ratchet.mean` in Python. One moment saved under two names counts once, and a corrupt
-    checkpoint does not count. Moving statistics, which belong to the weights that they were
-    taken under, are refused unless --moving-statistics mean says to average them too.
+    FILE is a copy of the best checkpoint whose weights are replaced by the mean of the k best;
+    values that are not floats and the optimizer are copied unchanged. Keras loads it like any
+    other file. Nothing is measured: to accept an average only if it is better, use
+    `keras_ratchet.soup` or `keras_ratchet.mean` in Python. A state saved under two names counts
+    once; corrupt checkpoints are skipped. Moving statistics fit only the weights with which they
+    were computed, so they are refused unless --moving-statistics mean averages them too.
     """
     if output is None and not dry_run:
-        raise click.UsageError("Say where to write it: -o FILE (or look first with --dry-run).")
+        raise click.UsageError("Pass the file to write: -o FILE (or look first with --dry-run).")
     snapshots = _select.checkpoints_in(directory)
     ranking = _select.ranking_by(metric, mode, snapshots)
     members = _members(snapshots, ranking, k)
@@ -97,7 +103,7 @@ def _members(snapshots: Sequence[CheckpointInfo], ranking: Ranking, k: int) -> l
             break
         outcome = verify(snapshot.path)
         if outcome.status == "corrupt":
-            _output.say(f"Passed over {snapshot.name}: {outcome.problem}.", err=True)
+            _output.say(f"Skipped {snapshot.name}: {outcome.problem}.", err=True)
             continue
         members.append(snapshot)
     return members
@@ -115,8 +121,8 @@ def _refuse_mixed(members: Sequence[CheckpointInfo]) -> None:
     models = {member.fingerprint: member.name for member in reversed(members)}
     if len(models) > 1:
         raise LoadError(
-            f"these are of different models: {', '.join(sorted(models.values()))}. A mean is taken "
-            f"of one model's checkpoints: keep them in a directory of their own."
+            f"these belong to different models: {', '.join(sorted(models.values()))}. A mean "
+            "needs checkpoints of one model: keep them in a directory of their own."
         )
 
 
@@ -156,10 +162,10 @@ class _Weights:
             first, *others = (model[key].read().tobytes() for model in self._models)
             if any(other != first for other in others):
                 raise LoadError(
-                    f"{self._models[0][key].name!r} is a moving statistic (BatchNormalization), "
-                    f"which does not fit a mean of weights. Estimate it anew in Python, with "
-                    f"keras_ratchet.mean(model, ..., average_data=x_train), or average it too: "
-                    f"--moving-statistics mean."
+                    f"{self._models[0][key].name!r} is a moving statistic "
+                    "(BatchNormalization), which does not fit a mean of weights. Re-estimate "
+                    "it in Python with keras_ratchet.mean(model, ..., average_data=x_train), "
+                    "or average it too: --moving-statistics mean."
                 )
 
     def _mean(self, key: str) -> Any:
@@ -176,8 +182,8 @@ def _compare(
     differing = [k for k in {**ours, **theirs} if shapes[0].get(k) != shapes[1].get(k)]
     if differing:
         raise LoadError(
-            f"{member.name} does not have the weights of {best.name}: {differing[0]!r} differs. "
-            f"A mean is taken of checkpoints of one model in one format."
+            f"{member.name} does not have the weights of {best.name}: {differing[0]!r} "
+            "differs. A mean needs checkpoints of one model in one format."
         )
 
 
@@ -191,7 +197,7 @@ def _write(
     best = members[0]
     suffix = next(suffix for suffix in _SUFFIXES if best.name.endswith(suffix))
     if next((s for s in _SUFFIXES if output.endswith(s)), None) != suffix:
-        raise click.UsageError(f"FILE is a copy of {best.name}, so it ends in {suffix}.")
+        raise click.UsageError(f"FILE is a copy of {best.name}, so it must end in {suffix}.")
     facts = Manifest(
         files={},
         position=best.position,

@@ -17,11 +17,11 @@ _COLOURS = {"corrupt": "red", "unverified": "yellow", "ok": None}
 @_output.json_option
 @click.pass_context
 def verify(ctx: click.Context, paths: tuple[str, ...], as_json: bool) -> None:
-    """Check that checkpoints hold the bytes that were saved.
+    """Check that the bytes of checkpoints are those that were saved.
 
     PATH is a checkpoint or a directory of them. Every byte is read and compared with the digest
-    in the manifest, so one flipped bit is found. A file without a manifest is "unverified": it
-    may be whole, but nothing says so. The exit code is 1 if one of them is corrupt.
+    in the manifest, so a single flipped bit is detected. A file without a manifest is
+    "unverified": it may be intact, but there is no evidence. The exit code is 1 if one is corrupt.
     """
     outcomes = list(_select.verify_all(_select.several(paths)).values())
     corrupt = sum(outcome.status == "corrupt" for outcome in outcomes)

@@ -61,8 +61,9 @@ class Source(abc.ABC):
                     batch = self._next()
                 except StopIteration:
                     raise ConfigError(
-                        f"{type(self._thing).__name__} has run out of batches. Give `resumable` a "
-                        f"function that makes it, or something that can be iterated over again."
+                        f"{type(self._thing).__name__} has run out of batches. Pass "
+                        "`resumable` a function that creates it, or an iterable that can be "
+                        "read again."
                     ) from None
             self._drawn += 1
             if self._drawn == self._length:
@@ -132,8 +133,8 @@ class Replayed(Source):
         if self._furthest > len(self._kept):
             if not callable(self._thing):
                 raise ResumeError(
-                    f"{type(self._thing).__name__} has been read beyond the saved place and "
-                    f"cannot be turned back. Make it anew before `fit`."
+                    f"{type(self._thing).__name__} has been read beyond the saved position and "
+                    "cannot be rewound. Create it again before `fit`."
                 )
             self._streams.reset()
             self._end_pass()

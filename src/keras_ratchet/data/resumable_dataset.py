@@ -135,12 +135,14 @@ def _as_rows(array: Any) -> Any:
     if keras.ops.is_tensor(array):
         return keras.ops.convert_to_numpy(array)
     if not getattr(array, "shape", None):
-        raise ConfigError(f"x, y and sample_weight are made of arrays. Got: {type(array)}.")
+        raise ConfigError(
+            f"x, y and sample_weight must be arrays or structures of arrays. Got: {type(array)}."
+        )
     return array
 
 
 def _common_length(arrays: list[Any]) -> int:
     lengths = sorted({int(array.shape[0]) for array in arrays})
     if len(lengths) != 1 or lengths[0] == 0:
-        raise ConfigError(f"The arrays have to be of one length, at least 1. Got: {lengths}.")
+        raise ConfigError(f"The arrays must have the same length, at least 1. Got: {lengths}.")
     return lengths[0]

@@ -52,7 +52,7 @@ def run(
     """
     events = _events(source)
     if not events:
-        raise LoadError(f"there is nothing to draw: no training of ours has saved in {source!r}.")
+        raise LoadError(f"there is nothing to draw: no run has saved in {source!r}.")
     found = last_run(events)
     name = _chosen(found, metric)
     if axes is None:

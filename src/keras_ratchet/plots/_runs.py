@@ -120,7 +120,7 @@ def last_run(events: Iterable[Event]) -> Run:
     standing = _standing(events)
     trainings = [parts for parts in _trainings(events) if any(part.metrics for part in parts)]
     if not trainings:
-        raise LoadError("there is nothing to draw: the journal holds no epoch.")
+        raise LoadError("there is nothing to draw: the journal has no epochs.")
     last = trainings.pop()
     run = _merged(last, standing)
     while trainings and min(run.metrics) > 1:

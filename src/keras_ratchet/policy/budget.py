@@ -57,7 +57,7 @@ class AfterSteps(Criterion):
     def check(self, state: State, moment: Moment) -> tuple[State, Verdict]:
         """Take one moment into account."""
         if moment.position.step is None:
-            return state, Verdict(False, MISSING, "nobody has counted the steps")
+            return state, Verdict(False, MISSING, "the steps are not counted")
         return state, _spent("steps", moment.position.step, self.steps)
 
     def needs(self) -> frozenset[str]:

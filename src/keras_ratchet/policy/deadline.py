@@ -47,6 +47,6 @@ class Deadline:
         return Verdict(
             False,
             "too late",
-            f"{self.cause}: a save takes about {save_s:.1f} s and {left_s:.1f} s are left, so the "
-            f"last one stands",
+            f"{self.cause}: a save takes about {save_s:.1f} s and {left_s:.1f} s are left, so "
+            "the last save stands",
         )

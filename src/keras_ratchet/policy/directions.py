@@ -40,8 +40,8 @@ class Directions:
         known = "min" if name == "loss" or name.endswith("_loss") else self.ask(name)
         if known is None:
             raise UnknownDirectionError(
-                f"mode='auto' cannot tell whether {name!r} should be small or large: it is no "
-                f"loss and no compiled metric with a known direction. Pass mode='min' or "
-                f"mode='max'."
+                f"mode='auto' cannot tell whether {name!r} should be minimized or maximized: "
+                "it is neither a loss nor a compiled metric with a known direction. Pass "
+                "mode='min' or mode='max'."
             )
         return known

@@ -80,7 +80,7 @@ class MetricCriterion(Criterion):
         one_of("mode", self.mode, get_args(AnyMode))
         if self.monitor is not None and not isinstance(self._named(), str):
             raise ConfigError(
-                f"monitor is the name of one metric, or Smoothed(name). Got: {self.monitor!r}."
+                f"monitor must be the name of one metric, or Smoothed(name). Got: {self.monitor!r}."
             )
 
     def _named(self) -> str | None:

@@ -108,4 +108,4 @@ def missing_message(name: str, available: Iterable[str]) -> str:
     close = close_matches(name, names)
     hint = f" Did you mean {' or '.join(repr(match) for match in close)}?" if close else ""
     listed = ", ".join(names) if names else "none"
-    return f"Metric {name!r} is not among the logs.{hint} Available: {listed}."
+    return f"Metric {name!r} is not in the logs.{hint} Available: {listed}."

@@ -63,8 +63,8 @@ def unknown_directory_message(template: str, name: str) -> str:
     """Return what is wrong with a placeholder in a directory that nothing fills in."""
     return (
         f"{{{name}}} in the directories of filepath is neither a counter nor a metric of this "
-        f"model, so all runs would share one directory. For a brace that belongs to the name "
-        f"write {{{{ and }}}}. Got: {template!r}."
+        "model, so all runs would share one directory. For a literal brace, write {{ and }}. "
+        f"Got: {template!r}."
     )
 
 

@@ -70,7 +70,7 @@ class PatienceRule:
         """
         name = self.order.name
         if epoch < self.start_from_epoch:
-            return state, Verdict(False, "waiting", f"{name} is not looked at yet")
+            return state, Verdict(False, "waiting", f"{name} is not checked yet")
         if math.isnan(value) and self.order.nan == "raise":
             raise NonFiniteError(f"{name} is NaN in epoch {epoch + 1} (nan='raise').")
         improved = self.order.improves(value, state.reference)

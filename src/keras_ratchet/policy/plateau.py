@@ -97,7 +97,9 @@ class Plateau:
             after = replace(state, reference=value, wait=0)
             return after, Verdict(False, "improved", f"{name} improved to {value:.6g}")
         if state.cooldown:
-            return state, Verdict(False, "cooldown", f"{state.cooldown} epochs of rest are left")
+            return state, Verdict(
+                False, "cooldown", f"{state.cooldown} epochs of cooldown are left"
+            )
         after = replace(state, wait=state.wait + 1)
         reason = self._sentence(after, value)
         return after, Verdict(after.wait >= self.patience, "plateau", reason, {"value": value})
@@ -141,4 +143,4 @@ def check_rates(factor: float, min_lr: float) -> None:
             f"learning rate is multiplied by it. Got: factor={factor!r}."
         )
     if not (math.isfinite(min_lr) and min_lr >= 0):
-        raise ConfigError(f"min_lr is a learning rate, at least 0. Got: {min_lr!r}.")
+        raise ConfigError(f"min_lr must be a learning rate of at least 0. Got: {min_lr!r}.")

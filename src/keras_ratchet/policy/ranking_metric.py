@@ -66,7 +66,7 @@ def _said(criterion: Criterion, monitored: str) -> dict[str, Mode]:
     for name, mode in criterion.monitors():
         if mode != "auto" and said.setdefault(name or monitored, mode) != mode:
             raise ConfigError(
-                f"{name or monitored!r} is to be small in one criterion and large in another. "
-                f"Give it one mode."
+                f"{name or monitored!r} is minimized in one criterion and maximized in "
+                "another. Give it one mode."
             )
     return said

@@ -212,7 +212,9 @@ class KeepNewer(_Rule):
 
     def __post_init__(self) -> None:
         if not self.seconds > 0:
-            raise ConfigError(f"keep_for_s is a number of seconds above 0. Got: {self.seconds!r}.")
+            raise ConfigError(
+                f"keep_for_s must be a number of seconds above 0. Got: {self.seconds!r}."
+            )
 
     def keeps(self, context: Context) -> dict[str, str]:
         """Return the names of those that stay and why."""
@@ -292,4 +294,4 @@ def _protected(
 
 def _count(argument: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{argument} is a whole number, at least 1. Got: {value!r}.")
+        raise ConfigError(f"{argument} must be a whole number, at least 1. Got: {value!r}.")

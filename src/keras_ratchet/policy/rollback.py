@@ -161,8 +161,8 @@ class RollbackRule:
             return state, verdict
         if self._is_worse(candidate, state.good):
             reason = (
-                f"{self.spikes.name} was worse in all of {self.confirm} batches than it had been "
-                f"after the last good state, which therefore stays"
+                f"{self.spikes.name} was worse in all of {self.confirm} batches than after the "
+                "last good state, which is therefore kept"
             )
             return replace(state, candidate=None), Verdict(False, "refused", reason)
         reason = f"{self.confirm} batches without an incident have followed"
@@ -220,8 +220,8 @@ class Retries:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.factor) and 0 < self.factor <= 1):
             raise ConfigError(
-                f"factor is what the learning rate is multiplied by after going back: a number "
-                f"above 0, and at most 1 (which leaves it alone). Got: {self.factor!r}."
+                "factor multiplies the learning rate after a rollback: it must be above 0 and "
+                f"at most 1 (which leaves it unchanged). Got: {self.factor!r}."
             )
         whole_number("max_rollbacks", self.most, 0, "is how often to roll back")
 
@@ -241,10 +241,10 @@ class Retries:
         if done < self.most:
             return Verdict(True, incident.kind, incident.reason)
         times = f"{done} time{'' if done == 1 else 's'}"
-        reason = f"{incident.reason}, and training has gone back {times} (max_rollbacks)"
+        reason = f"{incident.reason}, and training has rolled back {times} (max_rollbacks)"
         if stuck and done > 1:
             reason += (
-                ", each time to the same state: no later one was good in time. Try a smaller "
-                "every or confirm"
+                ", each time to the same state: no later one became good in time. Try a "
+                "smaller every or confirm"
             )
         return Verdict(False, "rollback", reason, {"rollbacks": float(done)})

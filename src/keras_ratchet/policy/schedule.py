@@ -102,12 +102,12 @@ class Interval:
     def __post_init__(self) -> None:
         for name, value in (("every_s", self.every_s), ("mtbf_s", self.mtbf_s)):
             if value is not None and not (is_number(value) and 0 < value < math.inf):
-                raise ConfigError(f"{name} is a number of seconds above 0. Got: {value!r}.")
+                raise ConfigError(f"{name} must be a number of seconds above 0. Got: {value!r}.")
         share = self.overhead
         if share is not None and not (is_number(share) and 0 < share < 1):
             raise ConfigError(
-                f"overhead is the share of training time that saves may cost, between 0 and 1, "
-                f"such as 0.035. Got: {share!r}."
+                "overhead must be a share of training time between 0 and 1, such as 0.035. "
+                f"Got: {share!r}."
             )
         if self.every_s is None and self.overhead is None and self.mtbf_s is None:
             raise ConfigError("An interval needs one of every_s, overhead and mtbf_s.")
@@ -131,7 +131,7 @@ class Interval:
             cost: What saves cost.
         """
         wait_s = self.seconds(cost)
-        reason = f"{since_s:.1f} s since the last save, and {wait_s:.1f} s are the interval"
+        reason = f"{since_s:.1f} s since the last save; the interval is {wait_s:.1f} s"
         return Verdict(since_s >= wait_s, "seconds", reason)
 
 

@@ -45,7 +45,7 @@ class Smoothed(Criterion):
     def __post_init__(self) -> None:
         if not 0 <= self.ema < 1:
             raise ConfigError(
-                f"ema is the weight of the past, at least 0 and below 1. Got: {self.ema!r}."
+                f"ema, the weight of the past, must be at least 0 and below 1. Got: {self.ema!r}."
             )
         if not isinstance(self.of, Criterion | str):
             raise ConfigError(

@@ -74,7 +74,8 @@ class Spikes:
         one_of("mode", self.mode, get_args(Mode))
         if self.z is not None and not (math.isfinite(self.z) and self.z > 0):
             raise ConfigError(
-                f"spike_z is a number of standard deviations above 0, or None. Got: {self.z!r}."
+                "spike_z must be a number of standard deviations above 0, or None. Got: "
+                f"{self.z!r}."
             )
         whole_number("window", self.window, at_least=2, meaning="is a number of batches")
 

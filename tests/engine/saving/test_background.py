@@ -85,7 +85,7 @@ def test_an_error_is_raised_at_the_next_hook_with_the_traceback_of_its_thread(tm
 
 
 def test_an_error_that_is_only_warned_about_is_told_and_noted(tmp_path, broken):
-    with pytest.warns(UserWarning, match="No space left on device.*Training goes on"):
+    with pytest.warns(UserWarning, match="No space left on device.*Training continues"):
         fit(dense(), [saver(tmp_path, on_save_error="warn")], epochs=4)
     assert [e["name"] for e in events(tmp_path, "save_error")] == ["2.weights.h5"]
     assert sorted(p.name[0] for p in tmp_path.glob("*.h5")) == ["1", "3", "4"]
@@ -99,7 +99,7 @@ def test_the_last_save_fails_and_fit_does(tmp_path, broken):
 def test_a_save_that_failed_is_not_the_best(tmp_path, broken):
     best = saver(tmp_path, save_best_only=True, on_save_error="warn")
     curve = Curve(val_loss=[0.5, 0.1, 0.4, 0.45])
-    with pytest.warns(UserWarning, match="Training goes on"):  # it has not failed yet at the 0.4
+    with pytest.warns(UserWarning, match="Training continues"):  # it has not failed yet at the 0.4
         fit(dense(), [curve, At(1, hold_up), best], epochs=4)
     assert best.best == 0.4
     assert sorted(p.name[0] for p in tmp_path.glob("*.h5")) == ["1", "3"]
@@ -109,10 +109,10 @@ def test_a_backup_that_relies_on_a_save_that_failed_is_left_out(tmp_path, broken
     backup = keras_ratchet.BackupAndRestore(
         tmp_path / "b", background=True, delete_checkpoint=False
     )
-    with pytest.warns(UserWarning, match="Training goes on"):
+    with pytest.warns(UserWarning, match="Training continues"):
         fit(dense(), [saver(tmp_path, on_save_error="warn"), backup, At(1, hold_up)], epochs=3)
     skipped = events(tmp_path / "b", "skip")
-    assert [e["reason"] for e in skipped] == ["a save that it relies on has failed"]
+    assert [e["reason"] for e in skipped] == ["a save that it depends on has failed"]
 
 
 # Every way out waits for what is under way.

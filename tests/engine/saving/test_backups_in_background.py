@@ -212,7 +212,7 @@ def sigterm():
 def test_the_save_under_way_stands_where_there_is_no_time_for_another(tmp_path, sigterm):
     callback = backup_to(tmp_path, signals=("SIGTERM",), grace_s=HELD_UP_S / 100)
     fit(dense(), [callback, At(4, hold_up), At(5, sigterm)], epochs=3)
-    assert "so the last one stands" in str(callback.stop_reason)
+    assert "so the last save stands" in str(callback.stop_reason)
     assert is_whole(tmp_path), "fit returned, and gave the lock back, while it was being written"
     assert max(p.name for p in tmp_path.glob("epoch-*")) == LAST
 

@@ -175,8 +175,8 @@ def average(
 def needs_data(variable: Any) -> str:
     """Return the sentence for a model with moving statistics and no data to estimate them."""
     return (
-        f"the model has moving statistics ({variable.path}), which do not fit a mean of weights. "
-        f"Pass average_data=x_train (or a part of it), from which they are estimated anew"
+        f"the model has moving statistics ({variable.path}), which do not fit a mean of "
+        "weights. Pass average_data=x_train (or a part of it) to re-estimate them"
     )
 
 

@@ -81,7 +81,7 @@ def reestimate(model: Any, data: StatisticsData) -> None:
             model(keras.tree.map_structure(_as_array, x), training=True)
             done += 1
     if not done:
-        raise ConfigError(f"average_data holds no batch: {data.data!r}.")
+        raise ConfigError(f"average_data has no batches: {data.data!r}.")
 
 
 @contextlib.contextmanager

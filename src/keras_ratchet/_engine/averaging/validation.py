@@ -33,8 +33,8 @@ class Validation:
         """Raise a ConfigError if `evaluate` cannot work."""
         if self.function is None and not getattr(model, "compiled", False):
             raise ConfigError(
-                "The average is chosen by model.evaluate, and the model is not compiled. Compile "
-                "it, or pass a function: validation_data=lambda model: value."
+                "Averages are compared with model.evaluate, but the model is not compiled. "
+                "Compile it, or pass a function: validation_data=lambda model: value."
             )
 
     def value(self, model: Any, metric: str) -> float:
@@ -53,9 +53,7 @@ class Validation:
         try:
             return float(found)
         except (TypeError, ValueError):
-            raise MetricError(
-                f"{metric!r} is to be one number to choose by. Got: {found!r}."
-            ) from None
+            raise MetricError(f"{metric!r} must be a single number. Got: {found!r}.") from None
 
 
 def validation_of(
@@ -75,8 +73,8 @@ def validation_of(
     """
     if given is None and "x" not in fits:
         raise ConfigError(
-            "An average is accepted if its value is better, and there is nothing to measure that "
-            "on. Pass validation_data=..., here or to fit."
+            "An average is accepted only if its value is better, but there is no data to "
+            "measure it on. Pass validation_data=..., here or to fit."
         )
     if given is not None and callable(given) and not hasattr(given, "__len__"):
         return Validation({}, given)
@@ -99,8 +97,8 @@ def is_arrays(x: Any) -> bool:
 def _refuse_one_pass(x: Any, what: str) -> None:
     if hasattr(x, "__next__"):
         raise ConfigError(
-            f"{what} is a {type(x).__name__}, which can be read only once, and averages are "
-            f"compared on the same data. Pass arrays or a data set."
+            f"{what} is a {type(x).__name__}, which can be read only once, but averages are "
+            "compared on the same data. Pass arrays or a data set."
         )
 
 
@@ -129,7 +127,7 @@ def _named(metrics: Mapping[str, Any], metric: str) -> Any:
         if name in metrics:
             return metrics[name]
     raise MissingMetricError(
-        f"{missing_message(metric.removeprefix('val_'), metrics)} These are what the model is "
-        f"evaluated by. A metric that a callback adds can be passed as a function: "
-        f"validation_data=lambda model: value."
+        f"{missing_message(metric.removeprefix('val_'), metrics)} These are the metrics of "
+        "model.evaluate. Pass a metric that a callback adds as a function: "
+        "validation_data=lambda model: value."
     )

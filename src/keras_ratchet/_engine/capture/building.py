@@ -20,8 +20,8 @@ from keras_ratchet._keras import anatomy, fit
 from keras_ratchet._keras.building import create_variables
 
 CURE = (
-    "Build the model before training: call it on a batch, as in `model(x[:1])`, or each part of "
-    "it that has no input shape; make metrics and optimizers in `__init__` or `compile`"
+    "Build the model before training: call it, or each part of it without an input shape, on a "
+    "batch, as in `model(x[:1])`; create metrics and optimizers in `__init__` or `compile`"
 )
 
 
@@ -182,7 +182,7 @@ class FlagsWatch:
             return []
         shown = ", ".join(name.removeprefix("layer/") or "the model" for name in names[:3])
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        return [f"what is trainable ({shown}{more}): it is as when it was saved"]
+        return [f"which variables are trainable ({shown}{more}): as they were when saved"]
 
     def restore(self, model: Any, places: Places, saved: Mapping[str, Flags]) -> None:
         """Set the flags of the moment at which the run was saved."""

@@ -231,7 +231,7 @@ def missing_extras(model: Any, saved: Mapping[str, NDArray[Any]]) -> list[str]:
     if not gone:
         return []
     names = ", ".join(name.removeprefix(EXTRA) for name in gone)
-    return [f"state beside the model's variables that was saved has no place now: {names}"]
+    return [f"saved state outside the model's variables has no place in this model: {names}"]
 
 
 def finalize(model: Any) -> None:

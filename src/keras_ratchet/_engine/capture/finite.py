@@ -46,7 +46,7 @@ class FiniteWatch:
         for key, places in self._places.items():
             _log.log(
                 level,
-                "%s is not finite at first, so it is not watched in those %d places",
+                "%s is not finite at the start, so it is not watched in %d places",
                 path_of(self._seen[key]),
                 int(places.sum()),
             )

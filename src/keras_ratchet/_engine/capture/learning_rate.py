@@ -73,14 +73,14 @@ class LearningRates:
         error = next(iter(problems.values()))
         if self.settable:
             names = ", ".join(name or "model.optimizer" for name in problems)
-            warn(f"{owner} cuts other learning rates, but not that of {names}: {error}")
+            warn(f"{owner} cuts the other learning rates, but cannot cut that of {names}: {error}")
         elif isinstance(error, TypeError):
             message = f"{owner} cannot cut the learning rate. {error} Or {cure}."
             raise ScheduleError(message) from error
         else:
             raise ConfigError(
-                f"{owner} cannot cut the learning rate: there is none that can be set ({error}). "
-                f"Give the optimizer a number, or {cure}."
+                f"{owner} cannot cut the learning rate: none can be set ({error}). Give the "
+                f"optimizer a number, or {cure}."
             ) from error
 
 

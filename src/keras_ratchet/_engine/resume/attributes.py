@@ -131,7 +131,7 @@ _LOST = (
     "there, or Keras variables."
 )
 _BAKED = (
-    "changed during training, and a compiled step keeps the value that it was traced with. "
+    "changed during training, but a compiled step keeps the value with which it was traced. "
     "Make it a Keras variable: self.add_weight(..., trainable=False)."
 )
 

@@ -78,9 +78,9 @@ def _match_changed(
     forgotten = [key for key in mine if key not in found and theirs]
     if guessed:
         warn(
-            f"These callbacks are not as they were when training was interrupted, and more than "
-            f"one of a class is there: {_names(guessed, present)}. They are matched by their "
-            f"order; if that is not right, give them the arguments that they had."
+            "These callbacks differ from those of the interrupted run, and there is more than "
+            f"one of a class: {_names(guessed, present)}. They are matched by their order; if "
+            "that is not right, give them the arguments that they had."
         )
     if forgotten:
         warn(

@@ -89,7 +89,7 @@ def _compare_variables(
         saved = {n for n in state.variables if n.startswith(f"{collection}/")}
         present = {n for n in named if n.startswith(f"{collection}/")}
         lacking, new = sorted(saved - present), sorted(present - saved)
-        sentence = f"{collection}: {len(saved)} variables were saved, and there are {len(present)}"
+        sentence = f"{collection}: {len(saved)} variables were saved, now there are {len(present)}"
         if collection == "metrics":
             if own_step and state.position.batch:
                 found.pending += lacking

@@ -91,7 +91,7 @@ class DataCursor:
         self._validations += self._fit is not None and self._fit.follows(epoch)
         lost = self._states.lost() if self._watches else {}
         if self._watches and self._arrays != digest_of(data_adapters.arrays_of(self._iterator)):
-            lost["the arrays given to fit"] = True
+            lost["the arrays passed to fit"] = True
         self._watches = False
         if lost:  # the value says whether these are rows that the user may have shuffled
             shuffle = "Shuffle row numbers, not the table: an array of indices is saved. Or give"
@@ -160,7 +160,10 @@ class DataCursor:
     def warn(self) -> None:
         """Warn of data whose state an interruption will lose, with the cure."""
         if unproved := data_adapters.unproved():
-            warn(f"Resume may not be exact: {unproved} Use one of these, or a newer keras-ratchet.")
+            warn(
+                f"Resume may not be exact: {unproved} Use one of these versions, or a newer "
+                "keras-ratchet."
+            )
         for complaint in self.complaints():
             warn(f"Resume will not be exact. {complaint}")
 
@@ -169,16 +172,16 @@ class DataCursor:
         found = []
         if self._partial_epochs():
             found.append(
-                "steps_per_epoch cuts the data into epochs that are no whole pass. Wrap it: "
-                "keras_ratchet.data.resumable(...)."
+                "steps_per_epoch divides the data into epochs that are not whole passes. Wrap "
+                "it: keras_ratchet.data.resumable(...)."
             )
         elif complaint := self._train.complaint():
             found.append(complaint)
         elif self.kind == "array" and data_adapters.draws_unseeded(self._iterator):
             found.append(
-                "TensorFlow shuffles arrays by a seed of its own, which nobody can read. Call "
-                "keras.utils.set_random_seed(...) first, or use keras_ratchet.data."
-                "ResumableDataset."
+                "TensorFlow shuffles arrays with a seed of its own, which cannot be read. Call "
+                "keras.utils.set_random_seed(...) first, or use "
+                "keras_ratchet.data.ResumableDataset."
             )
         if self._validation is not None and not self._validates_in_order():
             complaint = self._validation.complaint()
@@ -248,13 +251,13 @@ class SourceState:
             original = getattr(self.source, "original", None)
             return _race(original) or _cut_short(original, None)
         if self.kind == "generator":
-            return f"A Python generator cannot be set back from outside. {_WRAP}"
+            return f"A Python generator cannot be rewound. {_WRAP}"
         if self.kind == "torch_loader" and getattr(self.source, "persistent_workers", False):
-            return f"The workers of this DataLoader live over epochs. {_WRAP}"
+            return f"The workers of this DataLoader persist across epochs. {_WRAP}"
         if self.kind == "torch_loader" and hasattr(self.source, "state_dict"):
-            return f"A StatefulDataLoader keeps its place from epoch to epoch. {_WRAP}"
+            return f"A StatefulDataLoader keeps its position across epochs. {_WRAP}"
         if self.kind == "unknown":
-            return f"Nothing is known about data of this kind. {_WRAP}"
+            return f"This kind of data is unknown. {_WRAP}"
         found = _race(self.source) or _cut_short(self.source, self.steps)
         return found or (None if self.validates else _looked_at(self.source))
 
@@ -264,8 +267,8 @@ def _race(pipeline: Any) -> str | None:
     if tensorflow is None or not tensorflow.races(pipeline):
         return None
     return (
-        "Several calls of a function in this tf.data pipeline draw random numbers at a time, "
-        "so that no two trainings are alike. Use map() without num_parallel_calls for it, or "
+        "Several calls of a function in this tf.data pipeline draw random numbers in parallel, "
+        "so no two runs are alike. Use map() without num_parallel_calls, or "
         "tf.config.experimental.enable_op_determinism()."
     )
 
@@ -277,9 +280,9 @@ def _cut_short(pipeline: Any, steps: int | None) -> str | None:
     if not (tensorflow.draws_for(pipeline, _CUTS) or (steps and tensorflow.draws(pipeline))):
         return None
     return (
-        "When a pass over this tf.data pipeline is cut short (take, steps), nobody knows for how "
-        "many rows it has drawn random numbers ahead, so that no two trainings are alike. Let "
-        "take() come before the map() that draws."
+        "When a pass over this tf.data pipeline is cut short (take, steps), it is unknown for "
+        "how many rows random numbers were drawn ahead, so no two runs are alike. Put take() "
+        "before the map() that draws."
     )
 
 
@@ -290,7 +293,7 @@ def _looked_at(pipeline: Any) -> str | None:
     if not tensorflow.draws_for(pipeline, _AHEAD):
         return None
     return (
-        "Keras draws a batch to learn shapes, and nobody knows for how many more this tf.data "
+        "Keras draws a batch to learn shapes, and it is unknown for how many more this tf.data "
         f"pipeline has drawn random numbers ahead (prefetch). {_WRAP}"
     )
 
@@ -325,7 +328,7 @@ def warn_of_generators(source: Any) -> bool:
     if torch is None or not hasattr(source, "batch_sampler") or not torch.generators(source):
         return False
     warn(
-        "Resume will not be exact. This DataLoader draws from a generator of its own. Say so: "
-        "Run(..., data=loader)."
+        "Resume will not be exact. This DataLoader has its own generator. Pass it: Run(..., "
+        "data=loader)."
     )
     return True

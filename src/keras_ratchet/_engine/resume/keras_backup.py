@@ -52,8 +52,9 @@ def adopt(model: Any, directory: str) -> int:
         return epoch
     if problems:
         raise CorruptError(
-            f"The backup by Keras in {directory!r} cannot be read. {' '.join(problems)} To start "
-            f"from scratch, delete its files or give another directory."
+            f"The backup that Keras wrote in {directory!r} cannot be read. "
+            f"{' '.join(problems)} To start from scratch, delete its files or give another "
+            "directory."
         )
     return 0
 

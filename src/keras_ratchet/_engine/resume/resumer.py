@@ -132,13 +132,13 @@ class Resumer:
         here = differences(model, self.places.variables(model), state, facts_of(model, self.cursor))
         if here.fatal:
             raise ResumeError(
-                f"The training saved in {path!r} is not this one: {'; '.join(here.fatal)}. Nothing "
-                f"was changed. Give this run a directory of its own, or delete that one."
+                f"The snapshot {path!r} belongs to another run: {'; '.join(here.fatal)}. "
+                "Nothing was changed. Give this run a directory of its own, or delete that one."
             )
         mild = [*here.mild, *self.flags.differences(state.trainable)]
         mild += self._compare_script(state.extra.get("script", {}))
         if mild:
-            warn(f"Resuming from {path!r} although this differs: {'; '.join(mild)}.")
+            warn(f"Resuming from {path!r} despite these differences: {'; '.join(mild)}.")
         self.state, self.pending = state, here.pending
         self._elapsed_before_s = state.elapsed_s
         self.store.note("resume", name=os.path.basename(path), epoch=state.position.epoch)
@@ -166,7 +166,7 @@ class Resumer:
         rates = self._script["optimizer"]
         if self.script_sets_rate:
             self._new_rate = rates[RATE]
-            _log.warning("%s, as learning_rate='script' asks for", found[0])
+            _log.warning("%s (learning_rate='script')", found[0])
             return found[1:]
         rates[RATE] = saved["optimizer"][RATE]
         which = f"{found[0]} (the saved one is used; learning_rate='script' takes the other)"
@@ -213,13 +213,14 @@ class Resumer:
         assert self.state is not None
         if self.state.position.batch and not skips:
             raise ResumeError(
-                "The snapshot is from the middle of an epoch, and only `fit` can skip batches. "
-                "In a loop of your own use keras_ratchet.Run, or save_freq='epoch'."
+                "The snapshot is from the middle of an epoch, but only `fit` can skip batches. "
+                "In a custom loop, use keras_ratchet.Run or save_freq='epoch'."
             )
         if self.pending and (self.in_validation or is_over or not in_fit):
             raise ResumeError(
-                f"{len(self.pending)} variables were saved that this model does not have yet, such "
-                f"as {self.pending[0]!r}, and no step makes them in time. {building.CURE}."
+                f"{len(self.pending)} variables were saved that this model does not have yet, "
+                f"such as {self.pending[0]!r}, and no step creates them in time. "
+                f"{building.CURE}."
             )
 
     def before_step(self, model: Any, first: bool) -> None:
@@ -258,8 +259,8 @@ class Resumer:
         named = self.places.variables(model)
         if lost := [name for name in self.pending if name not in named]:
             raise ResumeError(
-                f"The first step has not made {lost[0]!r} ({len(lost)} variables in all), which "
-                f"was saved. {building.CURE}."
+                f"The first step did not create {lost[0]!r} ({len(lost)} variables in total), "
+                f"which was saved. {building.CURE}."
             )
         saved = self.state.variables
         if not self._in_first_epoch or not self.state.position.batch:

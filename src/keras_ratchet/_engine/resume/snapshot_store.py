@@ -82,7 +82,7 @@ class SnapshotStore:
             self._lock = lock
         begin_anew(model)
         for path in snapshot_directory.sweep_snapshots(self.directory):
-            _log.info("removed what a crash had left: %s", path)
+            _log.info("removed leftovers of a crash: %s", path)
 
     def end(self) -> None:
         """Give lock and memory back."""
@@ -149,7 +149,7 @@ class SnapshotStore:
             name = self._name(state)
             path = os.path.join(self.directory, name)
             if any(job.failed for job in earlier):
-                self.note("skip", name=name, reason="a save that it relies on has failed")
+                self.note("skip", name=name, reason="a save that it depends on has failed")
                 return Saved(path)
             state.settle()
             try:
@@ -200,13 +200,13 @@ class SnapshotStore:
             if not fits(state):
                 continue
             if problems:
-                text = f"{' '.join(problems)} Going on from {path!r} instead."
+                text = f"{' '.join(problems)} Resuming from {path!r} instead."
                 warn(text)
             return state, path
         if problems:
             raise CorruptError(
-                f"No backup in {self.directory!r} can be trusted. {' '.join(problems)} To start "
-                f"anew, delete the directory or give another one."
+                f"No snapshot in {self.directory!r} verifies. {' '.join(problems)} To start "
+                "from scratch, delete the directory or use another one."
             )
         return None
 

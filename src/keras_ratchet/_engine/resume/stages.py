@@ -27,8 +27,8 @@ from keras_ratchet.errors import ResumeError
 
 Standing = Literal["mine", "done", "past"]  # past: of an earlier one, which is finished
 _WAY = (
-    "Give each `fit` a backup_dir of its own (with delete_checkpoint=False those that are finished "
-    "are not trained again, and end exactly as they did)."
+    "Give each `fit` its own backup_dir (with delete_checkpoint=False, a finished `fit` is not "
+    "trained again and ends exactly as before)."
 )
 
 _log = logging.getLogger("keras_ratchet")
@@ -93,7 +93,7 @@ class Stage:
             self._record, self.is_done = before[here], True
             if here == 0:
                 self._warn_of_skipping(len(before))
-            _log.warning("fit number %d was finished before: no epoch is trained", here + 1)
+            _log.warning("fit number %d was already finished: no epoch is trained", here + 1)
             return "done"
         if list(self.plan) == saved["plan"] and here == 0:
             self._skip_to(before)
@@ -118,43 +118,43 @@ class Stage:
 
     def _warn_of_others(self, others: int) -> None:
         warn(
-            f"The snapshot in {self.directory!r} was saved by a process in which {others} "
-            f"runs of other models had ended there before, and in this one it is "
-            f"{self._others}. If these are folds or trials, this one resumes from the weights of "
-            f"another: give each a backup_dir of its own."
+            f"The snapshot in {self.directory!r} was saved by a process in which {others} runs "
+            "of other models had ended there before; in this process the number is "
+            f"{self._others}. If these are folds or trials, this one resumes from the weights "
+            "of another: give each its own backup_dir."
         )
 
     def _warn_of_this_process(self) -> None:
         warn(
-            f"This process has already finished the training of another model in "
-            f"{self.directory!r}, and this `fit` resumes from the snapshot there: it starts with "
-            f"the weights of that model, and trains only the epochs that it has more. If these "
-            f"are folds or trials, give each a backup_dir of its own."
+            f"This process has already trained another model in {self.directory!r}, and this "
+            "`fit` resumes from the snapshot there: it starts with the weights of that model, "
+            "and trains only the additional epochs. If these are folds or trials, give each "
+            "its own backup_dir."
         )
 
     def _warn_of_skipping(self, finished: int) -> None:
         numbers = "1" if finished == 1 else f"1 to {finished}"
         warn(
-            f"`fit` number {numbers} with {self.directory!r} was finished before the interruption "
-            f"and is not trained again. Until number {finished + 1} resumes, the model has the "
-            f"weights of the snapshot, which are later ones than those it had at that point. "
-            f"{_WAY}"
+            f"`fit` number {numbers} with {self.directory!r} was finished before the "
+            f"interruption and is not trained again. Until number {finished + 1} resumes, the "
+            "model has the weights of the snapshot, which are later than those it had at that "
+            f"point. {_WAY}"
         )
 
     def _skip_to(self, before: list[dict[str, Any]]) -> None:
         warn(
-            f"The snapshot in {self.directory!r} is of `fit` number {len(before) + 1} with this "
-            f"directory, and this is number 1, with the same epochs: resuming from it, as if those "
-            f"before it were no longer in the script."
+            f"The snapshot in {self.directory!r} belongs to `fit` number {len(before) + 1} "
+            "with this directory, and this is number 1, with the same epochs: resuming from "
+            "it, as if those before it were no longer in the script."
         )
         self._before = before
 
     def _foreign(self, number: int) -> str:
         first, epochs = self.plan
         return (
-            f"The snapshot in {self.directory!r} is of `fit` number {number + 1} with this "
-            f"directory. `fit` number {len(self._before) + 1}, which starts now (epochs {first} "
-            f"to {epochs}), does not lead to it. Nothing was changed. {_WAY}"
+            f"The snapshot in {self.directory!r} belongs to `fit` number {number + 1} with "
+            f"this directory. `fit` number {len(self._before) + 1}, which starts now (epochs "
+            f"{first} to {epochs}), does not lead to it. Nothing was changed. {_WAY}"
         )
 
 

@@ -156,14 +156,14 @@ def decode(data: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
         return deque((decode(inner, arrays) for inner in value), data["maxlen"])
     makers: dict[str, Any] = {"tuple": tuple, "set": set, "frozenset": frozenset}
     if kind not in makers:
-        raise ValueError(f"{kind!r} is no kind of data that a state is made of")
+        raise ValueError(f"{kind!r} is not a kind of data in a state")
     return makers[kind](decode(inner, arrays) for inner in value)
 
 
 def _decode_raw(raw: list[Any], scalar: bool) -> Any:
     dtype = np.lib.format.descr_to_dtype(raw[0])
     if dtype.hasobject:
-        raise ValueError("arrays of Python objects are no data that a state is made of")
+        raise ValueError("arrays of Python objects cannot be part of a state")
     array = np.zeros(raw[1], dtype)
     if dtype.itemsize and array.size:  # numpy's empty string has no bytes
         array[...] = np.frombuffer(raw[2], dtype).reshape(raw[1])
@@ -212,7 +212,7 @@ def _random(kind: str, state: Any) -> Any:
     elif kind in _BIT_GENERATORS:
         generator = np.random.Generator(getattr(np.random, kind)())
     else:
-        raise ValueError(f"{kind!r} is no kind of random generator that a state is made of")
+        raise ValueError(f"{kind!r} is not a known kind of random generator")
     set_random_state(generator, kind, state)
     return generator
 

@@ -147,8 +147,8 @@ def restore_variables(named: Mapping[str, Any], saved: Mapping[str, NDArray[Any]
 def shape_differences(named: Mapping[str, Any], saved: Mapping[str, NDArray[Any]]) -> list[str]:
     """Return a sentence for each variable that has another shape than the one that was saved."""
     return [
-        f"{name} ({getattr(variable, 'path', variable.name)}) has shape {tuple(variable.shape)}, "
-        f"and {saved[name].shape} was saved"
+        f"{name} ({getattr(variable, 'path', variable.name)}) has shape "
+        f"{tuple(variable.shape)}, but {saved[name].shape} was saved"
         for name, variable in named.items()
         if name in saved and tuple(saved[name].shape) != tuple(variable.shape)
     ]

@@ -117,8 +117,9 @@ class RecoveryPoints:
         found = self._optimizer
         if not (hasattr(found, "variables") or hasattr(found, "load_state_dict")):
             raise ConfigError(
-                "Going back needs an optimizer with variables (Keras) or state_dict (torch). Got: "
-                f"{found!r}. Compile the model, or pass the loop's optimizer: optimizer=optimizer."
+                "A rollback needs an optimizer with variables (Keras) or state_dict (torch). "
+                f"Got: {found!r}. Compile the model, or pass the loop's optimizer: "
+                "optimizer=optimizer."
             )
         return found
 

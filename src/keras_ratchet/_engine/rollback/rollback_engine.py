@@ -56,7 +56,7 @@ class RollbackEngine:
         """
         rates = self.states.rates_of(model)
         if self.retries.factor < 1:
-            rates.check(owner, "pass factor=1.0, which leaves it alone")
+            rates.check(owner, "pass factor=1.0, which leaves it unchanged")
 
     def epoch_begins(self, epoch: int) -> None:
         """Note the epoch, whose metrics `fit` has just reset."""

@@ -113,7 +113,7 @@ class CheckpointStore:
         begin_anew(model)
         self.saver.watch.begin(model)
         for path in single_file.sweep(self.directory, self._is_ours):
-            _log.info("removed what a crash had left: %s", path)
+            _log.info("removed leftovers of a crash: %s", path)
         self._resumed_from = self._own_name(source_of(model))
         self._newest_s = max((s.saved_at for s in self.snapshots()), default=0.0)
         if message := space.warning(self.directory, state_bytes(model)):
@@ -219,7 +219,7 @@ class CheckpointStore:
         if "in line" not in self._failures:
             self._failures.add("in line")
             _log.warning(
-                "%s has a save method of its own, so it is saved in line: training waits",
+                "%s has its own save method, so it is saved in the hook: training waits",
                 type(model).__name__,
             )
 
@@ -255,7 +255,7 @@ class CheckpointStore:
         kind = f"{error.errno}"
         if kind not in self._failures:
             self._failures.add(kind)
-            warn(f"{error} Training goes on; the next save tries again.")
+            warn(f"{error} Training continues; the next save tries again.")
 
     def retain(self) -> SaveError | None:
         """Drop the files that no rule keeps; return what went wrong."""
@@ -275,10 +275,10 @@ class CheckpointStore:
     def _drop(self, snapshot: CheckpointInfo, reason: str) -> None:
         """Delete a file, unless somebody has changed it since we wrote it."""
         if not delete_unless_changed(snapshot):
-            _log.warning("%s is not as we saved it, so it is not deleted", snapshot.path)
+            _log.warning("%s has changed since it was saved, so it is not deleted", snapshot.path)
             return
         self.note("drop", name=snapshot.name, reason=reason, epoch=snapshot.position.epoch)
-        _log.info("dropped %s: %s", snapshot.path, reason)
+        _log.info("deleted %s: %s", snapshot.path, reason)
 
     def _is_ours(self, name: str) -> bool:
         """Say whether a file name may come from this template."""

@@ -84,15 +84,15 @@ class Checkpointer:
             name = found.ranking[0][0] if found.ranking else ""
             value = f" ({name}={found.metrics[name]:.6g})" if name in found.metrics else ""
             return (
-                f"going on from the run that saved {found.path}{value}: its best value counts "
-                f"(fresh=True starts anew)"
+                f"continuing the run that saved {found.path}{value}: its best value counts "
+                "(fresh=True starts a new run)"
             )
         path, fixed = naming.head(self.series.template)
         if fresh or not self.best_only or not fixed or not os.path.isfile(path):
             return ""
         return (
-            f"{path} is of an earlier run: the first best of this run takes its place, and it is "
-            f"kept as {next_name(os.path.realpath(path))} (fresh=False goes on from it)"
+            f"{path} belongs to an earlier run: the first best of this run replaces it, and it "
+            f"is kept as {next_name(os.path.realpath(path))} (fresh=False continues it)"
         )
 
     def first_epoch(self, model: Any, epoch: int, fresh: bool | None) -> None:
@@ -165,7 +165,7 @@ class Checkpointer:
             self.flush()
             verdict = self._wanted(moment, best_only, reason)
         if verdict and self.skip_if_busy and self.series.writer.busy and not last:
-            verdict = Verdict(False, "busy", "the save before this one is still being written")
+            verdict = Verdict(False, "busy", "the previous save is still being written")
         path = self.path_of(moment)
         self.say(f"{verdict.reason}, saving model to {path}" if verdict else verdict.reason)
         if not verdict:
@@ -258,11 +258,11 @@ class Checkpointer:
             self._warn_once(
                 name,
                 f"Can save best model only with {name} available (as one number). "
-                f"{missing_message(name, moment.metrics)} Saving all the same until a best is "
-                f"known.",
+                f"{missing_message(name, moment.metrics)} Saving anyway until a best value is "
+                "known.",
             )
         if self._best() is None:  # there is nothing to lose yet
-            return Verdict(True, "missing", f"{verdict.reason}, and no best is known yet")
+            return Verdict(True, "missing", f"{verdict.reason}, and no best value is known yet")
         return verdict
 
     def _scored_weights(

@@ -55,7 +55,7 @@ class Saved:
     def __str__(self) -> str:
         if self.bad_weight is not None:
             return f"weight {self.bad_weight!r} is not finite"
-        return str(self.error or f"{self.path!r} relies on a save that has failed")
+        return str(self.error or f"{self.path!r} depends on a save that has failed")
 
 
 class FileSave:

@@ -43,8 +43,9 @@ def check_target(path: str, fixed: bool) -> None:
     room = disk.name_limit(directory) - single_file.LONGEST_ADDITION
     if fixed and len(os.fsencode(os.path.basename(path))) > room:
         raise ConfigError(
-            f"filepath has a name that is too long: {room} bytes are possible in {directory!r}, "
-            f"where the manifest's name is {single_file.LONGEST_ADDITION} longer. Got: {path!r}."
+            f"The file name in filepath is too long: {room} bytes are allowed in "
+            f"{directory!r}, where the manifest's name is {single_file.LONGEST_ADDITION} bytes "
+            f"longer. Got: {path!r}."
         )
     if fixed and os.path.isdir(path):
         raise SaveError(
@@ -57,8 +58,8 @@ def check_target(path: str, fixed: bool) -> None:
 def deleted_message(directory: str) -> str:
     """Return the warning that a directory was deleted while training saves there."""
     return (
-        f"{directory!r} was deleted while training goes on. It is made anew; what was saved there "
-        f"before is gone."
+        f"{directory!r} was deleted during training. It is created again; what was saved there "
+        "before is lost."
     )
 
 

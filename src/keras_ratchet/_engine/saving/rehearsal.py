@@ -57,8 +57,8 @@ def rehearse(model: Any, path: str, whole: bool) -> None:
         ) from error
     except Exception as error:
         warn(
-            f"{path!r} could not be saved now: {type(error).__name__}: {_first_line(error)} If "
-            f"that is so at the first save, too, training ends there."
+            f"{path!r} cannot be saved yet: {type(error).__name__}: {_first_line(error)} If "
+            "this is still so at the first save, training ends there."
         )
         return
     if form.suffix != ".weights.h5":
@@ -74,7 +74,7 @@ def _check_rebuilding(model: Any, path: str) -> None:
     name = os.path.basename(path)
     if code := rebuilding.layers_that_run_code(model):
         kinds = " and ".join(code)
-        _log.warning("%s holds %s: load it with load_model(..., safe_mode=False)", name, kinds)
+        _log.warning("%s contains %s: load it with load_model(..., safe_mode=False)", name, kinds)
     layers = rebuilding.own_layers(model)
     if not layers:
         return
@@ -85,9 +85,10 @@ def _check_rebuilding(model: Any, path: str) -> None:
             if problem is not None:
                 kind = type(layer).__name__
                 warn(
-                    f"{name!r} will be saved, and cannot be loaded: a {kind} cannot be made from "
-                    f"its config ({problem}). Let its __init__ take **kwargs for super().__init__, "
-                    f"and its get_config return its arguments; or save weights only."
+                    f"{name!r} can be saved but not loaded: a {kind} cannot be created from "
+                    f"its config ({problem}). Its __init__ should pass **kwargs to "
+                    "super().__init__, and its get_config should return its arguments; or save "
+                    "weights only."
                 )
     finally:
         rng.restore(streams)

@@ -77,7 +77,7 @@ class GeneralizationLoss(_Errors):
         yes = loss > self.alpha
         side = "over" if yes else "within"
         reason = (
-            f"{self.metric} is {loss:.3g} % above its least value {_say(least)}, {side} the limit "
+            f"{self.metric} is {loss:.3g} % above its minimum {_say(least)}, {side} the limit "
             f"of {self.alpha:g} % (now: {value:.6g})"
         )
         values = {"value": value, "generalization_loss": loss}
@@ -128,7 +128,7 @@ class ProgressQuotient(Criterion):
         whole_number("k of ProgressQuotient", self.k, at_least=1)
         if not isinstance(self.monitor, str) or not isinstance(self.train, str):
             raise ConfigError(
-                f"monitor and train are names of metrics; to smooth both write "
+                "monitor and train must be names of metrics; to smooth both write "
                 f"Smoothed(ProgressQuotient(...)). Got: {self.monitor!r}, {self.train!r}."
             )
 

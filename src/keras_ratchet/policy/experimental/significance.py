@@ -68,8 +68,8 @@ class SignificantImprovement(MetricCriterion):
         whole_number("limit", self.limit, at_least=1, meaning="counts checks")
         if not isinstance(self.monitor, str):
             raise ConfigError(
-                f"SignificantImprovement judges by the noise itself, so its monitor is a name and "
-                f"not smoothed. Got: {self.monitor!r}."
+                "SignificantImprovement measures the noise itself, so its monitor must be a "
+                f"name and not Smoothed. Got: {self.monitor!r}."
             )
         self._check_monitor()
 
@@ -85,7 +85,9 @@ class SignificantImprovement(MetricCriterion):
         gain, error = math.nan, math.nan
         if all(map(math.isfinite, losses)):
             if state["reference"] is None:
-                first = Verdict(False, "improved", f"{self.metric} is the first to compare with")
+                first = Verdict(
+                    False, "improved", f"{self.metric} is the first value to compare with"
+                )
                 return {"reference": list(losses), "wait": 0}, first
             gain, error = self._compare(state["reference"], losses)
         if gain > self.c * error:
@@ -111,8 +113,8 @@ class SignificantImprovement(MetricCriterion):
         if losses is None:
             raise ConfigError(
                 f"SignificantImprovement needs the values of {self.metric!r} batch by batch. "
-                f"EarlyStopping records those of `val_` metrics in fit's validation; in a loop of "
-                f"your own give Moment(..., batches={{{self.metric!r}: [...]}})."
+                "EarlyStopping records those of `val_` metrics in fit's validation; in a "
+                f"custom loop, pass Moment(..., batches={{{self.metric!r}: [...]}})."
             )
         if len(losses) < 2:
             raise MetricError(
