@@ -3,7 +3,7 @@
 | name | what it is |
 |---|---|
 | `ResumableDataset` | arrays in an order that is a pure function of seed and epoch |
-| `resumable` | makes a resumable data set of a loader, an iterator or a generator |
+| `resumable` | makes a resumable dataset of a loader, an iterator or a generator |
 """
 
 from keras_ratchet.data.resumable_dataset import ResumableDataset

@@ -1,4 +1,4 @@
-"""What our data sets have in common: they know the epoch and give batches in their own order."""
+"""The base of our datasets: they count epochs and give batches in their own order."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class EpochDataset(keras.utils.PyDataset, abc.ABC):
     Keras asks for batches before the first epoch too (to build a model, to learn shapes), and
     within an epoch, with `fit(shuffle=True)`, in an order drawn from Python's global random
     numbers. So an index means a batch only between epochs; within one the n-th call gets the
-    n-th batch of this data set's own order.
+    n-th batch of this dataset's own order.
 
     Args:
         batches: Batches of one epoch.
     """
 
     def __init__(self, batches: int) -> None:
-        super().__init__()  # Keras's workers stay off: they draw batches before an epoch begins
+        super().__init__()  # Keras's workers stay off: they draw batches before an epoch starts
         self.epoch = 0
         self._batches = batches
         self._inside = False
@@ -61,24 +61,24 @@ class EpochDataset(keras.utils.PyDataset, abc.ABC):
             self.on_epoch_end()
 
     def on_epoch_begin(self) -> None:
-        """Begin to count; Keras calls this."""
+        """Start to count; Keras calls this."""
         with self._lock:
             self._inside, self._asked = True, 0
 
     def on_epoch_end(self) -> None:
-        """Go on to the next epoch; Keras calls this, and once more before training."""
+        """Advance to the next epoch; Keras calls this, and once more before training."""
         with self._lock:
             if self._inside:
                 self._inside, self._skip = False, 0
                 self.epoch += 1
-                self._epoch_is_over()
+                self._end_epoch()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the epoch began."""
+        """Return the state at the start of the epoch."""
         return self.state_at(0)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to where the epoch began."""
+        """Restore the state at the start of an epoch."""
         self.seek(state, 0)
 
     @abc.abstractmethod
@@ -89,31 +89,31 @@ class EpochDataset(keras.utils.PyDataset, abc.ABC):
         """
 
     def seek(self, state: dict[str, Any], batch: int) -> None:
-        """Go to an epoch, of which this many batches were trained on.
+        """Restore a state after this many batches of an epoch.
 
-        They will be asked for again and thrown away: what they get instead costs nothing.
+        They are asked for again and thrown away, so that what is returned for them costs nothing.
 
         Args:
             state: What `state_at(batch)` returned.
-            batch: How many.
+            batch: How many batches were trained on.
         """
         with self._lock:
             self._inside, self._asked = False, 0
             self.epoch, self._skip = int(state["epoch"]), batch
-            self._go_to(state)
+            self._restore(state)
 
     @abc.abstractmethod
     def _batch(self, index: int, peek: bool) -> Any:
-        """Return a batch of the present epoch; one that was peeked at is asked for again.
+        """Return a batch of the current epoch; one that was peeked at is asked for again.
 
         When all of the epoch's batches were trained on, the one after the last is peeked at.
         """
 
-    def _epoch_is_over(self) -> None:
-        """Forget what concerned the epoch."""
+    def _end_epoch(self) -> None:
+        """Drop what belongs to the epoch that has ended."""
 
-    def _go_to(self, state: dict[str, Any]) -> None:
-        """Bring what a subclass has into place."""
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Restore what a subclass adds to the state."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_lock"}

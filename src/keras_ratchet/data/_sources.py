@@ -1,15 +1,15 @@
 """Endless streams of batches out of whatever there is, each with a state.
 
-| source | its state | going there |
+| source | its state | restoring it |
 |---|---|---|
 | grain's and others with `get_state`, `set_state` | the iterator's | at once |
 | others with `state_dict`, `load_state_dict` | its own | at once |
 | torchdata `StatefulDataLoader` | its own | at once |
-| torch `DataLoader` | where the present pass began, and batches since | reads the pass again |
+| torch `DataLoader` | streams at the start of the pass, batches since | reads the pass again |
 | `tf.data.Dataset` of known length | passes, and batches since | reads the pass again |
 | generators, iterators, iterables | number of batches | reads everything again |
 
-A pass is one iteration over the source; when it ends the next one begins. While a source draws,
+A pass is one iteration over the source; when it ends the next one starts. While a source draws,
 Python's, NumPy's and torch's global random streams are its own.
 """
 
@@ -27,7 +27,7 @@ from keras_ratchet._engine.resume.data_states import DataStates
 from keras_ratchet.data._streams import OwnStreams
 from keras_ratchet.errors import ConfigError, ResumeError
 
-_KEPT = 2  # Keras draws up to two batches to learn shapes, before anybody can say where to begin
+_KEPT = 2  # Keras draws up to two batches to learn shapes, before a state can be restored
 
 
 class Source(abc.ABC):
@@ -72,10 +72,10 @@ class Source(abc.ABC):
 
     def _next(self) -> Any:
         if self._iterator is None:
-            self._iterator = self._begin_pass()
+            self._iterator = self._start_pass()
         return next(self._iterator)
 
-    def _begin_pass(self) -> Iterator[Any]:
+    def _start_pass(self) -> Iterator[Any]:
         return iter(self._thing)
 
     def _end_pass(self) -> None:
@@ -87,15 +87,18 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def restore(self, state: dict[str, Any]) -> None:
-        """Go to a state.
+        """Restore a state.
 
         Raises:
-            ResumeError: If the source has gone further and cannot be turned back.
+            ResumeError: If the source has been read further and cannot be rewound.
         """
 
 
-class Replayed(Source):
-    """What has no state: everything is read again. Goes back only if a function makes it anew."""
+class IterableSource(Source):
+    """Anything that can be iterated over, without state: restoring one reads everything again.
+
+    Only a function that makes the iterable can be rewound.
+    """
 
     def __init__(self, thing: Any, seed: int, length: int | None = None) -> None:
         super().__init__(thing, seed, length)
@@ -115,7 +118,7 @@ class Replayed(Source):
         self._total += 1
         return batch
 
-    def _begin_pass(self) -> Iterator[Any]:
+    def _start_pass(self) -> Iterator[Any]:
         return iter(self._thing() if callable(self._thing) else self._thing)
 
     def state(self) -> dict[str, Any]:
@@ -123,7 +126,7 @@ class Replayed(Source):
         return {"total": self._total}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Read until there."""
+        """Read up to the state's batch."""
         total = int(state["total"])
         if total < self._total:
             self._go_back()
@@ -146,58 +149,58 @@ class Replayed(Source):
             self.draw()
 
 
-class TFData(Replayed):
-    """A `tf.data.Dataset` of known length: earlier passes need no reading, only to be begun.
+class TFDatasetSource(IterableSource):
+    """A `tf.data.Dataset` of known length: earlier passes are started, but not read.
 
-    A shuffled set draws a new order for each iterator that is made of it. What its functions
-    remember, such as the seeds of augmentation layers, is put back to the pass's begin.
+    A shuffled dataset draws a new order for each iterator that is made of it. What its functions
+    remember, such as the seeds of augmentation layers, is restored to the start of the pass.
     """
 
     def __init__(self, thing: Any, seed: int, length: int | None = None) -> None:
         super().__init__(thing, seed, length)
         self._states = DataStates({type(thing).__name__: thing}, [])
-        self._begun: dict[str, Any] = {}
-        self._to_begin: dict[str, Any] = {}
+        self._at_start: dict[str, Any] = {}
+        self._to_start: dict[str, Any] = {}
 
-    def _begin_pass(self) -> Iterator[Any]:
-        self._begun = self._states.capture()
-        return super()._begin_pass()
+    def _start_pass(self) -> Iterator[Any]:
+        self._at_start = self._states.capture()
+        return super()._start_pass()
 
     def state(self) -> dict[str, Any]:
-        """Return the number of batches, and what the set remembered when the pass began."""
-        begun = self._states.capture() if self._iterator is None else self._begun
+        """Return the number of batches, and what the set remembered when the pass started."""
+        remembered = self._states.capture() if self._iterator is None else self._at_start
         if self._total < self._furthest:  # kept batches are given again, of the first pass
-            begun = {}
-        return {**super().state(), "begun": begun}
+            remembered = {}
+        return {**super().state(), "begun": remembered}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Begin as many passes, and read the last one until there."""
-        self._to_begin = state.get("begun", {})
+        """Start as many passes, and read the last one up to the state's batch."""
+        self._to_start = state.get("begun", {})
         super().restore(state)
 
     def _go_forward(self, total: int) -> None:
         assert self._length is not None
-        begun = -(-self._furthest // self._length)
+        started = -(-self._furthest // self._length)
         passes = total // self._length
-        if passes > begun or (passes == begun and self._iterator is None):
-            for _ in range(passes - begun):
+        if passes > started or (passes == started and self._iterator is None):
+            for _ in range(passes - started):
                 iter(self._thing)
             self._end_pass()
-            self._states.load(self._to_begin)
+            self._states.load(self._to_start)
             self._total = self._furthest = passes * self._length
         super()._go_forward(total)
 
 
-class Loader(Source):
-    """A torch `DataLoader`: the pass is read again, from the state in which it began."""
+class TorchLoaderSource(Source):
+    """A torch `DataLoader`: the pass is read again, from the state in which it started."""
 
     def __init__(self, thing: Any, seed: int, length: int | None = None) -> None:
         super().__init__(thing, seed, length)
-        self._begun: dict[str, Any] | None = None
+        self._at_start: dict[str, Any] | None = None
 
-    def _begin_pass(self) -> Iterator[Any]:
-        self._begun = self._now()
-        return super()._begin_pass()
+    def _start_pass(self) -> Iterator[Any]:
+        self._at_start = self._now()
+        return super()._start_pass()
 
     def _now(self) -> dict[str, Any]:
         torch = _backends.torch_loading()
@@ -205,14 +208,14 @@ class Loader(Source):
         return {"streams": self._streams.capture(), "generators": states}
 
     def state(self) -> dict[str, Any]:
-        """Return the begin of the pass and the batches since then."""
+        """Return the streams at the start of the pass and the batches since then."""
         if self._iterator is None:
             return {"drawn": 0, **self._now()}
-        assert self._begun is not None
-        return {"drawn": self._drawn, **self._begun}
+        assert self._at_start is not None
+        return {"drawn": self._drawn, **self._at_start}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Begin the pass, and read until there."""
+        """Start the pass, and read up to the state's batch."""
         self._end_pass()
         self._put(state)
         while self._drawn < int(state["drawn"]):
@@ -226,7 +229,7 @@ class Loader(Source):
             torch.set_generator(generator, np.array(saved))
 
 
-class StatefulLoader(Loader):
+class StatefulLoaderSource(TorchLoaderSource):
     """A torchdata `StatefulDataLoader`: within a pass its own state is enough."""
 
     def state(self) -> dict[str, Any]:
@@ -238,9 +241,9 @@ class StatefulLoader(Loader):
         return {"drawn": self._drawn, **self._now(), "inner": _backends.torch_plain(inner)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Put the state back."""
+        """Restore a state."""
         inner = state.get("inner")
-        self._thing.load_state_dict({})  # what it has begun is over
+        self._thing.load_state_dict({})  # drops the pass under way
         if inner is None:
             super().restore(state)
             return
@@ -251,14 +254,14 @@ class StatefulLoader(Loader):
         self._put(state)  # to make an iterator has drawn from them
 
 
-class Stateful(Source):
-    """What has a state of its own: on the thing that is iterated over, or on its iterators.
+class StatefulSource(Source):
+    """Anything with a state of its own, on the thing that is iterated over or on its iterators.
 
     Args:
         thing: What is iterated over.
         seed: Of the streams.
         get: Name of the method that returns the state.
-        put: Name of the method that puts it back.
+        put: Name of the method that restores it.
     """
 
     def __init__(self, thing: Any, seed: int, get: str, put: str) -> None:
@@ -271,11 +274,11 @@ class Stateful(Source):
         owner = self._thing if self._on_thing else self._iterator
         with self._streams:
             inner = None if owner is None else getattr(owner, self._get)()
-        begun = self._iterator is not None
-        return {"begun": begun, "inner": inner, "streams": self._streams.capture()}
+        is_in_pass = self._iterator is not None
+        return {"begun": is_in_pass, "inner": inner, "streams": self._streams.capture()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Put the state back."""
+        """Restore a state."""
         self._end_pass()
         self._streams.restore(state["streams"])
         with self._streams:
@@ -296,31 +299,31 @@ def source_of(thing: Any, seed: int) -> Source:
     """
     length = length_of(thing)
     if isinstance(thing, keras.utils.PyDataset):
-        return Replayed(_passes(thing), seed)
+        return IterableSource(_passes(thing), seed)
     if _is_a(thing, "DataLoader", "torch.utils.data"):
         return _loader(thing)(thing, seed, length)
     if _is_a(thing, "DatasetV2", "tensorflow.python."):
-        return (Replayed if length is None else TFData)(thing, seed, length)
+        return (IterableSource if length is None else TFDatasetSource)(thing, seed, length)
     for get, put in (("state_dict", "load_state_dict"), ("get_state", "set_state")):
         if hasattr(thing, get) and hasattr(thing, put):
-            return Stateful(thing, seed, get, put)
+            return StatefulSource(thing, seed, get, put)
     if _is_a(thing, "", "grain."):
-        return Stateful(thing, seed, "get_state", "set_state")
+        return StatefulSource(thing, seed, "get_state", "set_state")
     if not callable(thing) and not hasattr(thing, "__iter__"):
         raise ConfigError(f"Batches cannot be drawn from a {type(thing).__name__}.")
-    return Replayed(thing, seed)
+    return IterableSource(thing, seed)
 
 
 def _loader(thing: Any) -> type[Source]:
     """Return the source for a DataLoader: random numbers drawn in workers are in no state."""
     stateful = hasattr(thing, "state_dict")
     if stateful and (thing.num_workers == 0 or hasattr(thing.dataset, "state_dict")):
-        return StatefulLoader
-    return Replayed if thing.persistent_workers else Loader
+        return StatefulLoaderSource
+    return IterableSource if thing.persistent_workers else TorchLoaderSource
 
 
 def length_of(thing: Any) -> int | None:
-    """Return the batches of a pass, or None if nobody can say."""
+    """Return the number of batches of a pass, or None if it is unknown."""
     if hasattr(thing, "cardinality"):
         count = int(thing.cardinality())
         return count if count > 0 else None
@@ -342,7 +345,7 @@ def _passes(dataset: Any) -> Iterator[Any]:
 
 
 def _is_a(thing: Any, name: str, module: str) -> bool:
-    """Say whether a base class has this name (any, if empty) in a module that begins so."""
+    """Return whether a base class has this name (any, if empty) in a module that starts so."""
     return any(
         c.__name__ == (name or c.__name__) and c.__module__.startswith(module)
         for c in type(thing).__mro__
@@ -350,7 +353,7 @@ def _is_a(thing: Any, name: str, module: str) -> bool:
 
 
 def as_array(leaf: Any) -> Any:
-    """Return a tensor of whatever kind as an array."""
+    """Return a tensor of any framework as an array."""
     if leaf is None or isinstance(leaf, np.ndarray):
         return leaf
     return np.asarray(leaf.detach().cpu() if hasattr(leaf, "detach") else leaf)

@@ -12,14 +12,14 @@ from keras_ratchet import _backends
 
 
 class OwnStreams:
-    """Python's, NumPy's and torch's global random numbers, while a source draws: its own.
+    """Replaces Python's, NumPy's and torch's global random streams while a source draws.
 
-    A source that draws from global generators (a DataLoader its order, a data set its
-    augmentation) so has streams that can be saved with it, and leaves the program's alone.
-    Used as a context manager around each draw.
+    A source that draws from the global generators (a DataLoader its order, a dataset its
+    augmentation) then has streams that can be saved with it, and leaves the program's alone.
+    A context manager, entered for each draw.
 
     Args:
-        seed: What they begin with.
+        seed: What they start from.
     """
 
     def __init__(self, seed: int) -> None:
@@ -27,7 +27,7 @@ class OwnStreams:
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Start again from the seed."""
         self._python = random.Random(self._seed).getstate()
         self._numpy: Any = np.random.MT19937(np.random.SeedSequence(self._seed))
         self._torch: Any = None
@@ -37,7 +37,7 @@ class OwnStreams:
         return {"python": self._python, "numpy": self._numpy.state, "torch": self._torch}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Put states back."""
+        """Restore the streams' states."""
         self._python, self._torch = state["python"], state["torch"]
         self._numpy = np.random.MT19937()
         self._numpy.state = state["numpy"]

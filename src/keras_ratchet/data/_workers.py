@@ -13,7 +13,7 @@ from typing import Any
 Compute = Callable[[int, int], Any]
 
 
-class Ahead:
+class Prefetcher:
     """Computes batches in advance, on threads or in processes.
 
     Args:
@@ -30,7 +30,7 @@ class Ahead:
         if processes:
             self._task: Compute = _compute
             self._executor = ProcessPoolExecutor(
-                workers, initializer=_begin, initargs=(compute, os.getpid())
+                workers, initializer=_start, initargs=(compute, os.getpid())
             )
         else:
             self._task = compute
@@ -38,7 +38,7 @@ class Ahead:
         weakref.finalize(self, self._executor.shutdown, wait=False, cancel_futures=True)
 
     def get(self, epoch: int, index: int, batches: int) -> Any:
-        """Return a batch, and have those after it computed.
+        """Return a batch, and start computing those after it.
 
         Args:
             epoch: The epoch.
@@ -57,18 +57,18 @@ class Ahead:
 
 
 class _Process:
-    """What a worker process is for."""
+    """The task of a worker process."""
 
     compute: Compute
 
 
-def _begin(compute: Compute, parent: int) -> None:
+def _start(compute: Compute, parent: int) -> None:
     _Process.compute = staticmethod(compute)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
-    """End this process when the training's is gone: a SIGKILL tells nobody."""
+    """End this process when its parent is gone, as after a SIGKILL."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_ratchet.data._epochs import EpochDataset
-from keras_ratchet.data._workers import Ahead
+from keras_ratchet.data._workers import Prefetcher
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy._arguments import whole_number
 
@@ -19,11 +19,11 @@ Augment = Callable[[Any, Any, np.random.Generator], tuple[Any, Any]]
 
 
 class ResumableDataset(EpochDataset):
-    """Arrays, shuffled and augmented so that a training can go on anywhere, on every backend.
+    """Arrays, shuffled and augmented so that a run can resume at any batch, on every backend.
 
     The order of an epoch is a pure function of `seed` and the epoch, and what `augment` draws
     for a batch one of `seed`, epoch and batch: there is no state to save, nothing is drawn again
-    when training goes on in the middle of an epoch, and the number of workers changes nothing.
+    when a run resumes in the middle of an epoch, and the number of workers changes nothing.
 
     Args:
         x: Array, or a structure (tuple, list, dict) of arrays of the same length. Anything that
@@ -42,7 +42,7 @@ class ResumableDataset(EpochDataset):
         max_queue_size: How many batches are prepared in advance.
 
     Attributes:
-        epoch: The present epoch, or between two of them the next one.
+        epoch: Index of the current epoch; between two epochs, of the next one.
 
     Raises:
         ConfigError: If an argument cannot work.
@@ -82,14 +82,14 @@ class ResumableDataset(EpochDataset):
         self.augment = augment
         self._plan = whole_number("workers", workers, 0), use_multiprocessing
         self._depth = whole_number("max_queue_size", max_queue_size, 1)
-        self._ahead: Ahead | None = None
+        self._ahead: Prefetcher | None = None
         self._order: tuple[int, NDArray[np.intp]] | None = None
 
     def on_epoch_begin(self) -> None:
-        """Begin to count, and start the workers."""
+        """Start to count, and start the workers."""
         workers, processes = self._plan
         if self._ahead is None and workers > (0 if processes else 1):
-            self._ahead = Ahead(self._computed, workers, processes, self._depth)
+            self._ahead = Prefetcher(self._computed, workers, processes, self._depth)
         super().on_epoch_begin()
 
     def state_at(self, batch: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`resumable`: a data set, for exact resume, out of a source that lives over epochs."""
+"""`resumable`: a dataset for exact resume out of a source that outlives the epochs."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _PLACES = 64
 
 
 def resumable(source: Any, batches_per_epoch: int | None = None, *, seed: int = 0) -> EpochDataset:
-    """Make a data set of a source of batches, so that a training on it can go on anywhere.
+    """Return a dataset of a source of batches, on which a run can resume at any batch.
 
-    Every epoch takes `batches_per_epoch` batches; when the source ends it begins anew. Going on
-    costs nothing with grain and with what has `state_dict` and `load_state_dict`; a torch
+    Every epoch takes `batches_per_epoch` batches; when the source ends it starts again. Resuming
+    costs nothing with grain and with anything that has `state_dict` and `load_state_dict`; a torch
     DataLoader and tf.data read the interrupted pass again; generators, iterators and workers that
-    live over epochs (`persistent_workers`) read everything again: they have no state.
+    outlive epochs (`persistent_workers`) have no state, and everything is read again.
 
     Args:
-        source: A torch DataLoader or StatefulDataLoader, a grain data set, loader or iterator, a
+        source: A torch DataLoader or StatefulDataLoader, a grain dataset, loader or iterator, a
             `tf.data.Dataset`, a `keras.utils.PyDataset`, an iterator, a generator, a function
             without arguments that makes one of them, or anything that can be iterated over.
-            Shuffled with a seed where it shuffles by itself.
-        batches_per_epoch: Batches of an epoch. Needed where the source does not know its length.
+            Give it a seed where it shuffles by itself.
+        batches_per_epoch: Number of batches of an epoch; needed if the source has no length.
         seed: Of Python's, NumPy's and torch's global random numbers while the source draws: it
             has streams of its own, which are saved.
 
@@ -34,7 +34,7 @@ def resumable(source: Any, batches_per_epoch: int | None = None, *, seed: int = 
         A `keras.utils.PyDataset` for `fit`, on any backend.
 
     Raises:
-        ConfigError: If batches cannot be drawn from the source, or nobody knows how many.
+        ConfigError: If batches cannot be drawn from the source, or their number is unknown.
 
     Example:
         ```python
@@ -71,7 +71,7 @@ class SourceDataset(EpochDataset):
         super().__init__(batches)
         self.original = original
         self._source = source
-        self._drawn = 0  # of this epoch; below 0 while batches of an epoch cut short are left
+        self._drawn = 0  # of this epoch; below 0 while batches of an epoch cut short are left over
         self._ready: dict[int, Any] = {}
         self._places: dict[int, dict[str, Any]] = {}
         self._notes_all = False
@@ -80,7 +80,7 @@ class SourceDataset(EpochDataset):
         """Return the epoch and a state of the source, and the batch that this one belongs to.
 
         The states of the last batches are noted from the first time that one is asked for; until
-        then the one at the epoch's begin has to do.
+        then the one at the epoch's start is used.
         """
         with self._lock:
             self._notes_all = self._notes_all or batch > 0
@@ -91,7 +91,7 @@ class SourceDataset(EpochDataset):
             place = max(noted for noted in self._places if noted <= batch)
             return {"epoch": self.epoch, "batch": place, "source": self._places[place]}
 
-    def _go_to(self, state: dict[str, Any]) -> None:
+    def _restore(self, state: dict[str, Any]) -> None:
         self._drawn = int(state["batch"])
         self._ready = {}
         self._places = {self._drawn: state["source"]}
@@ -113,9 +113,9 @@ class SourceDataset(EpochDataset):
     def _note(self) -> None:
         self._places[self._drawn] = self._source.state()
         if len(self._places) > _PLACES:
-            del self._places[sorted(self._places)[1]]  # the first one is the epoch's begin
+            del self._places[sorted(self._places)[1]]  # the first one is the epoch's start
 
-    def _epoch_is_over(self) -> None:
+    def _end_epoch(self) -> None:
         n = self._batches
         self._drawn -= n
         self._ready = {i - n: batch for i, batch in self._ready.items() if i >= n}
