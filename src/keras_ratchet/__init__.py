@@ -3,21 +3,21 @@ r"""Training that never loses ground: Keras 3 callbacks for stopping, best weigh
 | name | what it is |
 |---|---|
 | `EarlyStopping` | drop-in for Keras's: stop on a metric, end with the best weights |
-| `BackupAndRestore` | drop-in for Keras's: an interrupted training goes on, bit by bit |
+| `BackupAndRestore` | drop-in for Keras's: an interrupted run resumes bit for bit |
 | `ModelCheckpoint` | drop-in for Keras's: files that cannot be torn |
-| `Rollback` | a training that goes bad goes back to its last good state, and on |
+| `Rollback` | a run that diverges is rolled back to its last good state and continues |
 | `ReduceLROnPlateau`, `TerminateOnNaN` | drop-ins for Keras's that NaN cannot poison |
-| `load_model`, `load_weights` | load the best or the latest, verified first |
+| `load_model`, `load_weights` | load the best or the latest checkpoint, verified first |
 | `soup`, `mean` | averages of saved weights that are better than the best of them |
 | `refit` | train again on all the data, for the best number of epochs |
-| `checkpoints`, `verify` | what is saved in a directory; is it what was saved? |
-| `KeepBest`, `KeepLast`, `KeepEvery`, `KeepNewer` | which files stay; they combine with `\|` |
+| `checkpoints`, `verify` | what a directory holds; whether its bytes are what was saved |
+| `KeepBest`, `KeepLast`, `KeepEvery`, `KeepNewer` | which files stay; combined with `\|` |
 | `policy` | when to stop: `Patience(10) \| Reaches(0.99) \| AfterSeconds(3600)` and more |
 | `plots` | pictures of a run |
-| `MonitorCallback` | base of both, for callbacks of your own that watch a metric |
-| `Run` | the same for a training loop written by hand |
-| `data` | data sets for which resume is exact: `ResumableDataset`, `resumable` |
-| `guard` | the callbacks' last work is done after an exception too |
+| `MonitorCallback` | base class for callbacks of your own that watch a metric |
+| `Run` | the callbacks and exact resume for a training loop written by hand |
+| `data` | datasets for which resume is exact: `ResumableDataset`, `resumable` |
+| `guard` | runs the callbacks' cleanup after an exception, too |
 | `StopReason`, `CheckpointInfo` | why training stopped; what is known about a checkpoint |
 | `AverageRecord` | which average of weights a model ended with, and why |
 | `errors` | every exception raised on purpose |

@@ -11,7 +11,7 @@ RatchetError
 │                       RuntimeError)     `raise_error=True`
 ├── SaveError          (OSError)          a save failed; older files are untouched
 ├── LockedError        (RuntimeError)     another process writes here
-├── ResumeError        (ValueError)       this training is not the one that was interrupted
+├── ResumeError        (ValueError)       this run does not fit the one that was interrupted
 └── LoadError          (ValueError)       nothing that can be loaded safely
     └── CorruptError                      a file's bytes are not those that were saved
 ```
@@ -27,7 +27,7 @@ class ConfigError(RatchetError, ValueError):
 
 
 class ScheduleError(ConfigError, TypeError):
-    """The optimizer's learning rate belongs to a schedule, and a callback was to cut it."""
+    """A callback should cut the learning rate, which only the optimizer's schedule can set."""
 
 
 class MetricError(RatchetError, ValueError):
@@ -55,7 +55,7 @@ class LockedError(RatchetError, RuntimeError):
 
 
 class ResumeError(RatchetError, ValueError):
-    """The saved training does not fit this model, data or optimizer; nothing was changed."""
+    """The saved run does not fit this model, data or optimizer; nothing was changed."""
 
 
 class LoadError(RatchetError, ValueError):

@@ -32,21 +32,21 @@ def refit(
 ) -> tuple[Any, Any]:
     """Train a new model on training and validation data, for as long as was best before.
 
-    The validation data has done its work when it has told how long to train; then it is better
-    used for training. Nothing is left to measure the new model on: trust it as far as you trust
-    the first run, and keep test data apart.
+    Once the validation data has told how long to train, it is better used for training. Nothing
+    is left to measure the new model on: trust it as far as you trust the first run, and keep test
+    data apart.
 
     Args:
-        model_fn: Makes a new model, compiled as the first one was. Seeds are its business.
+        model_fn: Returns a new model, compiled as the first one was. It sets seeds if it likes.
         data: What to train on, as `fit` takes it: `x`, `(x, y)`, `(x, y, sample_weight)` or a
-            data set.
+            dataset.
         result: The first run: the `EarlyStopping` that stopped it (ours or Keras's), its
             `History`, or a number of epochs (of steps with `match="steps"`).
         validation_data: What was held out, to be joined to `data`: arrays to arrays, a PyDataset
             to a PyDataset, a tf.data set to one. Leave it out if `data` holds it already.
-        match: What is to be the same as in the first run's best epoch: "epochs" (each sample is
-            seen as often; there are more steps, since there is more data) or "steps" (as many
-            updates of the weights; the last epoch may be a part of one).
+        match: What to repeat from the first run's best epoch: "epochs" (each sample is seen as
+            often; there are more steps, since there is more data) or "steps" (as many updates
+            of the weights; the last epoch may be a partial one).
         monitor: Which metric of a `History` says what was best.
         mode: "min", "max" or "auto", for a `History`.
         **fit_arguments: More arguments of `fit`: `batch_size` (the first run's), `callbacks`,
@@ -91,7 +91,7 @@ def _refuse_ours(arguments: Mapping[str, Any]) -> None:
 
 
 def _length(result: Any, match: Match, monitor: str, mode: str) -> tuple[int, int | None]:
-    """Return how many epochs to train, and how many steps if those are what counts."""
+    """Return how many epochs to train, and how many steps if steps are what counts."""
     if is_whole_number(result):
         if result < 1:
             raise ConfigError(f"result must be a number of {match}, at least 1. Got: {result!r}.")
@@ -134,7 +134,7 @@ def _best_of_history(history: Any, monitor: str, mode: str) -> int:
     if len(values) != len(history.epoch):
         raise ConfigError(
             f"The History has {len(values)} values of {monitor!r} and {len(history.epoch)} epochs "
-            f"(validation_freq), so it does not tell which epoch was best. Pass the EarlyStopping."
+            f"(validation_freq), so which epoch was best is unknown. Pass the EarlyStopping."
         )
     rule = Monitor(monitor, _direction(history, monitor, mode))
     best: float | None = None
@@ -211,7 +211,7 @@ def _rows(x: Any) -> int:
 
 
 class _Chain(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no types
-    """The batches of one data set, then those of another."""
+    """The batches of one dataset, then those of another."""
 
     def __init__(self, first: Any, second: Any) -> None:
         super().__init__(
@@ -230,13 +230,13 @@ class _Chain(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no types
         return self._first[index] if index < count else self._second[index - count]
 
     def on_epoch_end(self) -> None:
-        """Let both shuffle."""
+        """Call both, so that each shuffles."""
         self._first.on_epoch_end()
         self._second.on_epoch_end()
 
 
 def _steps_per_epoch(x: Any, arguments: Mapping[str, Any]) -> int:
-    """Return how many steps an epoch will have, or 1 if nobody knows."""
+    """Return how many steps an epoch will have, or 1 if that is unknown."""
     given = arguments.get("steps_per_epoch")
     if given:
         return int(given)
@@ -252,7 +252,7 @@ def _stop_after(steps: int, model: Any) -> Any:
     """Return a callback that ends training after so many steps."""
     done = before = 0
 
-    def begun(epoch: int, logs: Any = None) -> None:
+    def started(epoch: int, logs: Any = None) -> None:
         nonlocal before
         before = done
 
@@ -262,7 +262,7 @@ def _stop_after(steps: int, model: Any) -> Any:
         if done >= steps:
             model.stop_training = True
 
-    return keras.callbacks.LambdaCallback(on_epoch_begin=begun, on_train_batch_end=ended)
+    return keras.callbacks.LambdaCallback(on_epoch_begin=started, on_train_batch_end=ended)
 
 
 def _listed(callbacks: Any) -> list[Any]:

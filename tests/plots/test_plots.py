@@ -91,12 +91,12 @@ def test_going_back_cuts_of_the_rate_and_the_average_are_marked():
         END,
     )
     axes = keras_ratchet.plots.run(events)
-    assert marks(axes)["went back"][0][0] == 1.5
+    assert marks(axes)["rolled back"][0][0] == 1.5
     assert [line.get_xdata()[0] for line in axes.get_lines()].count(2.5) == 1
     assert marks(axes)["learning rate cut"][0][0] == 2
     assert marks(axes)["mean of 2 epochs: 1.5"] == [(3, 1.5)]
     other = marks(keras_ratchet.plots.run(events, metric="loss"))
-    assert "went back" in other and not any(name.startswith("mean of") for name in other)
+    assert "rolled back" in other and not any(name.startswith("mean of") for name in other)
 
 
 def test_an_average_that_was_not_taken_is_no_mark():

@@ -1,4 +1,4 @@
-"""The command `ratchet`: what is in a directory of checkpoints, and is it whole?
+"""The command `ratchet`: what a directory of checkpoints holds, and whether it is intact.
 
 One file per command. A command is imported when it is used, and none of them imports Keras, so
 that the answer is there before Keras would be. Errors that we raise on purpose, and those of
@@ -37,7 +37,7 @@ _MODULES = {"unpin": "pin"}
 
 
 def clean(text: str) -> str:
-    r"""Return text without what a terminal would obey: names and reasons may be a stranger's.
+    r"""Return text without control characters: names and reasons may come from a stranger's file.
 
     Example:
         >>> clean("best\x1b[2J.keras")
@@ -49,7 +49,7 @@ def clean(text: str) -> str:
 
 
 class _Ratchet(click.Group):
-    """A group whose commands are imported on use and whose errors end in one place."""
+    """A group whose commands are imported on use and whose errors are handled in one place."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names in the order in which a newcomer meets them."""
@@ -72,7 +72,7 @@ class _Ratchet(click.Group):
         """Run a command; turn an expected error into a sentence and an exit code."""
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:  # `ratchet ls | head` is no error
+        except BrokenPipeError:  # `ratchet ls | head` is not an error
             raise
         except CorruptError as error:
             raise click.ClickException(clean(str(error))) from error  # its exit code is 1
@@ -84,7 +84,7 @@ class _Ratchet(click.Group):
 
 
 class _WrongUse(click.ClickException):
-    """An expected error that is no problem of a checkpoint."""
+    """An expected error that does not concern a checkpoint."""
 
     exit_code = WRONG_USE
 

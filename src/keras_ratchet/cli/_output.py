@@ -25,7 +25,7 @@ from keras_ratchet.types import CheckpointInfo
 
 
 class LocalPath(click.Path):
-    """A path on a mounted file system; a URL is refused, saying what to do."""
+    """A path on a mounted file system; a URL is refused with what to do instead."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path, checked."""

@@ -1,4 +1,4 @@
-"""The weights of a checkpoint, for the commands that look inside. Imported only by them."""
+"""The weights of a checkpoint, for the commands that look inside."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def opened(path: str, optimizer: bool) -> Iterator[list[Weight]]:
         optimizer: Whether the optimizer's variables are wanted too.
 
     Raises:
-        CorruptError: If it is not what was saved.
+        CorruptError: If its bytes are not those that were saved.
         LoadError: If it holds no weights of a Keras model, or is not safe to read.
     """
     file = _file(path)

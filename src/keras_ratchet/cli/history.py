@@ -90,7 +90,7 @@ def _file(event: Mapping[str, Any]) -> str:
 
 
 def _what(event: Mapping[str, Any]) -> str:
-    """Return the reason, and what an event has beside it."""
+    """Return the reason of an event, and its other details."""
     parts = [str(event[key]) for key in ("reason", "problem") if event.get(key)]
     if not parts and event["event"] in _SENTENCES:
         parts.append(_SENTENCES[event["event"]])

@@ -75,7 +75,7 @@ def _print(
 
 
 def _metric_names(snapshots: Sequence[CheckpointInfo]) -> list[str]:
-    """Return the metrics worth a column, those that decide what is best first."""
+    """Return the metrics that get a column, those that decide what is best first."""
     names = dict.fromkeys(name for name, _ in ranking_of(snapshots).metrics)
     known = dict.fromkeys(name for s in reversed(snapshots) for name in s.metrics)
     return [name for name in names | known if name in known][:_METRIC_COLUMNS]

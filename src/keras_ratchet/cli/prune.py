@@ -1,4 +1,4 @@
-"""`ratchet prune`: delete what no rule keeps, after saying so."""
+"""`ratchet prune`: plan what no rule keeps, and delete it."""
 
 from __future__ import annotations
 

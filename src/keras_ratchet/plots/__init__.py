@@ -1,4 +1,4 @@
-"""Pictures of a run, from the journal that the callbacks write beside the files.
+"""Pictures of a run, from the journal that the callbacks write next to the files.
 
 Matplotlib (the extra `plot`) is imported when something is drawn.
 """
@@ -13,13 +13,13 @@ from typing import Any
 from keras_ratchet._storage import journal
 from keras_ratchet._storage.paths import local_path
 from keras_ratchet.errors import ConfigError, LoadError
-from keras_ratchet.plots._runs import Run, Save, last_run
+from keras_ratchet.plots._runs import RunHistory, Save, last_run
 
 __all__ = ["run"]
 
 _MUTED, _STRONG, _GOLD, _RED = "#9aa5b1", "#1f4e9c", "#d98e04", "#b42318"
 _PALE, _PURPLE = "#e6e9ed", "#8a5fb0"
-_TURNS = (("rollback", "went back", "-."), ("reduce_lr", "learning rate cut", ":"))
+_TURNS = (("rollback", "rolled back", "-."), ("reduce_lr", "learning rate cut", ":"))
 _LOG_FROM = 20.0
 
 
@@ -31,16 +31,15 @@ def run(
 ) -> Any:
     """Draw a run: a metric over the epochs, with its best, the saves and the stop.
 
-    Where `Rollback` went back and `ReduceLROnPlateau` cut the learning rate stand upright lines;
-    the average that `EarlyStopping(average=...)` ended with is a diamond.
-
-    The curve of the validation is strong and that of the training muted. A filled circle is a
-    save whose file is still there, a hollow one a save that was replaced or deleted since. The
-    last run is drawn; one that was resumed goes on with the one before.
+    The validation curve is drawn strong and the training curve muted. A filled circle is a save
+    whose file is still there, a hollow one a save that was replaced or deleted since. Vertical
+    lines mark where `Rollback` rolled back and `ReduceLROnPlateau` cut the learning rate; a
+    diamond is the average that `EarlyStopping(average=...)` ended with. The last run of the
+    journal is drawn, joined to the one that it resumed.
 
     Args:
         source: A directory in which `ModelCheckpoint` saved, or the events of its journal.
-        metric: Name of the metric; default: the one that the saves go by.
+        metric: Name of the metric; default: the one that ranks the saves.
         axes: The Matplotlib axes to draw on; default: those of a new figure.
 
     Returns:
@@ -73,7 +72,7 @@ def _events(
     return list(source)
 
 
-def _chosen(found: Run, metric: str | None) -> str:
+def _chosen(found: RunHistory, metric: str | None) -> str:
     """Return the metric to draw."""
     names = list(dict.fromkeys(name for values in found.metrics.values() for name in values))
     wanted = [metric] if metric else [*(n for n, _ in found.ranking), "val_loss", "loss", *names]
@@ -84,7 +83,7 @@ def _chosen(found: Run, metric: str | None) -> str:
     raise ConfigError(f"no epoch of this run has the metric {metric!r}. There are: {listed}.")
 
 
-def _draw_curves(axes: Any, found: Run, name: str) -> None:
+def _draw_curves(axes: Any, found: RunHistory, name: str) -> None:
     base = name.removeprefix("val_")
     both = f"val_{base}" in _names(found) and base in _names(found)
     training = found.curve(base)
@@ -96,7 +95,7 @@ def _draw_curves(axes: Any, found: Run, name: str) -> None:
         axes.plot(list(validation), list(validation.values()), label="validation", **strong)
 
 
-def _draw_marks(axes: Any, found: Run, name: str) -> None:
+def _draw_marks(axes: Any, found: RunHistory, name: str) -> None:
     curve = found.curve(name)
     size = min(6.0, max(2.5, 260 / max(len(curve), 1)))
     circle = {"marker": "o", "linestyle": "none", "markersize": size, "color": _STRONG, "zorder": 4}
@@ -120,8 +119,8 @@ def _draw_marks(axes: Any, found: Run, name: str) -> None:
         axes.plot([best], [curve[best]], color=_GOLD, markeredgewidth=2.2, label=label, **ring)
 
 
-def _draw_lines(axes: Any, found: Run) -> None:
-    """Draw what happened at a moment as upright lines."""
+def _draw_lines(axes: Any, found: RunHistory) -> None:
+    """Draw what happened at a moment as vertical lines."""
     places = [("resumed", _MUTED, ":", [epoch - 0.5 for epoch in found.resumed])]
     for kind, label, style in _TURNS:
         places.append((label, _PURPLE, style, list(found.turns.get(kind, ()))))
@@ -141,7 +140,7 @@ def _height(curve: Mapping[int, float], save: Save) -> float | None:
     return sum(ends) / len(ends) if ends else None
 
 
-def _tidy(axes: Any, found: Run, name: str) -> None:
+def _tidy(axes: Any, found: RunHistory, name: str) -> None:
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     base = name.removeprefix("val_")
@@ -162,5 +161,5 @@ def _tidy(axes: Any, found: Run, name: str) -> None:
     axes.legend(frameon=False, fontsize="small")
 
 
-def _names(found: Run) -> set[str]:
+def _names(found: RunHistory) -> set[str]:
     return {name for values in found.metrics.values() for name in values}

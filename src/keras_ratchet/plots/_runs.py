@@ -1,4 +1,4 @@
-"""From the events of a journal to one run: what happened in which epoch."""
+"""One run read from the events of a journal: what happened in which epoch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Event = Mapping[str, Any]
 Turns = Mapping[str, tuple[float, ...]]
 TURNS = ("rollback", "reduce_lr")
 _MOST_EPOCHS = 10**9
-_AT_ONCE = 8  # that many trainings at one time are told apart in one directory
+_AT_ONCE = 8  # so many runs at one time are told apart in one directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +45,18 @@ class Average:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """One training.
+class RunHistory:
+    """What a journal tells of one run.
 
     Attributes:
         metrics: The metrics after each epoch, counted from 1.
         ranking: Names of the metrics that rank the saves, and their modes.
         saves: What was saved, oldest first.
         stop: Epoch and kind ("patience") of an early stop, or None.
-        resumed: The epochs before which training was resumed.
+        resumed: The epochs before which the run was resumed.
         turns: By kind of event ("rollback", "reduce_lr"): the epochs done by then, in order;
             between two whole numbers within an epoch.
-        average: The average of weights that training ended with, or None.
+        average: The average of weights that the run ended with, or None.
     """
 
     metrics: Mapping[int, Mapping[str, float]]
@@ -83,18 +83,18 @@ class Run:
 
 @dataclass(slots=True)
 class _Part:
-    """What one callback noted of one training."""
+    """What one callback wrote down of one run."""
 
     series: str
     events: list[Event] = field(default_factory=list)
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)
-    begin: float = 0.0
+    start: float = 0.0
     end: float = 0.0
 
     def add(self, event: Event) -> None:
-        """Take one more event."""
+        """Add an event."""
         self.end = _time(event) or self.end
-        self.begin = self.begin or self.end
+        self.start = self.start or self.end
         self.events.append(event)
         epoch = _epoch(event)
         if event["event"] == "epoch" and epoch is not None:
@@ -102,48 +102,48 @@ class _Part:
 
     @property
     def choices(self) -> int:
-        """How often it skipped or deleted: a callback that never does saves anyway."""
+        """How often it skipped or deleted; a callback that never does saves every time."""
         return sum(event["event"] in ("skip", "drop") for event in self.events)
 
 
-def last_run(events: Iterable[Event]) -> Run:
+def last_run(events: Iterable[Event]) -> RunHistory:
     """Return the last run of a journal.
 
-    A journal may hold several: each "begin" starts one. Callbacks that saved in one training
-    tell the same epochs, and are one run; a training that began after its first epoch goes on
-    with the one before.
+    A journal may hold several: each "begin" event starts one. Callbacks that saved in the same
+    run tell of the same epochs, and are merged; a run that started after its first epoch is
+    joined to the one before.
 
     Raises:
-        LoadError: If no epoch is noted.
+        LoadError: If the journal has no epoch.
     """
     events = list(events)
     standing = _standing(events)
-    trainings = [parts for parts in _trainings(events) if any(part.metrics for part in parts)]
-    if not trainings:
+    runs = [parts for parts in _runs(events) if any(part.metrics for part in parts)]
+    if not runs:
         raise LoadError("there is nothing to draw: the journal has no epochs.")
-    last = trainings.pop()
+    last = runs.pop()
     run = _merged(last, standing)
-    while trainings and min(run.metrics) > 1:
-        earlier = trainings.pop()
+    while runs and min(run.metrics) > 1:
+        earlier = runs.pop()
         if {part.series for part in earlier} & {part.series for part in last}:
             run = _continued(_merged(earlier, standing), run)
     return run
 
 
-def _trainings(events: Iterable[Event]) -> list[list[_Part]]:
-    """Return the trainings, each as what its callbacks noted, in the order of their begins."""
-    trainings: list[list[_Part]] = []
+def _runs(events: Iterable[Event]) -> list[list[_Part]]:
+    """Return the runs, each as what its callbacks wrote down, in the order of their starts."""
+    runs: list[list[_Part]] = []
     for part in _parts(events):
-        same = [t for t in trainings[-_AT_ONCE:] if all(_same_training(part, p) for p in t)]
+        same = [t for t in runs[-_AT_ONCE:] if all(_same_run(part, p) for p in t)]
         if same:
             same[-1].append(part)
         else:
-            trainings.append([part])
-    return trainings
+            runs.append([part])
+    return runs
 
 
 def _parts(events: Iterable[Event]) -> list[_Part]:
-    """Return what each callback noted of each training, in the order in which they began."""
+    """Return what each callback wrote down of each run, in the order of their starts."""
     parts: list[_Part] = []
     current: dict[str, _Part] = {}
     for event in events:
@@ -155,9 +155,9 @@ def _parts(events: Iterable[Event]) -> list[_Part]:
     return parts
 
 
-def _same_training(part: _Part, other: _Part) -> bool:
-    """Say whether two callbacks told of one training: at the same time and with equal values."""
-    if part.series == other.series or part.begin > other.end or other.begin > part.end:
+def _same_run(part: _Part, other: _Part) -> bool:
+    """Return whether two callbacks saw one run: at the same time, with equal values."""
+    if part.series == other.series or part.start > other.end or other.start > part.end:
         return False
     ours, theirs = part.metrics, other.metrics
     return all(
@@ -167,8 +167,8 @@ def _same_training(part: _Part, other: _Part) -> bool:
     )
 
 
-def _merged(parts: Sequence[_Part], standing: set[int]) -> Run:
-    """Return one training; what the most choosy callback goes by comes first."""
+def _merged(parts: Sequence[_Part], standing: set[int]) -> RunHistory:
+    """Return one run; the metric of the callback that is the most selective comes first."""
     parts = sorted(parts, key=lambda part: part.choices, reverse=True)
     events = sorted((e for part in parts for e in part.events), key=_time)
     metrics: dict[int, dict[str, float]] = {}
@@ -176,7 +176,7 @@ def _merged(parts: Sequence[_Part], standing: set[int]) -> Run:
         metrics.setdefault(epoch, {}).update(values)
     stops = [e for e in events if e["event"] == "stop" and _epoch(e) is not None]
     ranked = [pair for part in parts for e in part.events[::-1] for pair in _ranking(e)]
-    return Run(
+    return RunHistory(
         metrics=dict(sorted(metrics.items())),
         ranking=tuple(dict.fromkeys(ranked)),
         saves=_saves(events, standing, parts[0].series),
@@ -186,8 +186,8 @@ def _merged(parts: Sequence[_Part], standing: set[int]) -> Run:
     )
 
 
-def _continued(before: Run, run: Run) -> Run:
-    """Return a run with the epochs of the one that it went on from."""
+def _continued(before: RunHistory, run: RunHistory) -> RunHistory:
+    """Return a run with the epochs of the one that it resumed."""
     first = min(run.metrics)
     metrics = {epoch: values for epoch, values in before.metrics.items() if epoch < first}
     if not metrics:
@@ -235,13 +235,13 @@ def _places(events: Iterable[Event], kind: str) -> tuple[float, ...]:
 
 
 def _joined(before: Turns, after: Turns, kind: str, first: int) -> tuple[float, ...]:
-    """Return the places of both parts of a run whose second one began with epoch `first`."""
+    """Return the places of both parts of a run whose second part starts with epoch `first`."""
     earlier = {at for at in before.get(kind, ()) if at < first}
     return tuple(sorted(earlier.union(after.get(kind, ()))))
 
 
 def _average(event: Event) -> Average | None:
-    """Return the average that an event tells of, if it is one that was taken."""
+    """Return the average that an event reports, if it was accepted."""
     members, value = event.get("members"), _number(event.get("value"))
     if event["event"] != "average" or not isinstance(members, list) or len(members) < 2:
         return None
