@@ -7,10 +7,16 @@ import numpy as np
 from support.models import data, dense
 
 from keras_ratchet._keras import fit
-from keras_ratchet._keras.anatomy import batch_normalizations
+from keras_ratchet._keras.anatomy import (
+    batch_normalizations,
+    built_for,
+    layers_of,
+    own_variables,
+)
 from keras_ratchet._keras.callbacks import calling_list
 from keras_ratchet._keras.ema import ema_pairs, is_swapped
 from keras_ratchet._keras.metrics import is_running_mean, metric_direction, metrics_are_known
+from keras_ratchet._keras.seeds import global_seed_state, has_global_seed
 
 
 def test_the_savers_still_take_what_we_give_them():
@@ -137,3 +143,26 @@ def test_normalization_layers_are_found_at_any_depth():
     model = keras.Sequential([keras.Input((3,)), inner, keras.layers.Dense(2)])
     assert [layer.name for layer in batch_normalizations(model)] == ["inner"]
     assert hasattr(inner.layers[0], "momentum")
+
+
+def test_the_global_seed_generator_is_the_one_that_keras_draws_from():
+    keras.utils.set_random_seed(3)
+    assert has_global_seed()
+    before = np.array(keras.ops.convert_to_numpy(global_seed_state(create=True)))
+    keras.random.uniform((2,))
+    after = keras.ops.convert_to_numpy(global_seed_state())
+    assert not np.array_equal(before, after)
+    keras.utils.clear_session()
+    assert not has_global_seed() and global_seed_state() is None
+
+
+def test_a_layer_owns_its_variables_and_seeds_and_those_of_no_other():
+    inner = keras.Sequential([keras.Input((3,)), keras.layers.Dropout(0.5), keras.layers.Dense(2)])
+    model = keras.Sequential([keras.Input((3,)), inner, keras.layers.BatchNormalization()])
+    owned = [variable for layer in layers_of(model) for variable in own_variables(layer)]
+    assert len(owned) == len({id(variable) for variable in owned}) == 2 + 1 + 4
+    inner.trainable = False
+    assert {id(v) for x in layers_of(model) for v in own_variables(x)} == {id(v) for v in owned}
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+    optimizer.build(model.trainable_variables)
+    assert [id(v) for v in built_for(optimizer)] == [id(v) for v in model.trainable_variables]

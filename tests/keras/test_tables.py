@@ -2,6 +2,7 @@
 
 import ast
 import re
+from pathlib import Path
 
 import keras
 import pytest
@@ -72,6 +73,15 @@ def test_every_name_in_a_table_is_used(path):
 def _last(name):
     """Return the last part of a name in a table, or the key that it ends with."""
     return re.findall(r"\w+", name)[-1]
+
+
+def test_every_module_has_a_canary():
+    text = (OURS / "_keras" / "__init__.py").read_text()
+    rows = [line.split("|") for line in text.splitlines() if "`tests/" in line and "|" in line]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row[1])}
+    assert named == {path.stem for path in OURS_OF_KERAS} - {"__init__"}
+    root = Path(__file__).parents[2]
+    assert [row[2] for row in rows if not (root / row[2].strip("` ")).is_file()] == []
 
 
 @pytest.mark.parametrize(

@@ -226,6 +226,6 @@ def table(path):
     """Return the rows in the docstring of a module of `_keras`."""
     text = ast.get_docstring(ast.parse(path.read_text())) or ""
     lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| `")]
-    for names, _, versions in lines:
+    for names, _, versions in (cells for cells in lines if len(cells) == 3):
         since = tuple(map(int, versions.split()[0].split(".")))
         yield from (Row(name, since) for name in re.findall(r"`([^`]+)`", names))

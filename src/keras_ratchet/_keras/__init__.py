@@ -9,6 +9,16 @@ Each module's docstring has a table of every such name that the module touches. 
 
 and beside it stand the versions of Keras on which it was checked. `tests/keras/test_tables.py`
 holds the tables to the code and to the Keras that is installed: a private name that is touched
-anywhere else in the package, or that no table lists, fails it. `test_names.py` and
-`test_meanings.py` beside it check what the names mean. Keras is imported on call, never before.
+anywhere else in the package, or that no table lists, fails it. Keras is imported on call, never
+before. That the names still mean what we think is checked by these tests:
+
+| module | canary |
+|---|---|
+| `anatomy`, `callbacks`, `ema`, `fit`, `metrics`, `seeds` | `tests/keras/test_names.py` |
+| `data_adapters` | `tests/keras/test_meanings.py` |
+| `attributes` | `tests/resume/test_attributes.py` |
+| `building` | `tests/resume/test_made_by_the_first_step.py` |
+| `legacy_h5` | `tests/drop_in/test_legacy_files.py` |
+| `rebuilding` | `tests/drop_in/test_found_at_the_start.py` |
+| `saving` | `tests/formats/test_zoo.py` |
 """
