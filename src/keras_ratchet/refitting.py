@@ -43,7 +43,7 @@ def refit(
         result: The first run: the `EarlyStopping` that stopped it (ours or Keras's), its
             `History`, or a number of epochs (of steps with `match="steps"`).
         validation_data: What was held out, to be joined to `data`: arrays to arrays, a PyDataset
-            to a PyDataset, a tf.data set to one. Leave it out if `data` holds it already.
+            to a PyDataset, a `tf.data.Dataset` to one. Leave it out if `data` holds it already.
         match: What to repeat from the first run's best epoch: "epochs" (each sample is seen as
             often; there are more steps, since there is more data) or "steps" (as many updates
             of the weights; the last epoch may be a partial one).

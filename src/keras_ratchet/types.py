@@ -350,21 +350,21 @@ class CallbackList(Protocol):
 
 @runtime_checkable
 class Stateful(Protocol):
-    """Anything whose state can be taken out and put back."""
+    """Anything whose state can be captured and restored."""
 
     def state_dict(self) -> Mapping[str, Any]:
         """Return the state as plain data."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Any:
-        """Put a state back that `state_dict` returned."""
+        """Restore a state that `state_dict` returned."""
 
 
 @runtime_checkable
 class Seekable(Stateful, Protocol):
-    """Data that can go on in the middle of an epoch without drawing what is done."""
+    """Data that can resume in the middle of an epoch without drawing what is done."""
 
     def state_at(self, batch: int) -> Mapping[str, Any]:
-        """Return the state after `batch` batches of the present epoch were trained on."""
+        """Return the state after `batch` batches of the current epoch were trained on."""
 
     def seek(self, state: Mapping[str, Any], batch: int) -> None:
-        """Go there; these batches will be asked for again and thrown away."""
+        """Restore a state; these batches are asked for again and thrown away."""

@@ -24,16 +24,16 @@ _LIBRARIES = ("keras", "torch", "tensorflow", "flax")
 
 def own_attributes(thing: Any) -> dict[str, Any]:
     """Return the attributes of a Keras object, or any other, that Keras does not set itself."""
-    held = vars(thing)
+    values = vars(thing)
     kind: Any = type(thing)
-    return {name: held[name] for name in _own(kind, tuple(held))}
+    return {name: values[name] for name in _own(kind, tuple(values))}
 
 
 def attributes_beyond_base(thing: Any) -> dict[str, Any]:
     """Return the attributes of a Keras object that every layer or model does not have."""
-    held = vars(thing)
+    values = vars(thing)
     kind: Any = type(thing)
-    return {name: held[name] for name in _beyond_base(kind, tuple(held))}
+    return {name: values[name] for name in _beyond_base(kind, tuple(values))}
 
 
 _NO_SETTINGS = frozenset({"name", "dtype", "trainable", "seed", "autocast"})
@@ -46,9 +46,9 @@ def settings(thing: Any) -> dict[str, Any]:
     """
     kind: Any = type(thing)
     kinds = (bool, int, float, type(None))
-    held = vars(thing)
-    names = _settings(kind, tuple(held))
-    return {name: held[name] for name in names if isinstance(held[name], kinds)}
+    values = vars(thing)
+    names = _settings(kind, tuple(values))
+    return {name: values[name] for name in names if isinstance(values[name], kinds)}
 
 
 @functools.cache

@@ -59,7 +59,7 @@ def _build_symbolically(model: Any, dataset: Any) -> None:
 
 
 def _drop_drawn(iterator: Any) -> None:
-    """Throw away the batches that a PyDataset's workers prepared while the model was built.
+    """Drop the batches that a PyDataset's workers prepared while the model was built.
 
     torch and jax draw one batch to learn shapes. Keras stops the workers then, but keeps what
     they had prepared, and would start training with it, in addition to a whole epoch.

@@ -74,14 +74,14 @@ def arrays_of(iterator: Any) -> list[Any]:
 
 
 def advance_dataset(iterator: Any, dataset: Any, epochs: int, batches: int | None) -> None:
-    """Advance a tf.data set to the iterators that earlier epochs made of it.
+    """Advance a `tf.data.Dataset` to the iterators that earlier epochs made of it.
 
-    A shuffled set draws a new order for each iterator. `fit` makes one for each epoch, and on
+    A shuffled one draws a new order for each iterator. `fit` makes one for each epoch, and on
     tensorflow another one, never used, when an epoch of known length ends.
 
     Args:
         iterator: The `EpochIterator` of `fit`.
-        dataset: The set.
+        dataset: The dataset.
         epochs: How many epochs are done.
         batches: Batches of an epoch, as known when the last of them ended.
     """
@@ -95,7 +95,7 @@ def advance_dataset(iterator: Any, dataset: Any, epochs: int, batches: int | Non
 
 
 def advance_validation(iterator: Any, dataset: Any, validations: int) -> None:
-    """Advance a tf.data set to the iterators that earlier validations made of it.
+    """Advance a `tf.data.Dataset` to the iterators that earlier validations made of it.
 
     Each makes one, and on tensorflow another one, never used, when a set of known length ends.
     """

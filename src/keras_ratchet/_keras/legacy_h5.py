@@ -107,7 +107,7 @@ class LegacyGroup:
 
     Attributes:
         path: Its place in the file.
-        variables: What it holds, in order; the data sets have the variables' paths for names.
+        variables: Its variables, in order; the datasets are named by the variables' paths.
     """
 
     path: str

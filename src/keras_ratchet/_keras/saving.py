@@ -84,19 +84,19 @@ class Parts:
         return [part for part in self.found if hasattr(part.owner, "save_assets")]
 
     def are_those_of(self, model: Any) -> bool:
-        """Return whether the model is made of these still; ten times faster than another walk."""
+        """Return whether the model still has these parts; ten times faster than another walk."""
         return self.found[0].owner is model and _links(self.found) == self.links
 
 
 def parts_of(model: Any) -> Parts:
-    """Let Keras's saver walk over a model, and note what it comes to.
+    """Return what Keras's saver finds when it walks over a model.
 
     No object is asked for its values. The walk costs about a millisecond for each layer.
     """
     from keras.src.saving import saving_lib
 
     class Nothing(saving_lib.H5IOStore):  # type: ignore[misc]
-        """Takes the place of the file; where it is false, the saver only walks."""
+        """Stands for the file; because it is false, the saver only walks."""
 
         def __init__(self) -> None:
             pass
@@ -124,7 +124,7 @@ class _Visited(set[int]):
 
 
 def _links(parts: Iterable[Part]) -> tuple[int, ...]:
-    """Return the identities of all that hangs on the parts, where the saver looks for more."""
+    """Return the identities of all that the parts refer to, where the saver looks for more."""
     from keras.src.saving.keras_saveable import KerasSaveable
 
     kinds = (KerasSaveable, list, dict, tuple, set)
@@ -165,8 +165,8 @@ def own_values(owner: Any) -> dict[str, Any]:
     """Return what an object saves of its own, by key: variables, tensors, arrays.
 
     Keras's own objects change nothing meanwhile, so their variables can be read later. Others
-    may (put averages in their place, fill one array again and again), so that what they save is
-    copied at once, as Keras's file would.
+    may (swap averages in, fill one array again and again), so what they save is copied at once,
+    as Keras's file would do.
     """
     import keras
 
@@ -180,7 +180,7 @@ def own_values(owner: Any) -> dict[str, Any]:
 
 
 class _Copies(dict[str, Any]):
-    """Takes the place of the file for an object that is not Keras's own."""
+    """Stands for the file, for an object that is not Keras's own, and copies what it is given."""
 
     def __setitem__(self, key: str, value: Any) -> None:
         import keras
@@ -189,7 +189,7 @@ class _Copies(dict[str, Any]):
 
 
 def assets_of(parts: Parts) -> dict[str, bytes]:
-    """Return the files that a model's objects save beside variables (vocabularies), by path."""
+    """Return the files that a model's objects save next to variables (vocabularies), by path."""
     if not parts.with_assets:
         return {}
     with tempfile.TemporaryDirectory() as directory:
