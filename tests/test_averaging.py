@@ -176,7 +176,7 @@ def test_another_metric_can_decide(tmp_path):
     assert record.members == ("1.weights.h5", "3.weights.h5") and record.metric == "val_mae"
     record = keras_ratchet.mean(model, tmp_path, k=2, monitor="val_f1", mode="max")
     assert record.members == ("1.weights.h5", "3.weights.h5")
-    with pytest.raises(UnknownDirectionError, match="'val_f1' better"):
+    with pytest.raises(UnknownDirectionError, match="'val_f1' is better"):
         keras_ratchet.mean(model, tmp_path, monitor="val_f1")
     x, y = data()
     with pytest.raises(MissingMetricError, match="'f1'"):

@@ -152,7 +152,7 @@ def test_a_history_tells_the_best_epoch_by_any_metric(runs):
     for arguments, epochs in (({}, 5), ({"monitor": "val_f1", "mode": "max"}, 4)):
         _, found = keras_ratchet.refit(make, data(), history, verbose=0, **arguments)
         assert len(found.epoch) == epochs
-    with pytest.raises(UnknownDirectionError, match="'val_f1' better"):
+    with pytest.raises(UnknownDirectionError, match="'val_f1' is better"):
         keras_ratchet.refit(make, data(), history, monitor="val_f1")
     with pytest.raises(ConfigError, match=r"'val_lss'.*val_loss"):
         keras_ratchet.refit(make, data(), history, monitor="val_lss")
