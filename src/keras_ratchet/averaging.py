@@ -1,4 +1,4 @@
-"""`soup` and `mean`: averages of checkpoints that are on the disk."""
+"""`soup` and `mean`: averages of checkpoints on disk."""
 
 from __future__ import annotations
 
@@ -57,21 +57,21 @@ def soup(
 ) -> AverageRecord:
     """Give a model the greedy soup of saved weights: a mean that is better than the best of them.
 
-    From the best checkpoint to the worst, each is taken into the mean and stays if that improves
+    From the best checkpoint to the worst, each is added to the mean and stays if that improves
     the value on the validation data (Wortsman et al. 2022). Digests are compared before anything
     is loaded. The optimizer is left alone; if anything fails, so are the weights.
 
     Args:
-        model: A built and compiled model, in which averages are tried and which gets the result.
+        model: A built and compiled model, in which averages are tried and which ends with the best.
         checkpoints: A directory, of which the best are taken, or paths of files.
-        validation_data: As for `model.evaluate`: `(x, y)`, `(x, y, sample_weight)` or a data
-            set; or a function of the model that returns the value.
-        k: How many checkpoints may go into the soup; `k` copies of the weights are held.
+        validation_data: As for `model.evaluate`: `(x, y)`, `(x, y, sample_weight)` or a
+            dataset; or a function of the model that returns the value.
+        k: How many checkpoints are candidates; `k` copies of the weights are in memory.
         monitor: The metric; by default the one that most of the checkpoints were saved by.
         mode: "min", "max", or "auto": as the checkpoints say, or the model.
         batch_size: As in `model.evaluate`.
         steps: As in `model.evaluate`.
-        average_data: Inputs from which moving statistics (BatchNormalization) are estimated anew
+        average_data: Inputs from which moving statistics (BatchNormalization) are estimated again
             for each average, such as `x_train` or a part of it; needed if the model has them.
 
     Returns:
@@ -91,7 +91,7 @@ def soup(
         model.save("soup.keras")
         ```
     """
-    return _Kitchen(model, checkpoints, k, monitor, mode).cook(
+    return _CheckpointAverager(model, checkpoints, k, monitor, mode).run(
         "soup", validation_of(validation_data, {}, batch_size, steps), average_data, batch_size
     )
 
@@ -110,14 +110,14 @@ def mean(
 ) -> AverageRecord:
     """Give a model the mean of the best saved weights.
 
-    With validation data the mean is guarded: the model gets the best checkpoint alone if the mean
-    is not better. Without, it gets the mean of the best as their manifests tell, unmeasured.
+    With validation data the model gets the mean only if it is better than the best checkpoint
+    alone. Without, it gets the mean of the best according to their manifests, unmeasured.
 
     Args:
-        model: A built model, which gets the result.
+        model: A built model, which ends with the mean.
         checkpoints: As in `soup`.
         validation_data: As in `soup`, or None.
-        k: How many checkpoints the mean is of, at the most.
+        k: The largest number of checkpoints to average.
         monitor: As in `soup`.
         mode: As in `soup`.
         batch_size: As in `soup`.
@@ -128,7 +128,7 @@ def mean(
         What was done, and why.
 
     Raises:
-        ConfigError: As in `soup`, or if nobody knows which checkpoints are best.
+        ConfigError: As in `soup`, or if it is unknown which checkpoints are best.
         LoadError: If a checkpoint cannot be loaded, or they are of different models.
         MetricError: If the metric is not among the model's.
 
@@ -141,13 +141,13 @@ def mean(
     """
     measured = validation_data is not None
     validation = validation_of(validation_data, {}, batch_size, steps) if measured else None
-    return _Kitchen(model, checkpoints, k, monitor, mode).cook(
+    return _CheckpointAverager(model, checkpoints, k, monitor, mode).run(
         "mean", validation, average_data, batch_size
     )
 
 
-class _Kitchen:
-    """Finds the checkpoints, loads them, and lets their average be made."""
+class _CheckpointAverager:
+    """Finds the checkpoints, loads the best of them and averages them in the model."""
 
     def __init__(
         self, model: Any, checkpoints: Paths, k: int, monitor: str | None, mode: str
@@ -165,14 +165,14 @@ class _Kitchen:
         self._monitor = Monitor(name, better)
 
     def _candidates(self, infos: list[CheckpointInfo]) -> list[CheckpointInfo]:
-        """Return those to choose from: the ranked ones, or all where they are not ranked."""
+        """Return the checkpoints to choose from: the ranked ones, or all if they are not ranked."""
         ranked = distinct(
             [i for i in self._ranking.sort(infos) if self._ranking.beats(i.metrics, None)]
         )
         self._is_ranked = bool(ranked) and (not self._named or len(ranked) == len(infos))
         return ranked if self._is_ranked else infos
 
-    def cook(
+    def run(
         self,
         kind: Average,
         validation: Validation | None,
@@ -213,7 +213,7 @@ class _Kitchen:
         return average(averager, kind, candidates, self._monitor, best)
 
     def _members(self, validation: Validation | None) -> list[Member]:
-        """Load the best `k`; the model holds the last one that was looked at afterwards."""
+        """Load the best `k`; the model is left with the weights of the last one loaded."""
         if self._is_ranked:
             return self._the_first(self._infos)
         if validation is not None:
@@ -226,7 +226,7 @@ class _Kitchen:
         return self._the_first(self._infos)
 
     def _the_first(self, infos: Sequence[CheckpointInfo]) -> list[Member]:
-        """Load the first `k` that are whole."""
+        """Load the first `k` that are not corrupt."""
         members: list[Member] = []
         for info in infos:
             if len(members) < self._k and self._load(info):
@@ -252,7 +252,7 @@ class _Kitchen:
         return _at_least_one([Member(kept[i][0], kept[i][1].buffers) for i in ranks])
 
     def _load(self, info: CheckpointInfo) -> bool:
-        """Load a checkpoint into the model; say no to a corrupt one that was not asked for."""
+        """Load a checkpoint into the model; return False for a corrupt one found in a directory."""
         try:
             path = accept(info)
         except CorruptError as error:
@@ -275,7 +275,7 @@ class _Kitchen:
 
 
 def _found(checkpoints: Paths) -> list[CheckpointInfo]:
-    """Return the records of the files that may take part.
+    """Return the checkpoints that can be averaged.
 
     Raises:
         LoadError: If there are none, or they are of different models.
@@ -302,7 +302,7 @@ def _found(checkpoints: Paths) -> list[CheckpointInfo]:
 
 
 def _ranking(infos: list[CheckpointInfo], monitor: str | None, mode: str, model: Any) -> Ranking:
-    """Return the order of one metric."""
+    """Return the ranking by one metric."""
     known = ranking_of(infos)
     name = monitor or (known.metrics[0][0] if known.metrics else "val_loss")
     said = {n: m for info in infos for n, m in info.ranking}
