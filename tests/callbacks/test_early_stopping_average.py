@@ -656,7 +656,7 @@ def test_arguments_that_cannot_work_are_refused(arguments, match):
 
 def test_what_cannot_be_measured_is_found_when_training_begins():
     x, y = data()
-    with pytest.raises(ConfigError, match="nothing to measure"):
+    with pytest.raises(ConfigError, match="no data to measure"):
         dense().fit(x, y, callbacks=[stopper(monitor="loss")], verbose=0)
     with pytest.raises(ConfigError, match="only once"):
         endless = iter(lambda: (x, y), None)

@@ -89,7 +89,7 @@ def test_pain_27_a_schedule_is_an_error_when_training_begins():
         assert epochs_until_it_fails(THEIRS(patience=2))[0] == 3
     number, error = epochs_until_it_fails(ReduceLROnPlateau(patience=2))
     assert number == 0 and isinstance(error, ScheduleError)
-    assert "leave ReduceLROnPlateau out" in str(error)
+    assert "remove ReduceLROnPlateau" in str(error)
 
 
 @pytest.mark.parametrize("factor", [-1.0, 0.0, 1.0, 2.0, NAN])

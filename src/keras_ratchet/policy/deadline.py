@@ -39,7 +39,7 @@ class Deadline:
 
         Example:
             >>> Deadline(30.0, "SIGTERM", "signal").check(now_s=2.0, save_s=40.0).reason
-            'SIGTERM: a save takes about 40.0 s and 28.0 s are left, so the last one stands'
+            'SIGTERM: a save takes about 40.0 s and 28.0 s are left, so the last save stands'
         """
         left_s = max(0.0, self.at_s - now_s)
         if _MARGIN * save_s <= left_s:

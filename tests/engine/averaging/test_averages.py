@@ -410,7 +410,7 @@ def test_data_is_recognised_as_what_fit_validates_on():
 
 def test_validation_that_cannot_work_is_refused():
     x, y = data()
-    with pytest.raises(ConfigError, match=r"nothing to measure.*validation_data"):
+    with pytest.raises(ConfigError, match=r"no data to measure.*validation_data"):
         validation_of(None, {"batch_size": 4})
     with pytest.raises(ConfigError, match="of fit is a generator"):
         validation_of(None, {"x": (pair for pair in [(x, y)]), "y": None, "sample_weight": None})

@@ -61,7 +61,7 @@ class GeneralizationLoss(_Errors):
         >>> for epoch, error in enumerate([0.5, 0.4, 0.43], 1):
         ...     state, verdict = rule.check(state, Moment(Position(epoch), {"val_loss": error}))
         >>> verdict.reason
-        'val_loss is 7.5 % above its least value 0.4, over the limit of 5 % (now: 0.43)'
+        'val_loss is 7.5 % above its minimum 0.4, over the limit of 5 % (now: 0.43)'
     """
 
     alpha: float
