@@ -141,9 +141,17 @@ def test_the_version_is_the_installed_one():
     assert keras_ratchet.__version__ == importlib.metadata.version("keras-ratchet")
 
 
-def test_the_wheel_is_what_is_tested_where_it_should_be():
+def test_the_wheel_is_what_is_tested_and_has_every_file_of_the_package():
+    """`make test-wheel` says where the wheel was installed and what it was built from."""
     import os
+    from pathlib import Path
 
-    expected = os.environ.get("RATCHET_WHEEL")
-    if expected:
-        assert keras_ratchet.__file__.startswith(expected)
+    def files(package):
+        names = [p.relative_to(package) for p in package.rglob("*") if p.is_file()]
+        return {n: (package / n).read_bytes() for n in names if "__pycache__" not in n.parts}
+
+    wheel, source = os.environ.get("RATCHET_WHEEL"), os.environ.get("RATCHET_SOURCE")
+    if wheel:
+        package = Path(keras_ratchet.__file__).parent
+        assert package == Path(wheel, "keras_ratchet")
+        assert files(package) == files(Path(source, "keras_ratchet"))

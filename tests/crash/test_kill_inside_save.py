@@ -1,7 +1,7 @@
 """SIGKILL inside a save of a 40 MB model: our file is always whole, Keras's hardly ever.
 
 On torch 100 kills for each format and each way of saving (in line, beside training), and 100 for
-Keras's own class with one format; on the other backends 10. RATCHET_LONG=1 (`make test-crash`)
+Keras's own class with one format; on the other backends 10. `make test-resume LONG=1`
 makes it 100 everywhere, and all formats for Keras too.
 """
 

@@ -1,6 +1,6 @@
 """200 SIGKILLs inside saves, retention steps and deletes of real files of 1 to 5 MB.
 
-No Keras is needed for this. RATCHET_LONG=1 (`make test-crash`) makes it 2000.
+No Keras is needed for this. `make test-resume LONG=1` makes it 2000.
 """
 
 import collections

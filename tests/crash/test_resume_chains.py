@@ -4,7 +4,7 @@ A chain is one training script that is killed in each of its runs but the last. 
 is compared with a run that nobody killed and that had no BackupAndRestore at all: weights,
 optimizer, History, CSV log, what EarlyStopping and ReduceLROnPlateau decided, a user's callback,
 the best file, and a second training in the same script. Two more chains get real SIGTERMs, with
-time to save and without. RATCHET_LONG=1 (`make test-crash`) adds
+time to save and without. `make test-resume LONG=1` adds
 24 chains with one to seven kills from outside at random instants.
 """
 
