@@ -10,7 +10,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hypothesis
 import pytest
-from support import background_saves
+from support import background_saves, collector
 
 hypothesis.settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci")
@@ -26,6 +26,11 @@ def _ctrl_c_is_heard():
     """A shell lets what it starts in the background ignore Ctrl-C, which tests press."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _collector_is_spared():
+    collector.spare()
 
 
 @pytest.fixture

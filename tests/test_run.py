@@ -1,6 +1,5 @@
 """`Run`: a training loop written by hand is resumed as exactly as `fit` is."""
 
-import gc
 import os
 import signal
 
@@ -76,8 +75,6 @@ def validate(model):
 
 def script(directory, how="torch", cut=lambda epoch, batch: None, **arguments):
     """Run the script once from scratch; return what it ends with."""
-    gc.collect()
-    keras.backend.clear_session()
     resuming.scramble()
     keras.utils.set_random_seed(7)
     model, optimizer, loader = build(how)

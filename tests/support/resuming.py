@@ -4,7 +4,6 @@ Nothing of the first run is left for the second: the model, the data and the cal
 anew, Keras's session is cleared, and all random streams are scrambled in between.
 """
 
-import functools
 import gc
 import multiprocessing
 import random
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 
 import keras
 import numpy as np
-from support import background_saves
+from support import background_saves, collector
 
 import keras_ratchet
 from keras_ratchet._engine.resume import stages
@@ -64,13 +63,6 @@ def model(optimizer=None, layers=(), built=True, **compile_args):
     return net
 
 
-@functools.cache
-def _spare_the_collector():
-    """Let it not look again and again at what the libraries have loaded (1.5 s each time)."""
-    gc.collect()
-    gc.freeze()
-
-
 _LOOKED_AT = set()  # workers that are no DataLoader's: pools live on, and a search takes a second
 
 
@@ -89,7 +81,7 @@ def end_workers():
 
 def scramble(*, as_new_process=True):
     """Put all random streams somewhere else, and forget the last run, as a new process has."""
-    _spare_the_collector()
+    collector.spare()
     if as_new_process:
         stages._total.clear()
     keras.backend.clear_session()

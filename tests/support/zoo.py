@@ -4,7 +4,6 @@ Each is compiled, and its optimizer built, but not trained: `stir` fills everyth
 may write with new values, which is as good and takes no seconds.
 """
 
-import gc
 import importlib.util
 import warnings
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 from keras import layers
+from support import collector
 
 ZOO = {}
 # Two of its optimizer's variables have one name, which Keras's legacy format cannot hold.
@@ -420,11 +420,10 @@ def quantize(model, mode):
 
     From 3.16 on it warns of layers that cannot be quantized, and there are some on purpose.
     """
-    gc.freeze()
+    collector.spare(always=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*quantiz", UserWarning)
         model.quantize(mode)
-    gc.unfreeze()
 
 
 @kind(lambda: numbers(2, 3))
