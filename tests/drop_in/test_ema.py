@@ -1,4 +1,4 @@
-"""Pains 13, 14 and 15: averaged weights (`use_ema`), and which weights the best value scored."""
+"""Averaged weights (`use_ema`), and which weights the best value scored."""
 
 import keras
 import numpy as np
@@ -61,7 +61,7 @@ def averages(model):
 
 
 @pytest.mark.parametrize(("on_epoch", "ours_is_first"), [(0, 0), (0, 1), (1, 0), (1, 1)])
-def test_pain_13_the_restored_weights_are_those_that_were_scored(on_epoch, ours_is_first):
+def test_the_restored_weights_are_those_that_were_scored(on_epoch, ours_is_first):
     if KERAS_IS_AS_DESCRIBED and not on_epoch and not ours_is_first:
         theirs = keras.callbacks.EarlyStopping(patience=9, restore_best_weights=True)
         model = train(theirs, keras.callbacks.SwapEMAWeights())
@@ -83,7 +83,7 @@ def test_averages_inside_other_optimizers_are_found(optimizer):
 
 
 @pytest.mark.parametrize("name", ["best.keras", "best.weights.h5"])
-def test_pain_13_the_saved_weights_are_those_that_were_scored(name, tmp_path):
+def test_the_saved_weights_are_those_that_were_scored(name, tmp_path):
     def saved(module):
         path = tmp_path / f"{module.__name__}.{name}"
         weights_only = name.endswith(".weights.h5")
@@ -118,7 +118,7 @@ def test_a_save_of_averaged_weights_leaves_the_training_as_it_was(on_epoch, tmp_
 
 
 @pytest.mark.parametrize("ours_is_first", [False, True])
-def test_pain_14_an_early_stop_ends_with_the_averaged_weights(ours_is_first):
+def test_an_early_stop_ends_with_the_averaged_weights(ours_is_first):
     def train_and_stop(stopper):
         model = tiny(sgd)
         swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
@@ -184,7 +184,7 @@ def weights_after_a_restart(module, directory, swaps):
 
 
 @pytest.mark.parametrize("swaps", [True, False])
-def test_pain_14_a_backup_taken_while_the_averages_are_in_the_model_resumes_right(swaps, tmp_path):
+def test_a_backup_taken_while_the_averages_are_in_the_model_resumes_right(swaps, tmp_path):
     def same(module):
         whole, resumed = weights_after_a_restart(module, tmp_path / module.__name__, swaps)
         return all(np.array_equal(a, b) for a, b in zip(whole, resumed, strict=True))
@@ -195,7 +195,7 @@ def test_pain_14_a_backup_taken_while_the_averages_are_in_the_model_resumes_righ
 
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX alone shares the buffers")
-def test_pain_15_training_can_go_on_with_averages_on_jax():
+def test_training_can_go_on_with_averages_on_jax():
     if KERAS_IS_AS_DESCRIBED:
         model = dense(optimizer=sgd())
         fit(model, [keras.callbacks.EarlyStopping("val_loss")])
@@ -209,7 +209,7 @@ def test_pain_15_training_can_go_on_with_averages_on_jax():
 
 
 @pytest.mark.parametrize("hook", ["epoch_begin", "train_batch_end", "test_batch_end"])
-def test_pain_10_ctrl_c_restores_the_best_weights_with_averages_too(hook):
+def test_ctrl_c_restores_the_best_weights_with_averages_too(hook):
     ours = keras_ratchet.EarlyStopping(patience=9, restore_best_weights=True)
     model = tiny(sgd)
     callbacks = [Curve(val_loss=[2, 1, 3]), Stamp(), ours, At(hook, 2, press_ctrl_c)]
@@ -230,7 +230,7 @@ def test_pain_10_ctrl_c_restores_the_best_weights_with_averages_too(hook):
         ("test_batch_end", True, True),
     ],
 )
-def test_pain_10_ctrl_c_restores_the_best_averages(hook, on_epoch, ours_is_first):
+def test_ctrl_c_restores_the_best_averages(hook, on_epoch, ours_is_first):
     ours = keras_ratchet.EarlyStopping(patience=9, restore_best_weights=True)
     swap = keras.callbacks.SwapEMAWeights(on_epoch)
     keras.utils.set_random_seed(0)

@@ -1,4 +1,4 @@
-"""Pain 10, second half: `guard` restores the best weights after any exception."""
+"""`guard` restores the best weights after any exception."""
 
 import keras
 import pytest
@@ -44,7 +44,7 @@ def with_averages():
 
 
 @pytest.mark.parametrize("optimizer", [keras.optimizers.SGD, with_averages])
-def test_pain_10_an_error_of_the_data_does_not_lose_the_best_weights(optimizer):
+def test_an_error_of_the_data_does_not_lose_the_best_weights(optimizer):
     if KERAS_IS_AS_DESCRIBED and optimizer is not with_averages:
         model = tiny()
         with pytest.raises(Exception, match="crashed"):
@@ -60,7 +60,7 @@ def test_pain_10_an_error_of_the_data_does_not_lose_the_best_weights(optimizer):
 
 
 @pytest.mark.parametrize("hook", ["epoch_begin", "train_batch_end", "epoch_end"])
-def test_pain_10_an_error_of_another_callback_does_not_lose_the_best_weights(hook):
+def test_an_error_of_another_callback_does_not_lose_the_best_weights(hook):
     if KERAS_IS_AS_DESCRIBED and hook == "epoch_begin":
         model = tiny()
         with pytest.raises(RuntimeError, match="crashed"):

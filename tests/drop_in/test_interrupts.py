@@ -1,4 +1,4 @@
-"""Pain 10: Ctrl-C, really sent to this process, does not lose the best weights."""
+"""Ctrl-C, really sent to this process, does not lose the best weights."""
 
 import os
 import signal
@@ -48,7 +48,7 @@ class Count(keras.callbacks.Callback):
         self.epochs += 1
 
 
-def test_pain_10_ctrl_c_does_not_lose_the_best_weights():
+def test_ctrl_c_does_not_lose_the_best_weights():
     if KERAS_IS_AS_DESCRIBED:
         model = tiny()
         with pytest.raises(KeyboardInterrupt):

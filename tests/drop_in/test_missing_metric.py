@@ -1,4 +1,4 @@
-"""Pains 3, 4, 20 and 21: a metric that is not there, or whose direction nobody knows."""
+"""A metric that is not there, or whose direction nobody knows."""
 
 import keras
 import pytest
@@ -14,7 +14,7 @@ def saved_epoch(path):
     return stamp_of(keras.models.load_model(path))
 
 
-def test_pain_3_an_epoch_without_validation_does_not_overwrite_the_best_file(tmp_path):
+def test_an_epoch_without_validation_does_not_overwrite_the_best_file(tmp_path):
     curve = [None, 0.1, None, 0.5, None]
     if KERAS_IS_AS_DESCRIBED:
         theirs = keras.callbacks.ModelCheckpoint(tmp_path / "k.keras", save_best_only=True)
@@ -28,7 +28,7 @@ def test_pain_3_an_epoch_without_validation_does_not_overwrite_the_best_file(tmp
     assert saved_epoch(tmp_path / "r.keras") == 2
 
 
-def test_pain_3_a_batch_that_cannot_have_the_metric_does_not_overwrite_a_known_best(tmp_path):
+def test_a_batch_that_cannot_have_the_metric_does_not_overwrite_a_known_best(tmp_path):
     arguments = {"save_best_only": True, "save_freq": 2, "mode": "min"}
     arguments["initial_value_threshold"] = 0.1
     if KERAS_IS_AS_DESCRIBED:
@@ -40,7 +40,7 @@ def test_pain_3_a_batch_that_cannot_have_the_metric_does_not_overwrite_a_known_b
 
 
 @pytest.mark.parametrize("save_freq", [1, 2])
-def test_pain_3_saves_between_validations_do_not_overwrite_the_best_file(save_freq, tmp_path):
+def test_saves_between_validations_do_not_overwrite_the_best_file(save_freq, tmp_path):
     def train(module):
         path = tmp_path / f"{module.__name__}.keras"
         first = module.ModelCheckpoint(path, save_best_only=True, mode="min")
@@ -67,7 +67,7 @@ def test_pain_3_saves_between_validations_do_not_overwrite_the_best_file(save_fr
     assert saved_epoch(path) == 2
 
 
-def test_pain_3_a_misspelt_monitor_does_not_train_for_nothing():
+def test_a_misspelt_monitor_does_not_train_for_nothing():
     if KERAS_IS_AS_DESCRIBED:
         model = run(keras.callbacks.EarlyStopping("val_los", mode="min"), val_loss=[1, 2, 3])
         assert len(model.history.epoch) == 3  # a warning each epoch, and no stopping
@@ -185,7 +185,7 @@ def test_a_loop_of_ones_own_may_add_a_metric_later():
     assert ours.best == 0.5
 
 
-def test_pain_4_save_best_only_works_with_a_number_of_batches(tmp_path):
+def test_save_best_only_works_with_a_number_of_batches(tmp_path):
     arguments = {"monitor": "loss", "save_best_only": True, "save_freq": 1}
     if KERAS_IS_AS_DESCRIBED:
         theirs = keras.callbacks.ModelCheckpoint(tmp_path / "k.keras", **arguments)
@@ -197,7 +197,7 @@ def test_pain_4_save_best_only_works_with_a_number_of_batches(tmp_path):
     assert (tmp_path / "r.keras").exists()
 
 
-def test_pain_4_a_threshold_works_with_a_number_of_batches(tmp_path):
+def test_a_threshold_works_with_a_number_of_batches(tmp_path):
     arguments = {"save_best_only": True, "save_freq": 1, "initial_value_threshold": -1.0}
     if KERAS_IS_AS_DESCRIBED:
         theirs = keras.callbacks.ModelCheckpoint(tmp_path / "k.keras", "loss", **arguments)
@@ -207,7 +207,7 @@ def test_pain_4_a_threshold_works_with_a_number_of_batches(tmp_path):
     assert not (tmp_path / "r.keras").exists()  # no loss is below -1
 
 
-def test_pain_20_a_placeholder_without_a_value_does_not_end_training(tmp_path):
+def test_a_placeholder_without_a_value_does_not_end_training(tmp_path):
     name = "{epoch:02d}-{val_loss:.2f}.keras"
     if KERAS_IS_AS_DESCRIBED:
         with pytest.raises(KeyError, match="Failed to format"):
@@ -218,7 +218,7 @@ def test_pain_20_a_placeholder_without_a_value_does_not_end_training(tmp_path):
     assert names == {"01-nan.keras", "02-0.50.keras", "03-nan.keras"}
 
 
-def test_pain_20_a_batch_placeholder_does_not_end_training_at_the_end_of_an_epoch(tmp_path):
+def test_a_batch_placeholder_does_not_end_training_at_the_end_of_an_epoch(tmp_path):
     name = "{epoch}-{batch:03d}.weights.h5"
     if KERAS_IS_AS_DESCRIBED:
         theirs = keras.callbacks.ModelCheckpoint(tmp_path / name, save_weights_only=True)
@@ -245,7 +245,7 @@ def fit_two_outputs(*callbacks):
     two_outputs().fit(x, targets, validation_data=validation, verbose=0, callbacks=list(callbacks))
 
 
-def test_pain_21_auto_knows_the_metrics_of_one_output():
+def test_auto_knows_the_metrics_of_one_output():
     if KERAS_IS_AS_DESCRIBED:
         with pytest.raises(ValueError, match="automatically determine"):
             fit_two_outputs(keras.callbacks.EarlyStopping("val_a_mae"))
@@ -266,7 +266,7 @@ class Batches(keras.callbacks.Callback):
         self.count += 1
 
 
-def test_pain_21_an_unknown_direction_is_an_error_before_the_first_batch(tmp_path):
+def test_an_unknown_direction_is_an_error_before_the_first_batch(tmp_path):
     def makers(module):
         path = tmp_path / "b.keras"
         yield lambda: module.EarlyStopping("val_bleu")
@@ -286,7 +286,7 @@ def test_pain_21_an_unknown_direction_is_an_error_before_the_first_batch(tmp_pat
             assert batches.count == 0
 
 
-def test_pain_21_a_direction_that_is_not_needed_is_not_asked_for(tmp_path):
+def test_a_direction_that_is_not_needed_is_not_asked_for(tmp_path):
     if KERAS_IS_AS_DESCRIBED:
         with pytest.raises(ValueError, match="automatically determine"):
             run(keras.callbacks.ModelCheckpoint(tmp_path / "k.keras", "bleu"), bleu=[1.0])

@@ -1,4 +1,4 @@
-"""Pains 8 and 9: NaN is never best, and never replaces something better."""
+"""NaN is never best, and never replaces something better."""
 
 import math
 
@@ -23,7 +23,7 @@ def is_finite(model):
     return all(np.isfinite(w).all() for w in model.get_weights())
 
 
-def test_pain_8_a_nan_in_the_first_epoch_does_not_stop_a_training_that_improves():
+def test_a_nan_in_the_first_epoch_does_not_stop_a_training_that_improves():
     curve = [NAN, 1.0, 0.5, 0.4, 0.3]
     if KERAS_IS_AS_DESCRIBED:
         theirs = keras.callbacks.EarlyStopping(patience=3, restore_best_weights=True)
@@ -37,7 +37,7 @@ def test_pain_8_a_nan_in_the_first_epoch_does_not_stop_a_training_that_improves(
     assert ours.best_value == 0.3
 
 
-def test_pain_8_a_nan_in_the_first_epoch_does_not_stop_saving(tmp_path):
+def test_a_nan_in_the_first_epoch_does_not_stop_saving(tmp_path):
     curve = [NAN, 1.0, 0.5, 0.7]
     name = "{epoch}.weights.h5"
     saved = {}
@@ -54,7 +54,7 @@ def test_pain_8_a_nan_in_the_first_epoch_does_not_stop_saving(tmp_path):
     assert saved[keras_ratchet] == {"2.weights.h5", "3.weights.h5"}
 
 
-def test_pain_9_a_run_that_ends_in_nan_keeps_its_files_and_its_best_weights(tmp_path):
+def test_a_run_that_ends_in_nan_keeps_its_files_and_its_best_weights(tmp_path):
     def train(module):
         model = tiny()
         path = tmp_path / f"{module.__name__}.keras"
@@ -79,7 +79,7 @@ def test_pain_9_a_run_that_ends_in_nan_keeps_its_files_and_its_best_weights(tmp_
     assert is_finite(file)
 
 
-def test_pain_9_nan_in_the_first_epoch_is_not_restored():
+def test_nan_in_the_first_epoch_is_not_restored():
     def train(stopper):
         model = tiny()
         good = model.get_weights()
@@ -100,7 +100,7 @@ def test_pain_9_nan_in_the_first_epoch_is_not_restored():
     assert ours.best_epoch == 1
 
 
-def test_pain_9_weights_that_are_not_finite_are_never_best_however_good_the_metric(tmp_path):
+def test_weights_that_are_not_finite_are_never_best_however_good_the_metric(tmp_path):
     def train(module):
         model = tiny()
         stopper = module.EarlyStopping(patience=9, restore_best_weights=True)
@@ -124,7 +124,7 @@ def test_pain_9_weights_that_are_not_finite_are_never_best_however_good_the_metr
     assert checkpoint.best == 0.5
 
 
-def test_pain_9_a_nan_of_a_validation_metric_can_stop_training():
+def test_a_nan_of_a_validation_metric_can_stop_training():
     curve = [0.5, NAN, 0.4]
     if KERAS_IS_AS_DESCRIBED:
         model = run(keras.callbacks.TerminateOnNaN(), val_loss=curve)
@@ -136,7 +136,7 @@ def test_pain_9_a_nan_of_a_validation_metric_can_stop_training():
     assert ours.stop_reason.kind == "nan"
 
 
-def test_pain_9_a_nan_can_be_an_error_that_leaves_the_best_weights():
+def test_a_nan_can_be_an_error_that_leaves_the_best_weights():
     model = tiny()
     ours = keras_ratchet.EarlyStopping(patience=9, restore_best_weights=True, nan="raise")
     with pytest.raises(NonFiniteError, match="val_loss is NaN in epoch 2"):

@@ -1,4 +1,4 @@
-"""Pains 8 and 27: cuts of the learning rate that NaN cannot poison, and what they go back to."""
+"""Cuts of the learning rate that NaN cannot poison, and what they go back to."""
 
 import logging
 import math
@@ -27,7 +27,7 @@ def rates(callback, curve, model=None, **args):
     return [round(r, 8) for r in model.history.history["learning_rate"]] + [round(rate(model), 8)]
 
 
-def test_pain_8_a_nan_in_the_first_epoch_cuts_nothing():
+def test_a_nan_in_the_first_epoch_cuts_nothing():
     curve = [NAN, 1.0, 0.5, 0.4, 0.3, 0.2]
     if KERAS_IS_AS_DESCRIBED:
         assert rates(THEIRS(patience=2), curve)[-1] < 0.01 * 0.02
@@ -75,7 +75,7 @@ def test_each_line_is_that_of_keras_and_each_cut_has_a_record(capsys, caplog):
     assert (first.before, first.after) == pytest.approx((0.01, 0.005))
 
 
-def test_pain_27_a_schedule_is_an_error_when_training_begins():
+def test_a_schedule_is_an_error_when_training_begins():
     def epochs_until_it_fails(callback):
         schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
         model = tiny(lambda: keras.optimizers.SGD(schedule))
@@ -93,7 +93,7 @@ def test_pain_27_a_schedule_is_an_error_when_training_begins():
 
 
 @pytest.mark.parametrize("factor", [-1.0, 0.0, 1.0, 2.0, NAN])
-def test_pain_27_a_factor_that_cannot_work_is_refused(factor):
+def test_a_factor_that_cannot_work_is_refused(factor):
     if KERAS_IS_AS_DESCRIBED and factor < 1:
         THEIRS(factor=factor)  # a learning rate below 0 would be set
     with pytest.raises(ConfigError, match="factor"):
@@ -108,7 +108,7 @@ def test_numbers_that_cannot_work_are_refused():
         ReduceLROnPlateau(epsilon=1e-4)  # Keras takes and forgets whatever it does not know
 
 
-def test_pain_27_training_goes_on_from_the_best_weights_after_a_cut():
+def test_training_goes_on_from_the_best_weights_after_a_cut():
     curve = [1.0, 0.5, 0.6, 0.7, 0.8, 0.9]
     seen = []
 

@@ -1,4 +1,4 @@
-"""Pains 12, 17 and 28: what is restored, what it scored, and what it costs in memory."""
+"""What is restored, what it scored, and what it costs in memory."""
 
 import gc
 import weakref
@@ -49,7 +49,7 @@ def same(left, right):
 
 
 @pytest.mark.parametrize("optimizer", [adam, adam_with_averages])
-def test_pain_12_the_optimizer_can_be_restored_with_the_weights(optimizer):
+def test_the_optimizer_can_be_restored_with_the_weights(optimizer):
     if KERAS_IS_AS_DESCRIBED and optimizer is adam:
         model = tiny(adam)
         then = train(model, stopper(keras.callbacks))
@@ -86,7 +86,7 @@ def test_an_optimizer_that_is_not_there_is_reported_at_the_beginning():
         callbacks.on_train_begin()
 
 
-def test_pain_17_a_training_metric_does_not_describe_the_weights_at_the_end_of_its_epoch():
+def test_a_training_metric_does_not_describe_the_weights_at_the_end_of_its_epoch():
     class Jump(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             if batch == 3:  # the last step of each epoch makes the model useless
@@ -104,7 +104,7 @@ def test_pain_17_a_training_metric_does_not_describe_the_weights_at_the_end_of_i
         gap(keras_ratchet.EarlyStopping("loss", restore_best_weights=True))
 
 
-def test_pain_17_a_metric_of_validation_scores_the_restored_weights_exactly():
+def test_a_metric_of_validation_scores_the_restored_weights_exactly():
     model, ours = tiny(), stopper()
     validation = data(16, seed=1)
     harm = At("epoch_begin", 2, lambda: model.set_weights([w + 9 for w in model.get_weights()]))
@@ -126,7 +126,7 @@ class LookAtBest(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize("optimizer", [False, True])
-def test_pain_28_one_copy_of_the_weights_is_held_and_only_while_training_runs(optimizer):
+def test_one_copy_of_the_weights_is_held_and_only_while_training_runs(optimizer):
     if KERAS_IS_AS_DESCRIBED and not optimizer:
         theirs = stopper(keras.callbacks)
         look = LookAtBest(theirs)

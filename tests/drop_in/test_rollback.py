@@ -1,4 +1,4 @@
-"""Pain 9: a run that Keras loses to NaN ends with a good model, bit by bit the expected one.
+"""A run that Keras loses to NaN ends with a good model, bit by bit the expected one.
 
 The oracle: going back to the state after batch k and on with batch m trains as if the batches
 between had not been in the data.
@@ -62,7 +62,7 @@ def mean_loss(model):
     return float(np.mean((found - y) ** 2))
 
 
-def test_pain_9_a_poisoned_batch_leaves_no_trace():
+def test_a_poisoned_batch_leaves_no_trace():
     def make():
         return net(metrics=["mae"], **GRAPH)
 
@@ -85,7 +85,7 @@ def test_pain_9_a_poisoned_batch_leaves_no_trace():
     assert rollback.rollbacks[0].why == "loss is nan" and rollback.stop_reason is None
 
 
-def test_pain_9_too_large_a_learning_rate_is_cut_until_it_fits():
+def test_too_large_a_learning_rate_is_cut_until_it_fits():
     def make():
         return net(keras.optimizers.SGD(30.0), **GRAPH)
 

@@ -1,4 +1,4 @@
-"""Pains 26 and 30: when EarlyStopping stops, and what it says about it."""
+"""When EarlyStopping stops, and what it says about it."""
 
 import keras
 import pytest
@@ -19,14 +19,14 @@ def test_patience_0_acts_as_1_as_in_keras(patience):
         assert epochs(module.EarlyStopping(patience=patience), val_loss=[1, 2, 3, 4]) == 2
 
 
-def test_pain_26_a_negative_patience_is_an_error():
+def test_a_negative_patience_is_an_error():
     if KERAS_IS_AS_DESCRIBED:
         assert keras.callbacks.EarlyStopping(patience=-3).patience == -3
     with pytest.raises(ConfigError, match=r"patience counts epochs.*Got: -3"):
         keras_ratchet.EarlyStopping(patience=-3)
 
 
-def test_pain_26_min_delta_does_not_hide_the_best_weights():
+def test_min_delta_does_not_hide_the_best_weights():
     curve = [1.0, 0.5, 0.45, 0.41]
     arguments = {"min_delta": 0.1, "patience": 9, "restore_best_weights": True}
     if KERAS_IS_AS_DESCRIBED:
@@ -37,14 +37,14 @@ def test_pain_26_min_delta_does_not_hide_the_best_weights():
     assert ours.wait == 2  # min_delta still decides about patience
 
 
-def test_pain_26_an_improvement_too_small_for_float32_counts():
+def test_an_improvement_too_small_for_float32_counts():
     curve = [1 - k * 2.0**-27 for k in range(6)]
     if KERAS_IS_AS_DESCRIBED:
         assert epochs(keras.callbacks.EarlyStopping(patience=2), val_loss=curve) < 6
     assert epochs(keras_ratchet.EarlyStopping(patience=2), val_loss=curve) == 6
 
 
-def test_pain_26_an_epoch_to_start_from_that_is_never_reached_is_reported():
+def test_an_epoch_to_start_from_that_is_never_reached_is_reported():
     arguments = {"start_from_epoch": 10, "restore_best_weights": True}
     if KERAS_IS_AS_DESCRIBED:
         theirs = keras.callbacks.EarlyStopping(**arguments)
@@ -60,7 +60,7 @@ def test_epochs_before_the_start_are_neither_counted_nor_best():
     assert ours.stopped_epoch == 5
 
 
-def test_pain_26_epochs_without_validation_are_not_counted_and_not_complained_of():
+def test_epochs_without_validation_are_not_counted_and_not_complained_of():
     curve = [None, 1.0, None, 2.0, None, 3.0, None, 4.0, None]
     for module in (keras.callbacks, keras_ratchet):
         stopper = module.EarlyStopping(patience=3)
@@ -97,7 +97,7 @@ def test_an_argument_that_cannot_work_is_an_error_when_it_is_given(arguments, me
         keras_ratchet.EarlyStopping(**arguments)
 
 
-def test_pain_30_several_metrics_are_refused_with_a_sentence():
+def test_several_metrics_are_refused_with_a_sentence():
     if KERAS_IS_AS_DESCRIBED:
         with pytest.raises(TypeError, match="unhashable"):
             run(keras.callbacks.EarlyStopping(["val_loss"], mode="min"), val_loss=[1])
@@ -111,7 +111,7 @@ def test_an_unknown_mode_falls_back_to_auto_as_in_keras():
     assert ours.mode == "auto"
 
 
-def test_pain_30_a_stop_says_why():
+def test_a_stop_says_why():
     if KERAS_IS_AS_DESCRIBED:
         theirs = keras.callbacks.EarlyStopping(patience=2)
         run(theirs, val_loss=[1.0, 0.2, 0.5, 0.6])
@@ -127,7 +127,7 @@ def test_pain_30_a_stop_says_why():
     assert (ours.best_epoch, ours.best_value, ours.stopped_epoch) == (1, 0.2, 3)
 
 
-def test_pain_30_a_run_that_was_not_stopped_has_no_reason():
+def test_a_run_that_was_not_stopped_has_no_reason():
     ours = keras_ratchet.EarlyStopping(patience=9)
     run(ours, val_loss=[1.0, 0.2])
     assert ours.stop_reason is None

@@ -1,4 +1,4 @@
-"""Pains 2 and 29, and where files go: ModelCheckpoint's saves, in line and on time."""
+"""Where ModelCheckpoint's files go, and that a save leaves the older file whole and is on time."""
 
 import errno
 import os
@@ -58,7 +58,7 @@ class Unwilling(keras.layers.Dense):
 
 
 @pytest.mark.parametrize("name", ["m.keras", "m.weights.h5"])
-def test_pain_2_a_save_that_fails_half_way_leaves_the_older_file_whole(name, tmp_path, monkeypatch):
+def test_a_save_that_fails_half_way_leaves_the_older_file_whole(name, tmp_path, monkeypatch):
     def fail_later(module):
         monkeypatch.setattr(Unwilling, "failing", False)
         model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), Unwilling(1)])
@@ -99,7 +99,7 @@ class FullDisk(disk.Disk):
 
 @pytest.mark.parametrize("writes", [0, 1, 2])
 @pytest.mark.parametrize("name", NAMES)
-def test_pain_2_a_full_disk_is_an_error_that_leaves_the_older_file_whole(
+def test_a_full_disk_is_an_error_that_leaves_the_older_file_whole(
     name, writes, tmp_path, monkeypatch
 ):
     path = tmp_path / name
@@ -138,7 +138,7 @@ def test_after_a_failed_save_the_next_fit_saves_again(tmp_path, monkeypatch):
     keras.backend.backend() == "torch" and AT_MOST_3_15,
     reason="torch refuses steps_per_execution > 1 before Keras 3.16",
 )
-def test_pain_29_saves_do_not_drift_when_several_batches_end_at_once(tmp_path):
+def test_saves_do_not_drift_when_several_batches_end_at_once(tmp_path):
     def batches(module):
         folder = tmp_path / module.__name__
         folder.mkdir()
@@ -221,7 +221,7 @@ def test_a_path_may_be_relative_and_the_folder_may_change(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("fixed", [True, False])
-def test_pain_20_a_folder_that_cannot_be_is_an_error_before_the_first_batch(fixed, tmp_path):
+def test_a_folder_that_cannot_be_is_an_error_before_the_first_batch(fixed, tmp_path):
     (tmp_path / "file").write_text("mine")
     path = tmp_path / "file" / ("m.keras" if fixed else "{epoch}.keras")
     begun = At("epoch_begin", 0, lambda: pytest.fail("training has begun"))

@@ -1,4 +1,4 @@
-"""Pain 9: a stop at NaN leaves a good model, and is not blind to the weights and the validation."""
+"""A stop at NaN leaves a good model, and is not blind to the weights and the validation."""
 
 import logging
 import math
@@ -46,7 +46,7 @@ def fit_until(epoch, model, callbacks, **args):
     model.fit(batches, callbacks=[spoil, *callbacks], **args)
 
 
-def test_pain_9_a_stop_at_nan_ends_with_the_last_good_epoch():
+def test_a_stop_at_nan_ends_with_the_last_good_epoch():
     def run_with(callback):
         model = net(run_eagerly=False)
         fit_until(2, model, [callback])
@@ -103,7 +103,7 @@ def test_it_stops_at_the_batch_and_says_the_same_as_keras(capsys):
         assert said[0][1] == said[1][1]
 
 
-def test_pain_9_the_validations_loss_is_looked_at():
+def test_the_validations_loss_is_looked_at():
     curve = [0.5, NAN, 0.4]
     if KERAS_IS_AS_DESCRIBED:
         assert len(run(keras.callbacks.TerminateOnNaN(), val_loss=curve).history.epoch) == 3
@@ -115,7 +115,7 @@ def test_pain_9_the_validations_loss_is_looked_at():
     assert len(run(other, val_f=[math.inf, 1.0]).history.epoch) == 1
 
 
-def test_pain_9_the_weights_are_looked_at_after_each_epoch():
+def test_the_weights_are_looked_at_after_each_epoch():
     """They break in the last batch: no loss of this epoch tells."""
     if KERAS_IS_AS_DESCRIBED:
         theirs = net()

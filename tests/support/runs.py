@@ -1,4 +1,4 @@
-"""What the tests of Keras's drop_in share: a dictated run, and a hand on Ctrl-C."""
+"""Runs with dictated losses, Ctrl-C at a chosen moment, and the warnings of a run."""
 
 import contextlib
 import functools
@@ -12,8 +12,7 @@ import keras
 import numpy as np
 from support.models import Curve, Stamp, dense, fit
 
-# Keras's half of a test is asserted on the version that keras-drop_in.md describes: a newer Keras
-# may be cured.
+# Where Keras's class is shown to be wrong, it is this version's: a newer Keras may be cured.
 KERAS_IS_AS_DESCRIBED = keras.__version__ == "3.15.1"
 
 
