@@ -63,7 +63,8 @@ EXACT_TESTS := tests/crash/test_resume_chains.py tests/crash/test_kill_inside_sa
   tests/resume/test_negative_controls.py tests/resume/test_callbacks.py
 
 test-all: $(STAMP)
-	OMP_NUM_THREADS=1 $(MAKE) --jobs=2 --keep-going --output-sync=recurse $(PARTS:%=part-%)
+	OMP_NUM_THREADS=1 PYTEST_ADDOPTS="-p no:cacheprovider" \
+	  $(MAKE) --jobs=2 --keep-going --output-sync=recurse $(PARTS:%=part-%)
 
 .PHONY: $(PARTS:%=part-%)
 part-test: ; @$(MAKE) test
