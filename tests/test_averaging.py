@@ -9,9 +9,9 @@ import pytest
 from support.averages import TOLERANCE, best_first, bits, loss_of, network, oracle_soup, recorded
 from support.checkpoints import flip_bit
 from support.models import data, dense, fit
+from support.weight_files import save_model
 
 import keras_ratchet
-from keras_ratchet._engine.saving.model_file import save_model
 from keras_ratchet._engine.saving.provenance import fingerprint
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet.errors import (

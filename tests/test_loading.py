@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from support.models import dense, stamp_of
 from support.scenarios import facts
+from support.weight_files import save_model
 
 import keras_ratchet
-from keras_ratchet._engine.saving.model_file import save_model
-from keras_ratchet._storage.single_file import SIDE, adopt
+from keras_ratchet._storage.single_file import METADATA, adopt
 from keras_ratchet.errors import CorruptError, LoadError
 
 SUFFIXES = [".keras", ".weights.h5", ".h5"]
@@ -260,7 +260,7 @@ def test_listing_a_directory_reads_no_checkpoint(tmp_path):
 
 def test_no_warning_escapes_a_good_load(tmp_path):
     saved(tmp_path, "best.keras", 3)
-    Path(tmp_path, SIDE, "notes.txt").write_text("mine")
+    Path(tmp_path, METADATA, "notes.txt").write_text("mine")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         keras_ratchet.verify(str(tmp_path / "best.keras"))

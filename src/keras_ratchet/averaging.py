@@ -19,8 +19,8 @@ from keras_ratchet._engine.averaging.validation import Validation, validation_of
 from keras_ratchet._engine.capture.best_weights import VariableCopies, computed_with, weights_of
 from keras_ratchet._engine.capture.extra_state import finalize
 from keras_ratchet._keras.metrics import metric_direction
+from keras_ratchet._storage.listing import checkpoint_at
 from keras_ratchet._storage.listing import checkpoints as listed
-from keras_ratchet._storage.listing import record
 from keras_ratchet._storage.paths import local_path
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import ConfigError, CorruptError, LoadError, UnknownDirectionError
@@ -288,7 +288,7 @@ def _found(checkpoints: Paths) -> list[CheckpointInfo]:
             )
         infos = of_newest_runs([info for info in listed(where) if not info.directory])
     else:
-        infos = [record(path) for path in checkpoints]
+        infos = [checkpoint_at(path) for path in checkpoints]
     infos = [info for info in infos if info.name.endswith(_SUFFIXES)]
     if not infos:
         raise LoadError(f"there are no checkpoints to average in {checkpoints!r}.")

@@ -1,4 +1,4 @@
-"""Load what was saved: verified first, with a fall-back that says so."""
+"""Loading checkpoints: they are verified first, and a damaged one is replaced by another."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 import keras
 
 from keras_ratchet._engine.saving.provenance import note_source
+from keras_ratchet._formats import format_of
 from keras_ratchet._formats.safety import check_file
 from keras_ratchet._keras.legacy_h5 import compile_from_file
-from keras_ratchet._storage.listing import checkpoints, record
+from keras_ratchet._storage.listing import checkpoint_at, checkpoints
 from keras_ratchet._storage.paths import local_path
 from keras_ratchet._storage.verify import verify
 from keras_ratchet._warn import warn
@@ -33,29 +34,28 @@ def load_model(
 ) -> Any:
     """Load a whole model from a file, or from a directory of checkpoints.
 
-    The file's digest is compared with its manifest before Keras sees it. In a directory, a
-    checkpoint that does not verify is passed over with a warning that names its problem, and the
-    next best (or next newest) one is loaded; the best is looked for among what the newest run has
-    saved, not among files of earlier ones. Trainings of this model
-    never drop the file that it was loaded from.
+    The file is compared with its manifest before Keras reads it. In a directory, a checkpoint that
+    does not verify is skipped with a warning that names its problem, and the next best (or next
+    newest) one is loaded; only checkpoints of the newest run can be the best. Retention never
+    deletes the file that a model in training was loaded from.
 
     Args:
         path: A `.keras` or `.h5` file, or a directory.
         which: In a directory: "best", "latest", or a file's name.
         custom_objects: As in `keras.models.load_model`.
         compile: As in `keras.models.load_model`. A `.h5` file is compiled as it was, with the state
-            of its optimizer and with losses and metrics that were given by name ("mse"), where
-            Keras loses the one and refuses the others.
-        safe_mode: As in `keras.models.load_model`: False lets code in the file run, which models
-            with a `Lambda` or a `TorchModuleWrapper` need. Digests tell damage, not malice: say so
-            only of files from people whom you trust.
+            of its optimizer, which Keras loses, and with losses and metrics given by name
+            ("mse"), which Keras refuses.
+        safe_mode: As in `keras.models.load_model`: False runs code in the file, which models with
+            a `Lambda` or a `TorchModuleWrapper` need. Digests reveal damage, not malice: use it
+            only for files from people whom you trust.
 
     Returns:
         The model.
 
     Raises:
-        LoadError: If there is none that can be loaded safely; the message names each problem.
-        CorruptError: If the one file asked for is not what was saved.
+        LoadError: If no checkpoint can be loaded safely; the message names each problem.
+        CorruptError: If the file that was asked for is not what was saved.
     """
     chosen = _choose(local_path(path, "path"), which, whole=True)
     model = _loaded(chosen, custom_objects, compile, safe_mode)
@@ -66,14 +66,14 @@ def load_model(
 def _loaded(
     path: str, custom_objects: Mapping[str, Any] | None, compile: bool, safe_mode: bool
 ) -> Any:
-    """Load a file as Keras does, and a `.h5` as it was compiled, which Keras does not manage."""
+    """Load a file as Keras does, and compile a `.h5` as it was, which Keras cannot do."""
     arguments = {"custom_objects": custom_objects, "safe_mode": safe_mode}
     if not compile or not path.endswith(".h5"):
         return keras.models.load_model(path, compile=compile, **arguments)
     model = keras.models.load_model(path, compile=False, **arguments)
     try:
         compile_from_file(model, path, custom_objects)
-    except (ValueError, TypeError, KeyError):  # an old file, of which Keras knows more
+    except (ValueError, TypeError, KeyError):  # an old file, which Keras can compile
         return keras.models.load_model(path, compile=True, **arguments)
     return model
 
@@ -87,8 +87,8 @@ def load_weights(model: Any, path: str | os.PathLike[str], which: str = "best") 
         which: In a directory: "best", "latest", or a file's name.
 
     Raises:
-        LoadError: If there is none that can be loaded safely; the message names each problem.
-        CorruptError: If the one file asked for is not what was saved.
+        LoadError: If no checkpoint can be loaded safely; the message names each problem.
+        CorruptError: If the file that was asked for is not what was saved.
     """
     chosen = _choose(local_path(path, "path"), which, whole=False)
     model.load_weights(chosen)
@@ -98,7 +98,7 @@ def load_weights(model: Any, path: str | os.PathLike[str], which: str = "best") 
 def _choose(path: str, which: str, whole: bool) -> str:
     """Return the path of the file to load."""
     if not os.path.isdir(path):
-        return accept(record(path))
+        return accept(checkpoint_at(path))
     infos = [info for info in checkpoints(path) if _fits(info.name, whole)]
     if which not in ("best", "latest"):
         named = [info for info in infos if info.name == which]
@@ -111,20 +111,19 @@ def _choose(path: str, which: str, whole: bool) -> str:
 
 
 def _unranked_problems(infos: list[CheckpointInfo], candidates: list[CheckpointInfo]) -> list[str]:
-    """Return what is wrong with checkpoints whose damaged manifest no longer says how good."""
+    """Return the problems of checkpoints that have no rank, as their manifests are damaged."""
     ranked = {info.name for info in candidates}
     unknown = [verify(i.path) for i in infos if not i.manifest and i.name not in ranked]
     return [f"{v.path!r} is corrupt: {v.problem}." for v in unknown if v.status == "corrupt"]
 
 
 def _fits(name: str, whole: bool) -> bool:
-    if not name.endswith((".keras", ".h5")):
-        return False
-    return not (whole and name.endswith(".weights.h5"))
+    found = format_of(name)
+    return found is not None and not (whole and found.save_method == "save_weights")
 
 
 def _order(infos: list[CheckpointInfo], which: str) -> list[CheckpointInfo]:
-    """Return candidates, the wanted one first."""
+    """Return the candidates in order of preference."""
     if which == "latest":
         return sorted(infos, key=age, reverse=True)
     newest = of_newest_runs(infos)

@@ -47,6 +47,16 @@ class Position:
     batch: int = 0
     step: int | None = None
 
+    @classmethod
+    def counted(cls, epoch: int, batch: int, steps: int | None) -> Position:
+        """Return a position in epochs of `steps` batches each; None if that is unknown.
+
+        Example:
+            >>> Position.counted(2, 3, 100)
+            Position(epoch=2, batch=3, step=203)
+        """
+        return cls(epoch, batch, None if steps is None else epoch * steps + batch)
+
 
 @dataclass(frozen=True, slots=True)
 class Moment:

@@ -10,9 +10,9 @@ import pytest
 from support.averages import bits
 from support.checkpoints import Holder, facts, flip_bit, snapshot
 from support.models import dense, fit
+from support.weight_files import save_model
 
 import keras_ratchet
-from keras_ratchet._engine.saving.model_file import save_model
 from keras_ratchet._engine.saving.provenance import fingerprint
 from keras_ratchet._formats import numeric
 from keras_ratchet._formats.readers import open_weights

@@ -48,7 +48,7 @@ def test_each_fold_of_a_loop_on_one_path_gets_its_own_model(tmp_path, caplog):
             callback = train(tmp_path, dense(), losses, stamps=10 * fold)
         assert callback.best == min(losses)
         assert held(tmp_path / PATH) == 10 * fold + losses.index(min(losses)) + 1
-        lines = [r.message for r in caplog.records if "of an earlier run" in r.message]
+        lines = [r.message for r in caplog.records if "belongs to an earlier run" in r.message]
         assert len(lines) == (fold > 0)
     assert "best.before-02.weights.h5" in lines[0]
     assert held(tmp_path / ASIDE) == 1

@@ -1,9 +1,14 @@
 """Our files are Keras's files: the same structure and values, and plain Keras loads them."""
 
 import functools
+import io
 import os
 import struct
+import subprocess
+import sys
+import time
 import zipfile
+import zlib
 
 import h5py
 import keras
@@ -14,6 +19,8 @@ from support.stamped import SUFFIXES, strangers
 
 import keras_ratchet
 from keras_ratchet import ModelCheckpoint
+from keras_ratchet._engine.capture.variable_buffers import VariableBuffers
+from keras_ratchet._formats import keras_archive
 from keras_ratchet.errors import ConfigError
 
 
@@ -284,3 +291,26 @@ def test_an_archive_beyond_four_gigabytes_is_one_that_zipfile_and_keras_read(tmp
     loaded = keras.models.load_model(path)
     for mine, other in zip(model.get_weights(), loaded.get_weights(), strict=True):
         np.testing.assert_array_equal(mine, other)
+
+
+def test_without_zlib_ng_a_file_has_the_same_bytes(tmp_path, monkeypatch):
+    if keras_archive.crc32 is zlib.crc32:
+        pytest.skip("zlib-ng is not installed")
+    buffers, archive = VariableBuffers(), keras_archive.KerasArchive()
+    frozen = archive.freeze(sequential(), lambda sources: buffers.capture(sources, False))
+    monkeypatch.setattr(time, "localtime", lambda *_: time.struct_time([2026, 1, 1] + [0] * 6))
+    fast = io.BytesIO()
+    archive.write(frozen, fast)
+    monkeypatch.setattr(keras_archive, "crc32", zlib.crc32)
+    plain = io.BytesIO()
+    archive.write(frozen, plain)
+    assert fast.getvalue() == plain.getvalue()
+
+
+def test_zlib_serves_where_zlib_ng_is_not_installed():
+    code = (
+        "import sys; sys.modules['zlib_ng'] = None; import zlib; "
+        "from keras_ratchet._formats import keras_archive; "
+        "assert keras_archive.crc32 is zlib.crc32"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support.models import dense
 
-from keras_ratchet._engine.saving.lineage import holds
+from keras_ratchet._engine.saving.lineage import has_weights_of
 from keras_ratchet._formats.zip_members import open_member
 
 DATA = np.random.default_rng(0).bytes(100_000)
@@ -46,6 +46,6 @@ def test_a_look_for_the_models_weights_reads_nothing_through_the_zip(tmp_path, m
     model, path = dense(), str(tmp_path / "a.keras")
     model.save(path)
     monkeypatch.setattr(zipfile.ZipExtFile, "seek", None)  # would begin again from the beginning
-    assert holds(model, path)
+    assert has_weights_of(model, path)
     model.layers[-1].set_weights([w + 1 for w in model.layers[-1].get_weights()])
-    assert not holds(model, path)
+    assert not has_weights_of(model, path)

@@ -10,12 +10,12 @@ import keras
 import numpy as np
 import pytest
 from support.models import dense, fit
+from support.weight_files import read_weights
 
 from keras_ratchet._formats.readers import (
     keras_version,
     open_weights,
     read_config,
-    read_weights,
 )
 from keras_ratchet.errors import LoadError
 
@@ -279,8 +279,9 @@ def test_reading_needs_no_keras(tmp_path):
 
     path = save(dense(), tmp_path / "m.keras")
     code = (
-        "import sys; from keras_ratchet._formats.readers import read_weights, read_config; "
-        "print(len(list(read_weights(sys.argv[1]))), read_config(sys.argv[1])['class_name']); "
+        "import sys; from keras_ratchet._formats.readers import open_weights, read_config; "
+        "file = open_weights(sys.argv[1]); "
+        "print(len(file.__enter__()), read_config(sys.argv[1])['class_name']); "
         "assert not {'keras', 'torch', 'tensorflow', 'jax'} & set(sys.modules)"
     )
     output = subprocess.run(

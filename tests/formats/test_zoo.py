@@ -120,8 +120,8 @@ def test_two_saves_hold_different_values(visit):
     assert same(first, second) == (visit.name == "weightless")
 
 
-def test_no_model_is_saved_in_line(visit):
-    assert not any("in the hook" in line for line in visit.said)
+def test_training_waits_for_no_model(visit):
+    assert not any("training waits" in line for line in visit.said)
     if visit.name not in zoo.NOT_LEGACY:
         assert (visit.said, visit.failed) == ([], {})
 
@@ -361,9 +361,9 @@ def test_a_walk_that_is_remembered_for_too_long_would_be_seen(change, tmp_path, 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_values_that_are_not_held_would_be_seen(suffix, tmp_path, monkeypatch):
-    hold = VariableBuffers.hold
+    capture = VariableBuffers.capture
     monkeypatch.setattr(
-        VariableBuffers, "hold", lambda self, sources, lasting: hold(self, sources, False)
+        VariableBuffers, "capture", lambda self, sources, background: capture(self, sources, False)
     )
     for ours, theirs in Visit("sequential", tmp_path).pairs(suffix):
         differ = between_archives if suffix == ".keras" else bytes.__ne__
@@ -411,7 +411,7 @@ class OwnSave(keras.Sequential):
             file.write("my own")
 
 
-def test_a_model_with_a_save_method_of_its_own_is_saved_in_line_and_says_so_once(tmp_path):
+def test_training_waits_for_a_model_with_a_save_method_of_its_own_and_says_so_once(tmp_path):
     saves = Saves(OwnSave([keras.Input((4,)), keras.layers.Dense(1)]), ".keras", tmp_path)
     saves.save()
     saves.save()

@@ -13,8 +13,8 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 
 import keras
 import numpy as np
+from support.weight_files import save_model
 
-from keras_ratchet._engine.saving.model_file import save_model
 from keras_ratchet._formats.safetensors import write_arrays
 from keras_ratchet._storage import snapshot_directory
 from keras_ratchet._storage.listing import pin

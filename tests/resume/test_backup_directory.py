@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from support.models import dense, fit
 from support.resuming import (
     EPOCHS,
     PER_EPOCH,
@@ -314,3 +315,10 @@ def test_a_backup_by_keras_of_another_model_is_refused(tmp_path):
     with pytest.raises(ResumeError, match="does not fit this model"):
         net.fit(*arrays(), verbose=0, callbacks=[keras_ratchet.BackupAndRestore(s.directory)])
     assert all(np.array_equal(a, b) for a, b in zip(before, values(net.variables), strict=True))
+
+
+def test_a_snapshot_tells_the_batches_that_are_done(tmp_path):
+    backup = keras_ratchet.BackupAndRestore(tmp_path, save_freq=3, keep=99, delete_checkpoint=False)
+    fit(dense(), [backup], epochs=2)  # of four batches
+    steps = [info.position.step for info in keras_ratchet.checkpoints(tmp_path)]
+    assert steps == [0, 3, 6, 8]

@@ -13,7 +13,7 @@ import keras_ratchet
 from keras_ratchet._engine.capture import extra_state as walks
 from keras_ratchet._engine.capture.extra_state import named_extras
 from keras_ratchet._engine.resume.resumer import Resumer
-from keras_ratchet._engine.saving.model_file import ModelSaver
+from keras_ratchet._engine.saving import checkpoint_store
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_save_takes_one_walk(
 ) -> None:
     backup = keras_ratchet.BackupAndRestore(tmp_path / "b", save_freq=1)
     files = keras_ratchet.ModelCheckpoint(tmp_path / "m.weights.h5", save_weights_only=True)
-    kind, name = (Resumer, "capture") if which == "snapshot" else (ModelSaver, "freeze")
+    kind, name = (Resumer, "capture") if which == "snapshot" else (checkpoint_store, "freeze_model")
     found = counting(monkeypatch, kind, name, counted)
     x, y = np.zeros((8, 4), "float32"), np.zeros((8, 1), "float32")
     callback = backup if which == "snapshot" else files

@@ -160,7 +160,7 @@ class Snapshots(keras.callbacks.Callback):
         self.backup, self.seen = backup, {}
 
     def look(self):
-        for path in self.backup._store.names():
+        for path in self.backup._store.list_paths():
             self.seen.setdefault(path, finite(path))
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -245,4 +245,4 @@ def test_every_time_is_in_the_state_as_data(tmp_path):
     saved = json.loads(Path(backup._store.file(0, snapshot_store.DATA)).read_text())
     key = next(k for k in saved["callbacks"] if "Rollback" in k)
     assert saved["callbacks"][key]["rescuer"]["rollbacks"][0]["why"] == "loss is nan"
-    assert keras_ratchet.verify(backup._store.names()[0])
+    assert keras_ratchet.verify(backup._store.list_paths()[0])

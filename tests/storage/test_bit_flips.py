@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from support.models import dense, stamp_of
 from support.scenarios import commit, facts
+from support.weight_files import save_model
 
 import keras_ratchet
-from keras_ratchet._engine.saving.model_file import save_model
 from keras_ratchet._storage import snapshot_directory
-from keras_ratchet._storage.single_file import SIDE
+from keras_ratchet._storage.single_file import METADATA
 from keras_ratchet.errors import CorruptError
 
 PLACES = 200
@@ -51,7 +51,7 @@ def saved(root, suffix, *numbers):
 
 
 def manifest_of(path):
-    [manifest] = Path(path.parent, SIDE).glob(f"{path.name}.*.json")
+    [manifest] = Path(path.parent, METADATA).glob(f"{path.name}.*.json")
     return manifest
 
 

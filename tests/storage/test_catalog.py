@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_ratchet._storage import listing, single_file
-from keras_ratchet._storage.catalog import Catalog
+from keras_ratchet._storage.listing import FileCatalog
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet.types import Position
 
@@ -43,24 +43,24 @@ def test_after_every_change_the_catalog_says_what_a_fresh_look_says(steps):
     import tempfile
 
     with tempfile.TemporaryDirectory() as directory:
-        catalog = Catalog()
+        catalog = FileCatalog()
         for step in steps:
             do(directory, *step)
             fresh = [r for r in listing.checkpoints(directory) if r.manifest]
-            assert catalog.files(directory) == fresh
+            assert catalog.list_files(directory) == fresh
 
 
 def test_a_manifest_that_has_not_changed_is_not_read_again(tmp_path, monkeypatch):
-    from keras_ratchet._storage import catalog as module
+    from keras_ratchet._storage import listing as module
 
     for number in range(5):
         do(tmp_path, "save", f"{number}.keras", number % 4)
-    catalog, read = Catalog(), []
-    original = module.file_record
+    catalog, read = FileCatalog(), []
+    original = module._file_info
     monkeypatch.setattr(
-        module, "file_record", lambda path, paths: read.append(path) or original(path, paths)
+        module, "_file_info", lambda path, paths: read.append(path) or original(path, paths)
     )
-    assert len(catalog.files(tmp_path)) == 5
+    assert len(catalog.list_files(tmp_path)) == 5
     do(tmp_path, "save", "3.keras", 1)
-    catalog.files(tmp_path)
+    catalog.list_files(tmp_path)
     assert [os.path.basename(path) for path in read[5:]] == ["3.keras"]

@@ -4,10 +4,12 @@ import errno
 import logging
 import os
 import time
+from dataclasses import astuple
 from pathlib import Path
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import pytest
 from support import background_saves
 from support.models import Curve, Stamp, dense, fit, stamp_of
@@ -103,7 +105,7 @@ def test_a_corrupt_best_file_does_not_count(tmp_path, caplog):
         train(tmp_path, path.name, val_loss=[0.4], save_best_only=True)
     assert "does not verify" in caplog.text
     assert held(path) == 1
-    assert len(list((tmp_path / single_file.SIDE).glob("*.json"))) == 1
+    assert len(list((tmp_path / single_file.METADATA).glob("*.json"))) == 1
 
 
 def test_a_best_by_another_metric_does_not_count(tmp_path):
@@ -148,7 +150,7 @@ def test_the_right_files_stay(rules, stay, tmp_path):
     dropped = {event["name"] for event in events(tmp_path, "drop")}
     assert dropped == {f"e{n}.weights.h5" for n in range(1, 8)} - {f"e{n}.weights.h5" for n in stay}
     assert all(event["reason"] for event in events(tmp_path, "drop"))
-    assert len(list((tmp_path / single_file.SIDE).glob("*.json"))) == len(stay)
+    assert len(list((tmp_path / single_file.METADATA).glob("*.json"))) == len(stay)
 
 
 def test_nan_is_dropped_before_any_number(tmp_path):
@@ -411,7 +413,7 @@ def test_the_next_start_removes_leftovers_of_this_path_and_nothing_else(tmp_path
         (tmp_path / name).write_text("x")
     train(tmp_path, val_loss=[0.4])
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"e1.weights.h5", single_file.SIDE, *theirs}
+    assert names == {"e1.weights.h5", single_file.METADATA, *theirs}
 
 
 # Clocks that go back, disks that do not delete, names that look alike, links.
@@ -494,3 +496,37 @@ def test_the_writing_counts_as_blocked_only_where_training_waits_for_it(tmp_path
     assert len(saves) >= 2 * len(losses)
     for save in saves:
         assert (save["blocked_s"] >= save["written_s"]) != background
+
+
+# How much training is done, in batches.
+
+
+def steps_in(directory):
+    """Return the step of each checkpoint, in the order of their epochs and batches."""
+    infos = keras_ratchet.checkpoints(directory)
+    return [info.position.step for info in sorted(infos, key=lambda i: astuple(i.position)[:2])]
+
+
+def test_a_manifest_tells_the_batches_that_are_done(tmp_path):
+    callback = keras_ratchet.ModelCheckpoint(
+        tmp_path / "{epoch}-{batch}.weights.h5", save_weights_only=True, save_freq=3
+    )
+    fit(dense(), [callback], 2, batch_size=8)  # four batches in an epoch
+    assert steps_in(tmp_path) == [3, 6]
+
+
+def test_batches_are_counted_from_the_first_epoch_of_a_run_that_continues(tmp_path):
+    callback = keras_ratchet.ModelCheckpoint(tmp_path / TEMPLATE, save_weights_only=True)
+    fit(dense(), [callback], 4, initial_epoch=2, batch_size=8)
+    assert steps_in(tmp_path) == [12, 16]
+
+
+def test_without_a_known_number_of_batches_there_is_no_step(tmp_path):
+    def batches():
+        for _ in range(4):
+            yield np.zeros((8, 4)), np.zeros((8, 1))
+
+    callback = keras_ratchet.ModelCheckpoint(tmp_path / TEMPLATE, save_weights_only=True)
+    model = dense()
+    model.fit(batches(), verbose=0, callbacks=[callback])
+    assert steps_in(tmp_path) == [None]

@@ -1,5 +1,6 @@
 """What the storage does and does not touch."""
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -11,8 +12,8 @@ import pytest
 from support.scenarios import commit, content, facts, is_ours, save
 
 import keras_ratchet
-from keras_ratchet._storage import disk, single_file, snapshot_directory
-from keras_ratchet._storage.listing import checkpoints, pin, record, unpin
+from keras_ratchet._storage import disk, hashing_file, single_file, snapshot_directory
+from keras_ratchet._storage.listing import checkpoint_at, checkpoints, pin, unpin
 from keras_ratchet._storage.manifest import Manifest
 
 
@@ -26,7 +27,7 @@ def names(directory):
 
 
 def manifests(root):
-    return sorted(path.name for path in (root / single_file.SIDE).glob("*.json"))
+    return sorted(path.name for path in (root / single_file.METADATA).glob("*.json"))
 
 
 # Single files.
@@ -54,7 +55,7 @@ def test_the_longest_names_that_fit_are_saved(root):
     assert len(os.fsencode(name)) + 38 <= 255
     save(root, name, 1)
     assert keras_ratchet.verify(str(root / name))
-    assert names(root) == [single_file.SIDE, name]
+    assert names(root) == [single_file.METADATA, name]
 
 
 def test_a_name_that_is_too_long_is_an_os_error_and_harms_nothing(root):
@@ -62,7 +63,7 @@ def test_a_name_that_is_too_long_is_an_os_error_and_harms_nothing(root):
     with pytest.raises(OSError) as error:
         save(root, f"{'x' * 230}.keras", 2)
     assert error.value.errno == errno.ENAMETOOLONG
-    assert names(root) == [single_file.SIDE, "best.keras"]
+    assert names(root) == [single_file.METADATA, "best.keras"]
     assert len(manifests(root)) == 1
 
 
@@ -71,8 +72,8 @@ def test_names_with_odd_characters_work(root):
         save(root, name, 1)
         assert keras_ratchet.verify(str(root / name))
         single_file.delete_file(str(root / name))
-    assert names(root) == [single_file.SIDE]
-    assert names(root / single_file.SIDE) == []
+    assert names(root) == [single_file.METADATA]
+    assert names(root / single_file.METADATA) == []
 
 
 def test_a_file_of_another_name_keeps_its_manifest(root):
@@ -88,12 +89,12 @@ def test_a_file_of_another_name_keeps_its_manifest(root):
 def test_a_crash_between_manifest_and_file_is_told_apart_by_the_digest(root):
     save(root, "best.keras", 1)
     [old] = manifests(root)
-    kept = (root / single_file.SIDE / old).read_bytes()
+    kept = (root / single_file.METADATA / old).read_bytes()
     save(root, "best.keras", 2)
-    (root / single_file.SIDE / old).write_bytes(kept)
+    (root / single_file.METADATA / old).write_bytes(kept)
     assert len(manifests(root)) == 2
     assert keras_ratchet.verify(str(root / "best.keras"))
-    assert record(str(root / "best.keras")).position.epoch == 2
+    assert checkpoint_at(str(root / "best.keras")).position.epoch == 2
     assert single_file.manifest_of(str(root / "best.keras")).position.epoch == 2
     single_file.sweep(str(root), is_ours)
     assert manifests(root) != [old]
@@ -104,9 +105,9 @@ def test_a_damaged_file_keeps_all_its_manifests_through_a_sweep(root):
     """They are the evidence: none of them matches, and none is known to be the wrong one."""
     save(root, "best.keras", 1)
     [old] = manifests(root)
-    kept = (root / single_file.SIDE / old).read_bytes()
+    kept = (root / single_file.METADATA / old).read_bytes()
     save(root, "best.keras", 2)
-    (root / single_file.SIDE / old).write_bytes(kept)
+    (root / single_file.METADATA / old).write_bytes(kept)
     (root / "best.keras").write_bytes(b"damaged")
     assert single_file.sweep(str(root), is_ours) == []
     assert keras_ratchet.verify(str(root / "best.keras")).status == "corrupt"
@@ -129,7 +130,7 @@ def test_adopting_a_file_does_not_touch_it(root):
 
 def test_adopting_cures_a_damaged_manifest(root):
     save(root, "best.keras", 1)
-    (root / single_file.SIDE / manifests(root)[0]).write_bytes(b"{")
+    (root / single_file.METADATA / manifests(root)[0]).write_bytes(b"{")
     outcome = keras_ratchet.verify(str(root / "best.keras"))
     assert outcome.status == "corrupt"
     assert "ratchet adopt" in outcome.problem
@@ -141,16 +142,16 @@ def test_a_pin_is_seen_and_taken_away_and_goes_with_its_file(root):
     save(root, "best.keras", 1)
     path = str(root / "best.keras")
     unpin(path)
-    assert not record(path).pinned
+    assert not checkpoint_at(path).pinned
     pin(path)
     pin(path)
-    assert record(path).pinned
+    assert checkpoint_at(path).pinned
     unpin(path)
-    assert not record(path).pinned
+    assert not checkpoint_at(path).pinned
     pin(path)
     single_file.delete_file(path)
     save(root, "best.keras", 2)
-    assert not record(path).pinned
+    assert not checkpoint_at(path).pinned
 
 
 def test_a_pin_that_cannot_be_taken_away_is_an_error(root, monkeypatch):
@@ -168,8 +169,8 @@ def test_a_pin_that_cannot_be_taken_away_is_an_error(root, monkeypatch):
 def test_a_draft_that_cannot_be_opened_leaves_no_noise_behind():
     """Python closes what `__init__` left, also where there is no descriptor yet."""
     code = (
-        "from keras_ratchet._storage.disk import DraftFile\n"
-        "try:\n    DraftFile('/nowhere/x')\nexcept FileNotFoundError:\n    pass\n"
+        "from keras_ratchet._storage.hashing_file import HashingFile\n"
+        "try:\n    HashingFile('/nowhere/x')\nexcept FileNotFoundError:\n    pass\n"
     )
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", code]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
@@ -276,3 +277,16 @@ def test_every_fact_of_a_manifest_survives_the_disk(root):
     back = single_file.manifest_of(str(root / "best.keras"))
     assert repr(replace(back, files={})) == repr(replace(full, files={}))
     assert Manifest(files={}).position.step is None
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_writing_past_the_page_cache_can_be_switched_off(root, direct, monkeypatch):
+    asked = []
+    monkeypatch.setattr(hashing_file, "DIRECT_IO", direct)
+    monkeypatch.setattr(disk.current, "bypass_cache", lambda fd, on: asked.append(on) or False)
+    data = os.urandom(1 << 13)
+    with contextlib.closing(hashing_file.HashingFile(str(root / "file"))) as file:
+        file.write(data * 1024)
+        file.sync()
+    assert (root / "file").read_bytes() == data * 1024
+    assert bool(asked) == direct

@@ -100,7 +100,7 @@ def test_the_reader_in_the_docs_reads_them():
     [code] = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     reader = {}
     exec(compile(code, "docs/formats.md", "exec"), reader)
-    places = [(GOLDEN, path) for path in (GOLDEN / single_file.SIDE).glob("*.json")]
+    places = [(GOLDEN, path) for path in (GOLDEN / single_file.METADATA).glob("*.json")]
     places.append((GOLDEN / SNAPSHOT, GOLDEN / SNAPSHOT / snapshot_directory.MANIFEST))
     for directory, path in places:
         manifest = reader["read_manifest"](path)
@@ -117,7 +117,7 @@ def test_the_reader_in_the_docs_reads_them():
 @pytest.mark.parametrize(
     "path",
     [
-        *sorted((GOLDEN / single_file.SIDE).glob("*.json")),
+        *sorted((GOLDEN / single_file.METADATA).glob("*.json")),
         GOLDEN / SNAPSHOT / snapshot_directory.MANIFEST,
     ],
     ids=lambda path: path.name,

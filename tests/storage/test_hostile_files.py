@@ -17,7 +17,7 @@ import keras_ratchet
 from keras_ratchet._formats.safety import check_file
 from keras_ratchet._storage import journal, snapshot_directory
 from keras_ratchet._storage.manifest import Manifest, read_manifest
-from keras_ratchet._storage.single_file import SIDE
+from keras_ratchet._storage.single_file import METADATA
 from keras_ratchet.errors import CorruptError, LoadError
 
 TESTS = Path(__file__).parent.parent
@@ -162,8 +162,8 @@ def test_a_model_with_a_hostile_manifest_is_refused(name, quick_path):
     path = Path(quick_path, "best.weights.h5")
     model = dense()
     model.save_weights(path)
-    Path(quick_path, SIDE).mkdir()
-    Path(quick_path, SIDE, f"best.weights.h5.{'0' * 32}.json").write_bytes(MANIFESTS[name])
+    Path(quick_path, METADATA).mkdir()
+    Path(quick_path, METADATA, f"best.weights.h5.{'0' * 32}.json").write_bytes(MANIFESTS[name])
     with bounded_memory(), pytest.raises(CorruptError):
         keras_ratchet.load_weights(model, path)
 
@@ -201,10 +201,10 @@ def test_a_journal_with_garbage_is_read_around_it(quick_path):
         b"x" * (1 << 24),
         b"",
     ]
-    with open(Path(quick_path, SIDE, journal.NAME), "ab") as file:
+    with open(Path(quick_path, METADATA, journal.NAME), "ab") as file:
         file.write(b"\n".join(garbage) + b"\n")
     journal.append(quick_path, "save", name="b")
-    with open(Path(quick_path, SIDE, journal.NAME), "ab") as file:
+    with open(Path(quick_path, METADATA, journal.NAME), "ab") as file:
         file.write(b'{"time": 1, "event": "sa')
     with bounded_memory():
         assert [event["name"] for event in journal.read(quick_path)] == ["a", "b"]
@@ -212,7 +212,7 @@ def test_a_journal_with_garbage_is_read_around_it(quick_path):
 
 def test_an_event_after_a_torn_line_is_not_lost(quick_path):
     journal.append(quick_path, "save", name="a")
-    with open(Path(quick_path, SIDE, journal.NAME), "ab") as file:
+    with open(Path(quick_path, METADATA, journal.NAME), "ab") as file:
         file.write(b'{"time": 1, "event": "sa')
     journal.append(quick_path, "save", name="b")
     assert [event["name"] for event in journal.read(quick_path)] == ["a", "b"]

@@ -69,7 +69,7 @@ def test_an_idle_process_that_keeps_the_traceback_keeps_nobody_out(tmp_path):
     kept, saves = trial(tmp_path)
     (lock,) = (tmp_path / "backup").rglob("backup.lock")
     for _ in range(50):
-        if saves[1]._store._lock is None:
+        if not saves[1]._store.locked:
             break
         time.sleep(0.1)
     assert may_take(str(lock))
@@ -82,7 +82,7 @@ def test_a_fit_that_goes_on_keeps_its_lock(tmp_path):
     class Wait(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             time.sleep(2.5)
-            seen.append(saves._saves.series._lock is not None)
+            seen.append(saves._checkpointer.store.locked)
 
     saves = keras_ratchet.ModelCheckpoint(tmp_path / "a.weights.h5", save_weights_only=True)
     fit(dense(), [saves, Wait()], epochs=1)
@@ -115,15 +115,15 @@ def test_in_guard_the_last_save_is_made_under_the_lock(tmp_path, monkeypatch):
 
     class Look(keras.callbacks.Callback):
         def on_train_abort(self, error):
-            held.extend([save._saves.series._lock is not None, backup._store._lock is not None])
+            held.extend([save._checkpointer.store.locked, backup._store.locked])
 
     callbacks = [Slow(), Look(), save, backup, Prune()]
     model = dense()
     with pytest.raises(Pruned), keras_ratchet.guard(model, callbacks):
         fit(model, callbacks)
     assert held == [True, True]
-    assert save._saves.series._lock is None  # each has given it free itself
-    assert backup._store._lock is None
+    assert not save._checkpointer.store.locked  # each has given it free itself
+    assert not backup._store.locked
     assert (tmp_path / "a.weights.h5").exists()
 
 
@@ -137,7 +137,7 @@ def test_a_lock_that_the_last_work_could_not_give_free_is_released_later(tmp_pat
         fit(model, callbacks)
     assert kept.value.__notes__
     for _ in range(50):
-        if save._saves.series._lock is None:
+        if not save._checkpointer.store.locked:
             break
         time.sleep(0.1)
-    assert save._saves.series._lock is None
+    assert not save._checkpointer.store.locked

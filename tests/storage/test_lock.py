@@ -14,7 +14,7 @@ from support.models import dense, fit, stamp_of
 
 import keras_ratchet
 from keras_ratchet._storage.lock import FileLock
-from keras_ratchet._storage.single_file import SIDE
+from keras_ratchet._storage.single_file import METADATA
 from keras_ratchet.errors import LockedError
 
 HOLD = """
@@ -284,4 +284,4 @@ def test_parallel_folds_in_one_directory_do_not_disturb_each_other(tmp_path):
             keras_ratchet.load_weights(models[fold], path)
             assert stamp_of(models[fold]) == 100 * fold + epoch
     assert len(keras_ratchet.checkpoints(tmp_path)) == 2 * folds
-    assert len(list((tmp_path / SIDE).glob("*.json"))) == 2 * folds
+    assert len(list((tmp_path / METADATA).glob("*.json"))) == 2 * folds

@@ -11,8 +11,15 @@ import pytest
 from support import scenarios
 from support.faults import CRASHES
 
-from keras_ratchet._storage import disk, earlier_runs, single_file, snapshot_directory
-from keras_ratchet._storage.manifest import record_of
+from keras_ratchet._storage import (
+    atomic,
+    disk,
+    earlier_runs,
+    hashing_file,
+    single_file,
+    snapshot_directory,
+)
+from keras_ratchet._storage.manifest import entry_of
 
 
 def caught(scenario, directory, expected):
@@ -23,13 +30,13 @@ def caught(scenario, directory, expected):
 
 
 def write_without_sync(which):
-    """Return a `FileDraft.write` that does not sync files whose target `which` accepts."""
-    write = disk.FileDraft.write
+    """Return an `AtomicFile.write` that does not sync files whose target `which` accepts."""
+    write = atomic.AtomicFile.write
 
     def unsynced(draft, fill):
         if not which(draft.target):
             return write(draft, fill)
-        with disk.DraftFile(draft.path) as file:
+        with hashing_file.HashingFile(draft.path) as file:
             fill(file)
             file.flush()
 
@@ -46,13 +53,13 @@ def test_without_a_defect_nothing_is_found(quick_path):
 
 def test_a_draft_that_is_not_synced_is_caught(quick_path, monkeypatch):
     lazy = write_without_sync(lambda path: not is_manifest(path))
-    monkeypatch.setattr(disk.FileDraft, "write", lazy)
+    monkeypatch.setattr(atomic.AtomicFile, "write", lazy)
     found = caught(scenarios.SaveOver(), quick_path, "best.keras is corrupt")
     assert all("power loss" in violation for violation in found)
 
 
 def test_a_manifest_that_is_not_synced_is_caught(quick_path, monkeypatch):
-    monkeypatch.setattr(disk.FileDraft, "write", write_without_sync(is_manifest))
+    monkeypatch.setattr(atomic.AtomicFile, "write", write_without_sync(is_manifest))
     found = caught(scenarios.SaveOver(), quick_path, "best.keras is corrupt")
     assert all("power loss" in violation for violation in found)
 
@@ -66,8 +73,8 @@ def test_a_replace_before_the_sync_is_caught(quick_path, monkeypatch):
         os.close(fd)
         disk.current.sync_directory(os.path.dirname(draft.target))
 
-    monkeypatch.setattr(disk.FileDraft, "write", write_without_sync(lambda path: True))
-    monkeypatch.setattr(disk.FileDraft, "commit", commit)
+    monkeypatch.setattr(atomic.AtomicFile, "write", write_without_sync(lambda path: True))
+    monkeypatch.setattr(atomic.AtomicFile, "commit", commit)
     found = caught(scenarios.SaveOver(), quick_path, "best.keras is corrupt")
     assert all("power loss" in violation for violation in found)
 
@@ -77,13 +84,13 @@ def test_a_directory_that_is_not_synced_after_the_replace_is_caught(quick_path, 
         disk.current.replace(draft.path, draft.target)
         draft._committed = True
 
-    monkeypatch.setattr(disk.FileDraft, "commit", commit)
+    monkeypatch.setattr(atomic.AtomicFile, "commit", commit)
     found = caught(scenarios.SaveOver(), quick_path, "though state 2 was reported")
     assert all("power loss" in violation for violation in found)
 
 
 def test_a_manifest_directory_that_is_not_synced_is_caught(quick_path, monkeypatch):
-    commit = disk.FileDraft.commit
+    commit = atomic.AtomicFile.commit
 
     def hasty(draft):
         if not is_manifest(draft.target):
@@ -91,7 +98,7 @@ def test_a_manifest_directory_that_is_not_synced_is_caught(quick_path, monkeypat
         disk.current.replace(draft.path, draft.target)
         draft._committed = True
 
-    monkeypatch.setattr(disk.FileDraft, "commit", hasty)
+    monkeypatch.setattr(atomic.AtomicFile, "commit", hasty)
     caught(scenarios.SaveOver(), quick_path, "best.keras is corrupt")
 
 
@@ -107,21 +114,17 @@ def test_a_file_that_is_overwritten_in_place_is_caught(quick_path, monkeypatch):
         disk.current.sync_directory(os.path.dirname(draft.target))
         disk.current.unlink(draft.path)
 
-    monkeypatch.setattr(disk.FileDraft, "commit", commit)
+    monkeypatch.setattr(atomic.AtomicFile, "commit", commit)
     found = caught(scenarios.SaveOver(), quick_path, "best.keras is corrupt")
     assert any("torn write" in violation for violation in found)
 
 
 def test_old_manifests_that_are_removed_before_the_commit_are_caught(quick_path, monkeypatch):
-    def commit_draft(draft, facts):
-        name, side = os.path.basename(draft.target), single_file.side_directory(draft.target)
-        manifest = replace(facts, files={name: record_of(draft.path)})
-        disk.make_directories(side)
-        for entry, path in list(single_file._manifest_names(side, name)):
-            assert entry
+    def commit_draft(draft, manifest):
+        manifest = replace(manifest, files={os.path.basename(draft.target): entry_of(draft.path)})
+        for path in list(single_file._manifest_paths(draft.target)):
             disk.discard(path)
-        digest = manifest.files[name].digest
-        single_file.write_manifest(os.path.join(side, f"{name}.{digest}.json"), manifest)
+        single_file.write_manifest(draft.target, manifest)
         draft.commit()
         return manifest
 
@@ -131,14 +134,11 @@ def test_old_manifests_that_are_removed_before_the_commit_are_caught(quick_path,
 
 
 def test_a_manifest_that_is_written_after_the_commit_is_caught(quick_path, monkeypatch):
-    def commit_draft(draft, facts):
-        name, side = os.path.basename(draft.target), single_file.side_directory(draft.target)
-        manifest = replace(facts, files={name: record_of(draft.path)})
-        disk.make_directories(side)
-        earlier = [path for _, path in single_file._manifest_names(side, name)]
+    def commit_draft(draft, manifest):
+        manifest = replace(manifest, files={os.path.basename(draft.target): entry_of(draft.path)})
+        earlier = list(single_file._manifest_paths(draft.target))
         draft.commit()
-        digest = manifest.files[name].digest
-        single_file.write_manifest(os.path.join(side, f"{name}.{digest}.json"), manifest)
+        single_file.write_manifest(draft.target, manifest)
         for path in earlier:
             disk.discard(path)
         return manifest
@@ -149,9 +149,7 @@ def test_a_manifest_that_is_written_after_the_commit_is_caught(quick_path, monke
 
 def test_a_delete_that_removes_the_manifest_first_is_caught(quick_path, monkeypatch):
     def delete_file(path):
-        for _, manifest in list(
-            single_file._manifest_names(single_file.side_directory(path), "ckpt-2.keras")
-        ):
+        for manifest in list(single_file._manifest_paths(path)):
             disk.current.unlink(manifest)
         single_file.remove_pin(path)
         disk.current.unlink(path)
@@ -168,7 +166,7 @@ def test_a_snapshot_that_is_deleted_in_place_is_caught(quick_path, monkeypatch):
 
 def test_a_delete_whose_rename_is_not_synced_is_caught(quick_path, monkeypatch):
     def delete_snapshot(path):
-        trash = disk.draft_path(path, disk.TRASH_PREFIX)
+        trash = atomic.draft_path(path, atomic.TRASH_PREFIX)
         disk.current.rename(path, trash)
         snapshot_directory._remove_tree(trash)
         single_file.remove_pin(path)
@@ -194,9 +192,9 @@ def test_an_older_checkpoint_that_goes_before_the_new_one_is_durable_is_caught(
 def snapshot_commit(syncs_files=True, syncs_draft=True, syncs_parent=True):
     """Return a `SnapshotDraft.commit` that leaves out one of its syncs."""
 
-    def commit(draft, facts):
-        records = {n: record_of(os.path.join(draft.path, n)) for n in draft._files}
-        text = replace(facts, files=records).to_bytes()
+    def commit(draft, manifest):
+        records = {n: entry_of(os.path.join(draft.path, n)) for n in draft._files}
+        text = replace(manifest, files=records).to_bytes()
         draft.write(snapshot_directory.MANIFEST, lambda file: file.write(text))
         if syncs_draft:
             disk.current.sync_directory(draft.path)
@@ -226,7 +224,7 @@ def test_a_snapshot_directory_that_is_not_synced_is_caught(
 
 
 def test_snapshot_files_that_are_not_synced_are_caught(quick_path, monkeypatch):
-    monkeypatch.setattr(disk.DraftFile, "sync", lambda file: file.flush())
+    monkeypatch.setattr(hashing_file.HashingFile, "sync", lambda file: file.flush())
     found = caught(scenarios.SnapshotCommit(), quick_path, "step-2")
     assert all("power loss" in violation for violation in found)
 
@@ -242,7 +240,7 @@ def test_a_new_directory_whose_parent_is_not_synced_is_caught(quick_path, monkey
 
 
 def test_a_new_directory_that_somebody_else_left_unsynced_is_caught(quick_path, monkeypatch):
-    monkeypatch.setattr(disk, "probe", lambda directory: None)
+    monkeypatch.setattr(atomic, "probe", lambda directory: None)
     expected = "though state 1 was reported"
     caught(scenarios.SaveInUnsyncedDirectory(), quick_path, expected)
 
@@ -254,15 +252,15 @@ def test_a_sweep_that_takes_what_is_not_ours_is_caught(quick_path, monkeypatch):
 
 
 def test_a_kept_file_without_its_manifest_is_caught(quick_path, monkeypatch):
-    give_name, write = earlier_runs._give_name, single_file.write_manifest
+    link, write = earlier_runs._link, single_file.write_manifest
     root = f"{quick_path}/checkpoints"
 
     def first_the_name(path, manifest):
         if ".before-01" in path:
-            give_name(f"{root}/best.keras", f"{root}/best.before-01.keras")
-        write(path, manifest)
+            link(f"{root}/best.keras", f"{root}/best.before-01.keras")
+        return write(path, manifest)
 
-    monkeypatch.setattr(earlier_runs, "_give_name", lambda source, target: None)
+    monkeypatch.setattr(earlier_runs, "_link", lambda source, target: None)
     monkeypatch.setattr(single_file, "write_manifest", first_the_name)
     caught(scenarios.SetAside(), quick_path, "best.before-01.keras is unverified")
 

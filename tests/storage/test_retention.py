@@ -90,7 +90,7 @@ def snapshot_lists():
 
 
 def kept(decisions):
-    return {decision.snapshot.name for decision in decisions if decision.keep}
+    return {decision.checkpoint.name for decision in decisions if decision.keep}
 
 
 def newest(snapshots):
@@ -121,9 +121,9 @@ def better(a, b, ranking):
 @given(snapshot_lists(), RULES, RANKINGS, st.sampled_from([None, "ckpt-0", "ckpt-1", "gone"]))
 def test_a_plan_decides_about_each_checkpoint_once_and_says_why(found, rules, ranking, resumed):
     decisions = plan(found, rules, ranking, NOW, resumed)
-    assert sorted(d.snapshot.name for d in decisions) == [s.name for s in found]
+    assert sorted(d.checkpoint.name for d in decisions) == [s.name for s in found]
     assert all(decision.reason for decision in decisions)
-    ages = [(d.snapshot.saved_at, d.snapshot.position.epoch) for d in decisions]
+    ages = [(d.checkpoint.saved_at, d.checkpoint.position.epoch) for d in decisions]
     assert ages == sorted(ages)
 
 
@@ -284,9 +284,9 @@ class Checkpoints(RuleBasedStateMachine):
         """Drop what KeepLast does not keep, oldest first."""
         decisions = plan(checkpoints(self.root), KeepLast(n), Ranking(()), NOW)
         for decision in decisions:
-            if not decision.keep and decision.snapshot.name in self.versions:
-                assert decision.snapshot.name not in self.pinned
-                name = decision.snapshot.name
+            if not decision.keep and decision.checkpoint.name in self.versions:
+                assert decision.checkpoint.name not in self.pinned
+                name = decision.checkpoint.name
                 after = {k: v for k, v in self.versions.items() if k != name}
                 self._do(lambda name=name: single_file.delete_file(self._path(name)), after)
 

@@ -12,9 +12,9 @@ WANTED = bool(os.environ.get("RATCHET_BACKGROUND"))
 def apply():
     """Let no save be too small for a thread, unless a test says otherwise."""
     if WANTED:
-        from keras_ratchet._engine.saving import file_save
+        from keras_ratchet._engine.saving import background
 
-        file_save.BLINK_BYTES = -1
+        background.INLINE_MAX_BYTES = -1
 
 
 def settle():
@@ -32,7 +32,7 @@ class Roadblock:
 
         self._lifted = threading.Event()
         self._writer = BackgroundWriter()
-        self._writer.submit(lambda: self._lifted.wait(60), _is_true, model=self, in_line=False)
+        self._writer.start(lambda: self._lifted.wait(60), self)
 
     def lift(self):
         """Let the saves go on."""

@@ -85,7 +85,7 @@ class Saves:
 def held_up():
     """Let no file be written within the block."""
     gate, before = threading.Event(), BackgroundWriter()
-    before.submit(lambda: gate.wait(60), lambda _: None, model=None, in_line=False)
+    before.start(lambda: gate.wait(60), None)
     try:
         yield
     finally:

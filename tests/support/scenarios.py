@@ -17,8 +17,8 @@ from pathlib import Path
 
 from support.faults import CRASHES, LOST, MODES, Crash, FaultDisk, reboot
 
-from keras_ratchet._storage import disk, single_file, snapshot_directory
-from keras_ratchet._storage.earlier_runs import set_aside
+from keras_ratchet._storage import atomic, disk, single_file, snapshot_directory
+from keras_ratchet._storage.earlier_runs import preserve
 from keras_ratchet._storage.listing import checkpoints, pin
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet._storage.verify import verify
@@ -165,7 +165,7 @@ class SetAside(Scenario):
     def save_as_new_run(self, path, version):
         def fill(draft):
             draft.write(lambda file: scribble(file, version))
-            set_aside(draft.target, "new run")
+            preserve(draft.target, "new run")
 
         single_file.save_file(path, fill, replace(facts(version), run="new run"))
 
@@ -189,7 +189,7 @@ class SaveInNewDirectory(Scenario):
     def act(self, root, reported):
         below = os.path.join(root, "runs", "a")
         disk.make_directories(below)
-        disk.probe(below)
+        atomic.probe(below)
         save(below, "best.keras", 1)
         reported(1)
 
@@ -285,8 +285,8 @@ def retain(root):
     """Drop what KeepLast(2) does not keep, as `Series` does."""
     ranking = Ranking((("val_loss", "min"),))
     for decision in plan(checkpoints(root), KeepLast(2), ranking, now_s=2e9):
-        if not decision.keep and verify(decision.snapshot.path):
-            single_file.delete_file(decision.snapshot.path)
+        if not decision.keep and verify(decision.checkpoint.path):
+            single_file.delete_file(decision.checkpoint.path)
 
 
 class SnapshotScenario(Scenario):
@@ -299,7 +299,9 @@ class SnapshotScenario(Scenario):
         commit(root, "step-99", 99)
 
     def actual(self, root):
-        return {name: _version(Path(path)) for name, path in snapshot_directory.snapshots(root)}
+        return {
+            name: _version(Path(path)) for name, path in snapshot_directory.list_snapshots(root)
+        }
 
     def expected_files(self, state):
         names = "(state.bin|state.json|manifest.json)"

@@ -22,8 +22,7 @@ from dataclasses import dataclass, field
 from support import forking
 
 from keras_ratchet._storage import single_file, snapshot_directory
-from keras_ratchet._storage.deletion import delete_unless_changed
-from keras_ratchet._storage.listing import checkpoints
+from keras_ratchet._storage.listing import checkpoints, delete_unless_changed
 from keras_ratchet._storage.lock import FileLock
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet._storage.verify import verify
@@ -112,7 +111,7 @@ def step(version):
     found = [info for info in checkpoints(ROOT) if info.name.startswith("ckpt-")]
     for decision in plan(found, KEEP, RANKING, now_s=float(version)):
         if not decision.keep:
-            delete_unless_changed(decision.snapshot)
+            delete_unless_changed(decision.checkpoint)
 
 
 def commit(version):
@@ -124,7 +123,7 @@ def commit(version):
 
 def remove():
     """Delete all snapshots but the newest."""
-    by_number = sorted(snapshot_directory.snapshots(ROOT), key=lambda item: _number(item[0]))
+    by_number = sorted(snapshot_directory.list_snapshots(ROOT), key=lambda item: _number(item[0]))
     for _, path in by_number[:-1]:
         snapshot_directory.delete_snapshot(path)
 
@@ -257,7 +256,7 @@ def damage(name):
 
 
 def temporary():
-    names = [*os.listdir(ROOT), *os.listdir(os.path.join(ROOT, single_file.SIDE))]
+    names = [*os.listdir(ROOT), *os.listdir(os.path.join(ROOT, single_file.METADATA))]
     return [name for name in names if name.startswith((".draft-", ".trash-"))]
 
 
@@ -272,7 +271,7 @@ def stale_manifests():
 
 def main(settings):
     """Write one record per kill to `records.jsonl`."""
-    os.makedirs(os.path.join(ROOT, single_file.SIDE), exist_ok=True)
+    os.makedirs(os.path.join(ROOT, single_file.METADATA), exist_ok=True)
     killer = Killer(random.Random(settings.seed))
     missing = collections.Counter(settings.kills)
     deadline = time.monotonic() + settings.limit_s

@@ -1,4 +1,4 @@
-"""FRAMEWORKS: what differs between torch, tensorflow and jax, one small module each."""
+"""FRAMEWORKS: what differs between torch, tensorflow and jax, in a small module each."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def tensorflow_loading() -> Any:
 
 
 def torch_plain(state: Any) -> Any:
-    """Return the state of a torch object with its tensors, if there can be any, as arrays."""
+    """Return the state of a torch object with its tensors, if it has any, as arrays."""
     torch = torch_loading()
     return state if torch is None or state is None else torch.plain(state)
 

@@ -1,4 +1,4 @@
-"""What every backend module offers."""
+"""What every backend module implements."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Resolve = Callable[[], list[NDArray[Any]]]
 
 
 class Foreign:
-    """A value of the framework's own, read and set as if it were a Keras variable.
+    """A value of the framework, read and set as if it were a Keras variable.
 
     Args:
-        name: What it is called where it was found.
-        is_stream: Whether it is the state of a random generator.
+        name: Its name where it was found.
+        is_stream: Whether it is the state of a random number generator.
     """
 
     def __init__(self, name: str, is_stream: bool = False) -> None:
@@ -31,12 +31,12 @@ class Foreign:
 
     @property
     def identity(self) -> Any:
-        """What tells it from others; the same for each object that stands for this value."""
+        """What tells it from others; the same for all objects that represent this value."""
         raise NotImplementedError
 
     @property
     def trainable(self) -> bool:
-        """Whether a gradient is to change it."""
+        """Whether training changes it."""
         return False
 
     @property
@@ -53,20 +53,20 @@ class Backend(Protocol):
     """The functions of a backend module."""
 
     def view(self, variable: Any) -> NDArray[Any]:
-        """Return a variable's value as an array that is right until training goes on.
+        """Return a variable's value as an array that is valid until training continues.
 
-        It may be a view of live memory: read it at once, never keep or change it.
+        It may be a view of live memory: read it at once, never store or change it.
         """
 
-    def hold(self, variables: Sequence[Any], buffers: list[Any]) -> Resolve:
-        """Take the values of variables, so that they stay right while training goes on.
+    def capture(self, variables: Sequence[Any], buffers: list[Any]) -> Resolve:
+        """Capture the values of variables, so that they stay the same while training continues.
 
         Args:
             variables: The variables.
-            buffers: Memory to copy to, where this backend has to copy; filled by the first call.
+            buffers: Memory to copy to, if this backend has to copy; filled by the first call.
 
         Returns:
-            A function that returns the values as arrays, in order; it may be called on any
+            A function that returns the values as arrays, in order. It may be called on any
             thread, until `buffers` are used again.
         """
 
@@ -74,32 +74,32 @@ class Backend(Protocol):
         """Set a variable to a copy of `value`."""
 
     def state_of(self, thing: Any) -> list[Foreign] | None:
-        """Return what a module, variable or generator of the framework holds; None of others."""
+        """Return the values in a module, variable or generator of the framework, or None."""
 
     def replicas(self, variable: Any) -> list[Foreign]:
-        """Return each replica's value of a variable of which there are several, else nothing."""
+        """Return each replica's value of a variable that has several, or nothing."""
 
     def batch_norms(self, layers: Iterable[Any]) -> list[Any]:
-        """Return the framework's own modules with running statistics, `momentum` for the new."""
+        """Return the framework's modules with running statistics; `momentum` weights new values."""
 
     def random_ops(self, function: Any) -> list[str]:
-        """Return the names of random ops in a step whose state the framework hides."""
+        """Return the names of random ops in a step whose state cannot be read."""
 
     def unalias(self, variables: Iterable[Any], averages: Iterable[tuple[Any, Any]]) -> None:
-        """Give each variable memory of its own where two share one buffer.
+        """Give each variable its own memory where two share one buffer.
 
         Args:
             variables: All variables of a model and its optimizer.
-            averages: The pairs among them of a weight and the slot of its moving average.
+            averages: The pairs among them of a weight and its moving average.
         """
 
     def no_gradients(self) -> AbstractContextManager[Any]:
-        """Let a model be called, in a block, without a record for gradients."""
+        """Return a block in which models are called without recording gradients."""
 
     def doubled(
         self, arguments: tuple[Any, ...], steps: int
     ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """Return the arguments of a step of `fit` twice: both steps get the same batches.
+        """Return the arguments of a step of `fit` twice, so that two steps get the same batches.
 
         Args:
             arguments: What `fit` calls `train_function` with.
@@ -110,14 +110,14 @@ class Backend(Protocol):
         """Return the state of the backend's global random number streams on the host."""
 
     def set_rng_state(self, state: dict[str, Any]) -> None:
-        """Put that state back; streams that are missing in it are left alone."""
+        """Restore that state; streams that are missing in it do not change."""
 
 
 def all_finite(value: NDArray[Any]) -> bool:
-    """Say whether an array of any dtype holds neither NaN nor infinity.
+    """Return whether an array of any dtype holds neither NaN nor infinity.
 
-    One sum without temporary memory settles nearly every case; only a sum that is not finite
-    (an overflow, or the real thing) makes a second look necessary.
+    One sum, without temporary memory, decides nearly every case; only if it is not finite (an
+    overflow, or a value that is not) are all values looked at.
     """
     if value.size == 0 or value.dtype.kind in "biuSUO?":
         return True

@@ -21,14 +21,14 @@ def view(variable: Any) -> NDArray[Any]:
     return np.asarray(variable.value)
 
 
-def hold(variables: Sequence[Any], buffers: list[Any]) -> Resolve:
-    """Hold views: the next step then writes to memory of its own (no copy on the CPU).
+def capture(variables: Sequence[Any], buffers: list[Any]) -> Resolve:
+    """Return views: the next step then writes to new memory (no copy on the CPU).
 
     Holding the jax arrays would not do: their buffers are donated to the next step all the same.
     """
     values = [variable.value for variable in variables]
     for value in values:
-        value.copy_to_host_async()  # on an accelerator all copies are under way at once
+        value.copy_to_host_async()  # on an accelerator all copies run at the same time
     arrays = [np.asarray(value) for value in values]
     return lambda: arrays
 
@@ -39,7 +39,7 @@ def assign(variable: Any, value: NDArray[Any]) -> None:
 
 
 def state_of(thing: Any) -> list[Foreign] | None:
-    """Return None: jax's arrays are values, and nothing else of jax's has a state."""
+    """Return None: jax's arrays are values, and nothing else in jax has a state."""
     return None
 
 
@@ -49,7 +49,7 @@ def replicas(variable: Any) -> list[Foreign]:
 
 
 def batch_norms(layers: Iterable[Any]) -> list[Any]:
-    """Return nothing: only torch's modules have statistics of their own."""
+    """Return nothing: only torch's modules have such statistics."""
     return []
 
 
@@ -59,7 +59,7 @@ def random_ops(function: Any) -> list[str]:
 
 
 def unalias(variables: Iterable[Any], averages: Iterable[tuple[Any, Any]]) -> None:
-    """Give each variable a buffer of its own.
+    """Give each variable its own buffer.
 
     With `use_ema=True` Keras ends training by assigning the averages to the weights, and on
     JAX that shares the array; the next `fit` would donate one buffer twice and lose it. An
@@ -76,17 +76,17 @@ def unalias(variables: Iterable[Any], averages: Iterable[tuple[Any, Any]]) -> No
 
 
 def no_gradients() -> contextlib.AbstractContextManager[Any]:
-    """Return a block that changes nothing: gradients are recorded on request only."""
+    """Return a block that does nothing: gradients are computed only on request."""
     return contextlib.nullcontext()
 
 
 def doubled(arguments: tuple[Any, ...], steps: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Fail: on jax a step makes no variables, so that nobody needs it twice."""
+    """Fail: on jax a step creates no variables, so nobody needs it twice."""
     raise NotImplementedError("jax builds everything before the first step")
 
 
 def rng_state() -> dict[str, Any]:
-    """Return nothing: Keras's own seeds are all the randomness there is on this backend."""
+    """Return nothing: on this backend all randomness comes from Keras's seeds."""
     return {}
 
 

@@ -38,12 +38,12 @@ _RANDOM_OPS = frozenset(
 
 
 def view(variable: Any) -> NDArray[Any]:
-    """Return the value, read-only; it stays what it is when the variable is assigned anew."""
+    """Return the value, read-only; assigning to the variable does not change it."""
     return np.asarray(variable.value.read_value())
 
 
-def hold(variables: Sequence[Any], buffers: list[Any]) -> Resolve:
-    """Read the variables: an assignment copies what somebody else still holds.
+def capture(variables: Sequence[Any], buffers: list[Any]) -> Resolve:
+    """Read the variables: an assignment copies a value that is still in use.
 
     Reading costs 50 us for each variable; the copies are made by the next step.
     """
@@ -57,7 +57,7 @@ def assign(variable: Any, value: NDArray[Any]) -> None:
 
 
 class _Variable(Foreign):
-    """A `tf.Variable`: of the user's own, or one replica's of a Keras variable."""
+    """A `tf.Variable`: one of the user's, or a replica of a Keras variable."""
 
     def __init__(self, name: str, variable: Any, is_stream: bool = False) -> None:
         super().__init__(name, is_stream)
@@ -65,7 +65,7 @@ class _Variable(Foreign):
 
     @property
     def value(self) -> Any:
-        """The variable itself, which is read as that of a Keras variable is."""
+        """The variable, which is read as a Keras variable is."""
         return self._variable
 
     @property
@@ -75,7 +75,7 @@ class _Variable(Foreign):
 
     @property
     def trainable(self) -> bool:
-        """Whether a gradient is to change it."""
+        """Whether training changes it."""
         return bool(self._variable.trainable)
 
     def assign(self, value: NDArray[Any]) -> None:
@@ -94,7 +94,7 @@ def state_of(thing: Any) -> list[Foreign] | None:
 
 
 def replicas(variable: Any) -> list[Foreign]:
-    """Return what each replica of a strategy holds; in between they may differ."""
+    """Return the value of each replica of a strategy; they may differ."""
     values = getattr(variable.value, "values", None)
     if not isinstance(values, tuple | list) or len(values) < 2:
         return []
@@ -102,12 +102,12 @@ def replicas(variable: Any) -> list[Foreign]:
 
 
 def batch_norms(layers: Iterable[Any]) -> list[Any]:
-    """Return nothing: only torch's modules have statistics of their own."""
+    """Return nothing: only torch's modules have such statistics."""
     return []
 
 
 def random_ops(function: Any) -> list[str]:
-    """Return the names of stateful random ops in the graphs that a step has been traced to.
+    """Return the names of stateful random ops in the graphs of a traced step.
 
     Each of their kernels counts what it has drawn, and nobody can read or set that count.
     """
@@ -121,7 +121,7 @@ def random_ops(function: Any) -> list[str]:
 
 
 def _traced(function: Any) -> list[Any]:
-    """Return the `tf.function`s that a function is, or holds in its closure."""
+    """Return the `tf.function`s that a function is, or has in its closure."""
     pending, seen, found = [function], set(), []
     while pending:
         one = pending.pop()
@@ -139,7 +139,7 @@ def unalias(variables: Iterable[Any], averages: Iterable[tuple[Any, Any]]) -> No
 
 
 def no_gradients() -> contextlib.AbstractContextManager[Any]:
-    """Return a block that changes nothing: gradients are recorded on request only."""
+    """Return a block that does nothing: gradients are recorded only on request."""
     return contextlib.nullcontext()
 
 
@@ -166,7 +166,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Put that state back."""
+    """Restore that state."""
     stream = getattr(context.context(), "_rng", None)
     if stream is not None and "eager" in state:
         stream.setstate(state["eager"])

@@ -1,4 +1,4 @@
-"""What TensorFlow's own objects need on any backend: `tf.data` pipelines and variables."""
+"""Helpers for TensorFlow's objects on any backend: `tf.data` pipelines and variables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tensorflow.python.framework import config
 
 
 def is_pipeline(value: Any) -> bool:
-    """Say whether a value is a `tf.data.Dataset`."""
+    """Return whether a value is a `tf.data.Dataset`."""
     return isinstance(value, tf.data.Dataset)
 
 
@@ -49,14 +49,14 @@ def variables(dataset: Any) -> list[Any]:
 
 
 def races(dataset: Any) -> bool:
-    """Say whether several calls of a function that draws from a seed may run at a time."""
+    """Return whether several calls of a function that draws from a seed may run in parallel."""
     if not is_pipeline(dataset) or config.is_op_determinism_enabled():
         return False
     return any(_draws(s) for s in stages(dataset) if type(s).__name__.startswith("_Parallel"))
 
 
 def draws_for(dataset: Any, kinds: tuple[str, ...]) -> bool:
-    """Say whether a function draws from a seed for a stage of one of these kinds.
+    """Return whether a function draws from a seed for a stage of one of these kinds.
 
     Such a stage may leave unused what was drawn: nobody knows how much.
     """
@@ -67,12 +67,12 @@ def draws_for(dataset: Any, kinds: tuple[str, ...]) -> bool:
 
 
 def draws(dataset: Any) -> bool:
-    """Say whether a function of a pipeline draws from a seed."""
+    """Return whether a function of a pipeline draws from a seed."""
     return is_pipeline(dataset) and any(_draws(stage) for stage in stages(dataset))
 
 
 def _draws(stage: Any) -> bool:
-    """Say whether a function of this stage uses a seed: a variable of whole numbers."""
+    """Return whether a function of this stage uses a seed: a variable of integers."""
     return any(
         variable.dtype.is_integer and not variable.trainable
         for wrapper in stage._functions()
@@ -91,5 +91,5 @@ def write(variable: Any, value: NDArray[Any]) -> None:
 
 
 def is_variable(value: Any) -> bool:
-    """Say whether a value is a `tf.Variable`."""
+    """Return whether a value is a `tf.Variable`."""
     return isinstance(value, tf.Variable)

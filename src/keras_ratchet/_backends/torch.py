@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from keras_ratchet._backends.base import Foreign, Resolve
 
-# What NumPy has no dtype for: what it is seen as, and what it then is.
+# Dtypes that NumPy lacks: the dtype to view the memory as, and the one of ml_dtypes.
 _FOREIGN: dict[torch.dtype, tuple[torch.dtype, Any]] = {
     torch.bfloat16: (torch.int16, ml_dtypes.bfloat16),
     torch.float8_e4m3fn: (torch.int8, ml_dtypes.float8_e4m3fn),
@@ -36,8 +36,8 @@ def _array(value: torch.Tensor) -> NDArray[Any]:
     return np.asarray(value.numpy())
 
 
-def hold(variables: Sequence[Any], buffers: list[Any]) -> Resolve:
-    """Copy into buffers that are used again, since fresh memory costs as much as the copy."""
+def capture(variables: Sequence[Any], buffers: list[Any]) -> Resolve:
+    """Copy into reused buffers: fresh memory costs as much as the copy."""
     values = [variable.value.detach() for variable in variables]
     if [(b.shape, b.dtype) for b in buffers] != [(v.shape, v.dtype) for v in values]:
         buffers[:] = [_buffer(value) for value in values]
@@ -45,12 +45,12 @@ def hold(variables: Sequence[Any], buffers: list[Any]) -> Resolve:
         buffer.copy_(value, non_blocking=True)
     for device in {value.device for value in values if value.device.type != "cpu"}:
         torch.accelerator.synchronize(device)
-    held = list(buffers)
-    return lambda: [_array(buffer) for buffer in held]
+    filled = list(buffers)
+    return lambda: [_array(buffer) for buffer in filled]
 
 
 def _buffer(value: torch.Tensor) -> torch.Tensor:
-    """Return memory on the host like a tensor's, pinned where that makes copies faster."""
+    """Return host memory for a tensor, pinned where that makes copies faster."""
     pinned = value.device.type == "cuda"
     return torch.empty(value.shape, dtype=value.dtype, pin_memory=pinned)
 
@@ -61,7 +61,7 @@ def assign(variable: Any, value: NDArray[Any]) -> None:
 
 
 class _Tensor(Foreign):
-    """A parameter or buffer of a module, by its place: modules put new tensors into it."""
+    """A parameter or buffer of a module, by its name: modules replace the tensor."""
 
     def __init__(self, name: str, module: torch.nn.Module, attribute: str) -> None:
         super().__init__(name)
@@ -74,7 +74,7 @@ class _Tensor(Foreign):
 
     @property
     def identity(self) -> Any:
-        """The place."""
+        """The module and the name."""
         return id(self._module), self._attribute
 
     @property
@@ -83,7 +83,7 @@ class _Tensor(Foreign):
         return bool(self.value.requires_grad)
 
     def assign(self, value: NDArray[Any]) -> None:
-        """Copy into the tensor; into a new one if the shape is another."""
+        """Copy into the tensor, or into a new one if the shape differs."""
         tensor, found = _tensor(value), self.value
         if tuple(found.shape) == tuple(tensor.shape):
             with torch.no_grad():
@@ -124,7 +124,7 @@ def _tensor(value: NDArray[Any]) -> torch.Tensor:
 
 
 def state_of(thing: Any) -> list[Foreign] | None:
-    """Return the tensors of a module, of a Keras layer its own ones, or a generator's state."""
+    """Return a module's tensors (those of a Keras layer itself), or a generator's state."""
     if isinstance(thing, torch.Generator):
         return [_Stream(thing)]
     if not isinstance(thing, torch.nn.Module):
@@ -171,7 +171,7 @@ def no_gradients() -> Any:
 
 
 def doubled(arguments: tuple[Any, ...], steps: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Return the arguments twice: a step is given its batches."""
+    """Return the arguments twice: they are the batches."""
     return arguments, arguments
 
 
@@ -184,7 +184,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Put that state back."""
+    """Restore that state."""
     if "torch" in state:
         torch.set_rng_state(torch.from_numpy(np.array(state["torch"])))
     if "cuda" in state and len(state["cuda"]) == torch.cuda.device_count():

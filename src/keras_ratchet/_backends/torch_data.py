@@ -1,4 +1,4 @@
-"""What torch's own objects need on any backend: data loaders, generators, optimizers."""
+"""Helpers for torch's objects on any backend: data loaders, generators, optimizers."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ _TENSOR = "torch.Tensor"
 
 
 def set_generator(generator: Any, state: NDArray[Any]) -> None:
-    """Set a `torch.Generator` to a state that was read as an array."""
+    """Set the state of a `torch.Generator` from an array."""
     generator.set_state(torch.from_numpy(state))
 
 
 def is_generator(value: Any) -> bool:
-    """Say whether a value is a `torch.Generator`."""
+    """Return whether a value is a `torch.Generator`."""
     return isinstance(value, torch.Generator)
 
 
 def is_tensor(value: Any) -> bool:
-    """Say whether a value is a tensor."""
+    """Return whether a value is a tensor."""
     return isinstance(value, torch.Tensor)
 
 
 def tensor(value: NDArray[Any]) -> Any:
-    """Return a tensor with a value of its own."""
+    """Return a tensor that owns its memory."""
     return torch.from_numpy(np.array(value))
 
 
 def generators(loader: Any) -> list[Any]:
-    """Return the generators of its own that a DataLoader draws from, each once."""
+    """Return the generators that a DataLoader has of its own, each once."""
     sampler = getattr(loader, "sampler", None)
     owners = [loader, sampler, getattr(loader, "batch_sampler", None)]
     found = [getattr(owner, "generator", None) for owner in owners]
@@ -53,7 +53,7 @@ def rng_state() -> NDArray[Any]:
 
 
 def set_rng_state(state: NDArray[Any]) -> None:
-    """Put that state back."""
+    """Restore that state."""
     torch.set_rng_state(torch.from_numpy(state))
 
 
@@ -86,6 +86,6 @@ def _rebuilt(state: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def is_optimizer(value: Any) -> bool:
-    """Return whether something is a torch optimizer, or what goes with one and has a state."""
+    """Return whether a value is a torch optimizer, or goes with one and has a state."""
     kinds = (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
     return isinstance(value, kinds)

@@ -1,4 +1,7 @@
-"""FILES: how a model becomes a file, one module per format."""
+"""FILES: how a model becomes a file, one module per format.
+
+What a suffix means is decided here, in `format_of`, and nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,12 @@ _FORMATS: dict[str, Callable[[], Format]] = {
 
 
 def format_of(path: str, whole: bool = False) -> Format | None:
-    """Return a format, new, for the saves to a file of this suffix, or None.
+    """Return a new object for the format that the suffix of a path names, or None.
 
     Args:
-        path: The file.
-        whole: Whether it is to hold the whole model: then `.weights.h5` is, as in Keras, `.h5`.
+        path: The file, or its template.
+        whole: Whether the file holds the whole model: `.weights.h5` then counts, as in Keras, as
+            `.h5`.
 
     Example:
         >>> format_of("best.weights.h5").suffix

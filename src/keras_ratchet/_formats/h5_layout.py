@@ -1,14 +1,13 @@
-"""HDF5 files drawn in memory without their arrays, then streamed to the disk in one pass.
+"""HDF5 files laid out in memory without their arrays, then streamed to the disk in one pass.
 
-HDF5 lays a file out by itself: it writes its structure here and there, and each array in one
-piece. A `Sketch` is the file that it writes to: it keeps the structure, and of the arrays only
-their places. From a drawing and the arrays the bytes of the file are known from begin to end; they
-go to the disk in order, with digest and checksum computed on the way, and no second copy of an
-array is made. The structure does not depend on values, so one drawing serves all later saves of
-the same layout.
+HDF5 decides on the layout of a file: it writes the structure in many small pieces, and each array
+in one piece. A `Sketch` is the file object that it writes to; it stores the structure, and of each
+array only its offset. The layout and the arrays together give the bytes of the file from start to
+end. They go to the disk in order, digest and checksum are computed on the way, and no array is
+copied. The structure does not depend on values, so one layout serves all later saves.
 
-HDF5 itself never sees the disk. Its own driver, when a write fails, cannot close the file and
-takes the process down with a SIGSEGV (measured on h5py 3.14); here a full disk is an OSError.
+HDF5 itself never uses the disk: when a write of its own driver fails, it cannot close the file and
+ends the process with a SIGSEGV (measured on h5py 3.14). Here a full disk is an OSError.
 """
 
 from __future__ import annotations
@@ -27,25 +26,25 @@ _PIECE_BYTES = 1 << 20  # small enough to be in the processor's cache for the di
 
 
 @dataclass(slots=True)
-class Drawing:
-    """The structure of an HDF5 file, and where its arrays go.
+class Layout:
+    """The structure of an HDF5 file, and the offsets of its arrays.
 
     Attributes:
         size: Length of the file in bytes.
-        whole: Whether all arrays have a place; else some are part of the structure, and the
-            drawing serves only the values that it was made with.
+        complete: Whether all arrays have an offset; if not, some are part of the structure, and
+            the layout serves only the values that it was made with.
     """
 
     size: int = 0
-    whole: bool = True
+    complete: bool = True
     _blocks: dict[int, bytearray] = field(default_factory=dict)
-    _places: dict[int, int] = field(default_factory=dict)
+    _offsets: dict[int, int] = field(default_factory=dict)
 
     def pieces(self, arrays: Sequence[NDArray[Any]]) -> Iterator[memoryview]:
         """Yield the bytes of the file, in order, in pieces of about 1 MB.
 
         Args:
-            arrays: The arrays, of the shapes, dtypes and order of those that were drawn.
+            arrays: The arrays, with the shapes, dtypes and order of those of the layout.
         """
         buffer = bytearray()
         for piece in self._parts(arrays):
@@ -62,7 +61,7 @@ class Drawing:
 
     def _parts(self, arrays: Sequence[NDArray[Any]]) -> Iterator[memoryview]:
         at = 0
-        for start, index in sorted(self._places.items()):
+        for start, index in sorted(self._offsets.items()):
             yield from self._structure(at, start)
             raw = raw_bytes(arrays[index])
             yield raw
@@ -78,17 +77,32 @@ class Drawing:
             start += count
 
 
+class Sources:
+    """The variables and arrays of a file, each once, in a fixed order."""
+
+    def __init__(self) -> None:
+        self.items: list[Any] = []
+        self._index: dict[int, int] = {}
+
+    def add(self, item: Any) -> int:
+        """Return the number of a variable or array; add it if it is new."""
+        if id(item) not in self._index:
+            self._index[id(item)] = len(self.items)
+            self.items.append(item)
+        return self._index[id(item)]
+
+
 class Sketch(io.RawIOBase):
-    """The file object that HDF5 draws to."""
+    """The file object that HDF5 writes to."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.drawing = Drawing()
+        self.layout = Layout()
         self._expected: tuple[int, memoryview] | None = None
         self._position = 0
 
     def put(self, index: int, array: NDArray[Any], create: Callable[[], Any]) -> None:
-        """Let a data set be written, and note where its array goes.
+        """Call a function that writes a data set, and note the offset of its array.
 
         Args:
             index: Number of the array.
@@ -99,15 +113,15 @@ class Sketch(io.RawIOBase):
             self._expected = index, raw_bytes(array)
         create()
         if self._expected is not None:
-            self._expected, self.drawing.whole = None, False
+            self._expected, self.layout.complete = None, False
 
     def write(self, data: Any) -> int:
-        """Take some bytes of structure, or note the place of an array."""
+        """Store some bytes of structure, or note the offset of an array."""
         view = memoryview(data).cast("B")
         start, self._position = self._position, self._position + len(view)
-        self.drawing.size = max(self.drawing.size, self._position)
+        self.layout.size = max(self.layout.size, self._position)
         if self._expected is not None and _same_memory(view, self._expected[1]):
-            self.drawing._places[start] = self._expected[0]
+            self.layout._offsets[start] = self._expected[0]
             self._expected = None
         else:
             for block, rest in self._spans(start, view):
@@ -115,7 +129,7 @@ class Sketch(io.RawIOBase):
         return len(view)
 
     def readinto(self, buffer: Any) -> int:
-        """Read structure back; HDF5 asks for nothing else."""
+        """Read structure; HDF5 asks for nothing else."""
         view = memoryview(buffer).cast("B")
         for block, rest in self._spans(self._position, view):
             rest[:] = block[: len(rest)]
@@ -123,17 +137,17 @@ class Sketch(io.RawIOBase):
         return len(view)
 
     def _spans(self, start: int, view: memoryview) -> Iterator[tuple[memoryview, memoryview]]:
-        """Yield the pieces of `view`, each with the place in a block that it is for."""
+        """Yield the pieces of `view`, each with the part of a block that it belongs to."""
         while view:
             number, offset = divmod(start, _BLOCK_BYTES)
-            block = self.drawing._blocks.setdefault(number, bytearray(_BLOCK_BYTES))
+            block = self.layout._blocks.setdefault(number, bytearray(_BLOCK_BYTES))
             count = min(len(view), _BLOCK_BYTES - offset)
             yield memoryview(block)[offset:], view[:count]
             start, view = start + count, view[count:]
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Move to a position; return it."""
-        self._position = offset + (0, self._position, self.drawing.size)[whence]
+        self._position = offset + (0, self._position, self.layout.size)[whence]
         return self._position
 
     def tell(self) -> int:
@@ -142,8 +156,8 @@ class Sketch(io.RawIOBase):
 
     def truncate(self, size: int | None = None) -> int:
         """Set the length."""
-        self.drawing.size = self._position if size is None else size
-        return self.drawing.size
+        self.layout.size = self._position if size is None else size
+        return self.layout.size
 
     def readable(self) -> bool:
         """Return True."""
@@ -158,40 +172,40 @@ class Sketch(io.RawIOBase):
         return True
 
 
-class Drawings:
-    """The last drawing, for as long as the layout stays the same."""
+class LastLayout:
+    """The layout of the last save, which serves the next one unless something has changed."""
 
     def __init__(self) -> None:
         self._key: Any = None
-        self._drawing = Drawing()
+        self._layout = Layout()
 
     def get(
-        self, layout: Any, arrays: Sequence[NDArray[Any]], fill: Callable[[Any, Sketch], None]
-    ) -> Drawing:
-        """Return the drawing of a file.
+        self, structure: Any, arrays: Sequence[NDArray[Any]], fill: Callable[[Any, Sketch], None]
+    ) -> Layout:
+        """Return the layout of a file.
 
         Args:
-            layout: All that decides about the structure, beside shapes and dtypes.
+            structure: Everything that the structure depends on, apart from shapes and dtypes.
             arrays: The arrays.
-            fill: Fills an `h5py.File`; arrays are put into it through the sketch.
+            fill: Fills an `h5py.File`; puts arrays into it through the sketch.
         """
-        key = layout, [(array.shape, array.dtype) for array in arrays]
-        if self._key != key or not self._drawing.whole:
-            self._drawing = _draw(fill)
+        key = structure, [(array.shape, array.dtype) for array in arrays]
+        if self._key != key or not self._layout.complete:
+            self._layout = _lay_out(fill)
             self._key = key
-        return self._drawing
+        return self._layout
 
 
-def _draw(fill: Callable[[Any, Sketch], None]) -> Drawing:
+def _lay_out(fill: Callable[[Any, Sketch], None]) -> Layout:
     sketch = Sketch()
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_libver_bounds(h5py.h5f.LIBVER_EARLIEST, h5py.h5f.LIBVER_LATEST)  # as h5py does
-    access.set_sieve_buf_size(0)  # arrays come whole, and not through a buffer
+    access.set_sieve_buf_size(0)  # arrays are written whole, not through a buffer
     access.set_fileobj_driver(h5py.h5fd.fileobj_driver, sketch)
     identity = h5py.h5f.create(b"sketch", h5py.h5f.ACC_TRUNC, fapl=access)
     with h5py.File(identity) as h5:
         fill(h5, sketch)
-    return sketch.drawing
+    return sketch.layout
 
 
 def raw_bytes(array: NDArray[Any]) -> memoryview:

@@ -10,15 +10,15 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from keras_ratchet._formats.base import Held, Hold, Sources
-from keras_ratchet._formats.h5_layout import Drawings, Sketch
+from keras_ratchet._formats.base import Capture, Captured
+from keras_ratchet._formats.h5_layout import LastLayout, Sketch, Sources
 from keras_ratchet._keras import legacy_h5
 from keras_ratchet.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What one layer, or the optimizer, saves: path of each variable and number of its array."""
+    """What one layer, or the optimizer, saves: path and array number of each variable."""
 
     path: str
     arrays: tuple[tuple[str, int], ...]
@@ -31,19 +31,20 @@ class FrozenLegacy:
     attributes: tuple[tuple[str, Any], ...]
     layer_names: tuple[str, ...]
     groups: tuple[Group, ...]
-    held: Held
+    values: Captured
 
 
 class LegacyH5:
     """The whole-model format of Keras 2, which Keras 3 still reads and writes."""
 
     suffix = ".h5"
+    save_method = "save"
 
     def __init__(self) -> None:
-        self._drawings = Drawings()
+        self._layout = LastLayout()
 
-    def freeze(self, model: Any, hold: Hold) -> FrozenLegacy:
-        """Take all values out of the model."""
+    def freeze(self, model: Any, capture: Capture) -> FrozenLegacy:
+        """Return all that the file needs of the model."""
         sources = Sources()
         groups = tuple(
             Group(g.path, tuple((str(v.path), sources.add(v)) for v in g.variables))
@@ -54,26 +55,26 @@ class LegacyH5:
             tuple(legacy_h5.attributes_of(model)),
             tuple(layer.name for layer in model.layers),
             groups,
-            hold(sources.items),
+            capture(sources.items),
         )
 
     def write(self, frozen: FrozenLegacy, file: io.RawIOBase) -> None:
-        """Write the file's bytes."""
-        arrays = frozen.held.arrays()
+        """Write the bytes of the file."""
+        arrays = frozen.values.arrays()
 
         def fill(h5: Any, sketch: Sketch) -> None:
             legacy_h5.write_header(h5, frozen.attributes, frozen.layer_names)
             for group in frozen.groups:
                 _fill(h5, sketch, group, arrays)
 
-        layout = frozen.attributes, frozen.layer_names, frozen.groups
-        drawing = self._drawings.get(layout, arrays, fill)
-        for piece in drawing.pieces(arrays):
+        structure = frozen.attributes, frozen.layer_names, frozen.groups
+        layout = self._layout.get(structure, arrays, fill)
+        for piece in layout.pieces(arrays):
             file.write(piece)
 
 
 def _check_names(groups: Iterable[Group]) -> None:
-    """Raise a ConfigError if two variables would have one name: HDF5 cannot hold that."""
+    """Raise a ConfigError if two variables have the same name, which HDF5 cannot store."""
     for group in groups:
         counts = Counter(name for name, _ in group.arrays)
         name, times = max(counts.items(), key=lambda item: item[1], default=("", 0))

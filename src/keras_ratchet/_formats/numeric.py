@@ -1,4 +1,4 @@
-"""Means of weights, and which weights have no mean."""
+"""Arithmetic on the weights of files: means, and which weights have none."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class _Weight(Protocol):
 
 
 def mean_of(arrays: Iterable[NDArray[Any]]) -> NDArray[Any]:
-    """Return the mean of float arrays in their own dtype, added up in a wider one.
+    """Return the mean of float arrays in their own dtype, summed in a wider one.
 
     Args:
-        arrays: One or more of one shape and dtype; one at a time is looked at.
+        arrays: One or more arrays of the same shape and dtype; they are read one at a time.
 
     Example:
         >>> float(mean_of([np.float16([60000.0]), np.float16([65504.0])])[0])
@@ -51,15 +51,15 @@ def mean_of(arrays: Iterable[NDArray[Any]]) -> NDArray[Any]:
 
 
 def is_float(dtype: Any) -> bool:
-    """Say whether a NumPy dtype holds real numbers; bfloat16 and float8 do."""
+    """Return whether a NumPy dtype is a float; bfloat16 and float8 are."""
     return dtype.kind == "f" or dtype.name in _NARROW
 
 
 def moving_statistics(weights: Iterable[_Weight]) -> set[str]:
-    """Return the keys of those weights of a file that look like moving statistics.
+    """Return the keys of the weights of a file that look like moving statistics.
 
-    They are told by their names; where a file has numbers instead, by the shapes of a
-    BatchNormalization: three or four vectors of one length, the last two of which they are.
+    They are recognised by their names. Where a file has numbers instead, they are the last two of
+    the three or four vectors of equal length that a BatchNormalization has.
     """
     groups: dict[str, list[_Weight]] = {}
     for weight in weights:
@@ -72,7 +72,7 @@ def _moving_of(group: Sequence[_Weight]) -> Sequence[_Weight]:
     if named or not all(weight.key.rpartition("/")[2].isdecimal() for weight in group):
         return named
     if not all(weight.name.rpartition("/")[2].isdecimal() for weight in group):
-        return []  # what they are is known, and it is something else
+        return []  # their names say that they are something else
     if len({weight.shape for weight in group}) != 1 or len(group[0].shape) != 1:
         return []
     is_called_so = _LIKE_BATCH_NORMALIZATION.search(f"{group[0].key} {group[0].name}")

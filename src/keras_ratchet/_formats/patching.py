@@ -1,8 +1,8 @@
-"""A copy of a Keras file with other values for some of its weights, made without Keras.
+"""Patching: a copy of a Keras file with other values for some weights, made without Keras.
 
-HDF5 keeps each weight in one piece at a known place, and a `.keras` archive keeps its HDF5 file
-uncompressed. So every byte of the copy is that of the original but for the weights' own: config,
-optimizer, names and layout stay.
+HDF5 stores each weight in one piece at a known offset, and a `.keras` archive stores its HDF5 file
+uncompressed. So only the bytes of these weights differ in the copy; config, optimizer, names and
+layout stay the same.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ def rewrite(source: str, file: io.RawIOBase, values: Values) -> None:
     Args:
         source: A `.keras`, `.weights.h5` or `.h5` file.
         file: Where to write; seekable.
-        values: For the key of a weight a function that returns its new value.
+        values: Maps the key of a weight to a function that returns its new value.
 
     Raises:
-        LoadError: If `source` is no such file, or a weight's new value does not fit its place.
+        LoadError: If `source` is not such a file, or if a new value does not fit.
         OSError: If the disk refuses.
     """
     with open_weights(source) as weights:
         wanted = [w for w in weights if w.key in values and 0 not in w.shape]
-        changes = {_place(weight): (weight, values[weight.key]) for weight in wanted}
+        changes = {_offset(weight): (weight, values[weight.key]) for weight in wanted}
     if not source.endswith(".keras"):
         with open(source, "rb") as original:
             _copy(_patched(original, changes), file)
@@ -51,7 +51,7 @@ def rewrite(source: str, file: io.RawIOBase, values: Values) -> None:
                 _add(copy, member, patched)
 
 
-def _place(weight: Weight) -> int:
+def _offset(weight: Weight) -> int:
     if weight.offset is None:
         raise LoadError(
             f"weight {weight.name!r} is not stored contiguously in its file (it is "
@@ -64,7 +64,7 @@ def _add(copy: zipfile.ZipFile, member: zipfile.ZipInfo, chunks: Iterator[bytes]
     entry = zipfile.ZipInfo(member.filename, member.date_time)
     entry.compress_type = member.compress_type
     entry.external_attr = member.external_attr
-    entry.file_size = member.file_size  # decides whether 64 bit sizes are needed
+    entry.file_size = member.file_size  # decides whether 64-bit sizes are needed
     with copy.open(entry, "w") as target:
         _copy(chunks, target)
 
@@ -77,7 +77,7 @@ def _copy(chunks: Iterator[bytes], target: Any) -> None:
 def _patched(
     original: IO[bytes], changes: Mapping[int, tuple[Weight, Callable[[], NDArray[Any]]]]
 ) -> Iterator[bytes]:
-    """Yield the bytes of a file with those of some weights replaced."""
+    """Yield the bytes of a file, with those of some weights replaced."""
     at = 0
     for offset, (weight, value) in sorted(changes.items(), key=operator.itemgetter(0)):
         yield from _bytes_of(original, offset - at)

@@ -1,15 +1,15 @@
-"""Weights and config of Keras files, read without Keras: what the command line looks through.
+"""Reading weights and config of Keras files without Keras, for the command line.
 
-| file | where the weights are | what names them |
+| file | where the weights are | where their names are |
 |---|---|---|
 | `.keras` | HDF5 inside the zip, as in `.weights.h5` | |
 | `.weights.h5` | `layers/dense_1/vars/0` | the attribute `name` of each `vars` group |
 | `.h5` (legacy) | `model_weights/<layer>/<weight>` | the attributes `layer_names`, `weight_names` |
 
 A name reads like the path of the Keras variable, `block/dense/kernel`; those of the optimizer
-begin with `optimizer/`. `.weights.h5` holds no variable names but numbers: they become names
-where the kind of layer leaves no doubt, and stay numbers elsewhere. Names are unique in a file
-and depend on nothing but the file. One weight is in memory at a time.
+start with `optimizer/`. A `.weights.h5` file has numbers instead of variable names; they become
+names where the kind of layer leaves no doubt. Names are unique in a file and depend on the file
+alone. One weight is in memory at a time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from keras_ratchet._formats.zip_members import open_member
 from keras_ratchet.errors import LoadError
 
 OPTIMIZER = "optimizer"
-_KEEPS_NO_NAMES = "model.weights.npz"
+_PICKLE = "model.weights.npz"
 _UNREADABLE = (
     OSError,
     ValueError,
@@ -43,7 +43,7 @@ _UNREADABLE = (
     zipfile.BadZipFile,
 )
 
-# Kinds of layers (as file paths spell them) and what their variables are called, by their number.
+# Kinds of layers (as they are written in file paths) and the names of their variables, in order.
 _VARIABLES: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
     (
         r"(.*_)?(dense|(depthwise_)?conv[123]d(_transpose)?)",
@@ -77,12 +77,12 @@ class Weight:
 
     Attributes:
         name: The readable name, unique in the file.
-        key: Where it lies in the file: Keras finds it by that.
+        key: Where it is in the file; Keras finds it by this.
         shape: Its shape.
         dtype: Name of its data type.
-        read: Returns it as a NumPy array; works while the file is open.
+        read: Returns it as a NumPy array, while the file is open.
         of_optimizer: Whether it belongs to the optimizer rather than to the model.
-        offset: Where its bytes begin in the HDF5 file, or None if they are not in one piece.
+        offset: Where its bytes start in the HDF5 file; None if they are not in one piece.
     """
 
     name: str
@@ -99,10 +99,10 @@ def open_weights(path: str) -> Iterator[list[Weight]]:
     """Yield the weights of a `.keras`, `.weights.h5` or `.h5` file, in a fixed order.
 
     Args:
-        path: The file; it stays open for as long as the block runs.
+        path: The file, which is open as long as the block runs.
 
     Raises:
-        LoadError: If it is no such file, or is not safe to read.
+        LoadError: If it is not such a file, or is not safe to read.
     """
     check_file(path)
     with contextlib.ExitStack() as stack:
@@ -111,24 +111,13 @@ def open_weights(path: str) -> Iterator[list[Weight]]:
         yield weights
 
 
-def read_weights(path: str) -> Iterator[tuple[str, Any]]:
-    """Yield (readable name, array) of each weight of a file, one at a time.
-
-    Raises:
-        LoadError: If it is no Keras file, or is not safe to read.
-    """
-    with open_weights(path) as weights:
-        for weight in weights:
-            yield weight.name, weight.read()
-
-
 def read_config(path: str) -> dict[str, Any] | None:
     """Return the config of the model in a file, or None if it holds weights only.
 
     Raises:
-        LoadError: If it is no Keras file, or is not safe to read.
+        LoadError: If it is not a Keras file, or is not safe to read.
     """
-    config = _read_facts(path)[0]
+    config = _read_metadata(path)[0]
     return config if isinstance(config, dict) else None
 
 
@@ -136,20 +125,20 @@ def keras_version(path: str) -> str | None:
     """Return the version of Keras that wrote a file, or None if the file does not say.
 
     Raises:
-        LoadError: If it is no Keras file, or is not safe to read.
+        LoadError: If it is not a Keras file, or is not safe to read.
     """
-    version = _read_facts(path)[1]
+    version = _read_metadata(path)[1]
     return version if isinstance(version, str) else None
 
 
-def _read_facts(path: str) -> tuple[Any, Any]:
+def _read_metadata(path: str) -> tuple[Any, Any]:
     """Return the model's config and the version of Keras, each None if the file has none."""
     check_file(path)
     with _as_load_error(path):
         if path.endswith(".keras"):
             with zipfile.ZipFile(path) as archive:
-                facts = json.loads(archive.read("metadata.json"))
-                return json.loads(archive.read("config.json")), facts.get("keras_version")
+                metadata = json.loads(archive.read("metadata.json"))
+                return json.loads(archive.read("config.json")), metadata.get("keras_version")
         with h5py.File(path, "r") as h5:
             config = h5.attrs.get("model_config")
             return None if config is None else json.loads(config), h5.attrs.get("keras_version")
@@ -166,11 +155,11 @@ def _as_load_error(path: str) -> Iterator[None]:
 
 
 def _open(path: str, stack: contextlib.ExitStack) -> Any:
-    """Return the HDF5 file, which is inside a zip for `.keras`; `stack` closes it."""
+    """Return the HDF5 file (in a `.keras` file, the one in the archive); `stack` closes it."""
     source: Any = path
     if path.endswith(".keras"):
         archive = stack.enter_context(zipfile.ZipFile(path))
-        if _KEEPS_NO_NAMES in archive.namelist():
+        if _PICKLE in archive.namelist():
             raise LoadError(f"the weights of {path!r} are a pickle, which is never loaded.")
         source = open_member(archive, "model.weights.h5", stack)
     return stack.enter_context(h5py.File(source, "r"))
@@ -184,7 +173,7 @@ def _listed(h5: Any) -> list[Weight]:
 
 
 def _unique(weights: list[Weight]) -> list[Weight]:
-    """Give a weight whose name is taken the name of its place in the file."""
+    """Replace a name that is taken by the weight's key."""
     taken: set[str] = set()
     result = []
     for weight in weights:
@@ -210,7 +199,7 @@ def _modern(h5: Any) -> Iterator[Weight]:
 
 
 def _labels(above: tuple[str, ...], component: str, group: Any) -> tuple[str, ...]:
-    """Return the readable path of a group; lists of layers are not part of it."""
+    """Return the readable path of a group, without lists of layers."""
     if not above and component == OPTIMIZER:
         return (OPTIMIZER,)
     own = group.get("vars")
@@ -234,11 +223,11 @@ def _variables(key: str, labels: tuple[str, ...], group: Any) -> Iterator[Weight
 
 
 def _names(key: str, arrays: list[Any]) -> tuple[str, ...]:
-    """Return what a layer's variables are called; their numbers if that is not certain."""
+    """Return the names of a layer's variables, or their numbers if that is not certain."""
     numbers = tuple(str(index) for index in range(len(arrays)))
     component = key.split("/")[-2] if "/" in key else ""
     kind = re.sub(r"_\d+$", "", component)
-    if not arrays or arrays[0].dtype.kind not in "fV":  # a quantized layer has others beside
+    if not arrays or arrays[0].dtype.kind not in "fV":  # a quantized layer has more variables
         return numbers
     for pattern, choices in _VARIABLES:
         if re.fullmatch(pattern, kind):
@@ -248,7 +237,7 @@ def _names(key: str, arrays: list[Any]) -> tuple[str, ...]:
 
 
 def _are_kernel_and_bias(arrays: list[Any]) -> bool:
-    """Say so from the shapes; for layers that are an attribute of any name."""
+    """Return whether their shapes are those of a kernel and a bias."""
     if len(arrays) != 2:
         return False
     kernel, bias = (array.shape for array in arrays)
@@ -256,7 +245,7 @@ def _are_kernel_and_bias(arrays: list[Any]) -> bool:
 
 
 def _optimizer_names(arrays: list[Any]) -> tuple[str, ...]:
-    """Return names for the two variables that every Keras optimizer begins with."""
+    """Return names for the first two variables, which all Keras optimizers have."""
     names = [str(index) for index in range(len(arrays))]
     if arrays and arrays[0].dtype.kind in "iu" and arrays[0].shape == ():
         names[0] = "iteration"
@@ -266,7 +255,7 @@ def _optimizer_names(arrays: list[Any]) -> tuple[str, ...]:
 
 
 def _legacy(h5: Any, weights: Any) -> Iterator[Weight]:
-    """Yield the weights of the layout of Keras 2: one group per layer, which lists its own."""
+    """Yield the weights of the layout of Keras 2: a group for each layer lists its weights."""
     for layer in _list(weights, "layer_names"):
         for name in _list(weights[layer], "weight_names"):
             readable = _from_layer(layer, name.removesuffix(":0"))
@@ -283,13 +272,13 @@ def _legacy(h5: Any, weights: Any) -> Iterator[Weight]:
 
 
 def _from_layer(layer: str, name: str) -> str:
-    """Return a weight's path from its layer on: `sequential/dense/kernel` is `dense/kernel`."""
+    """Return a weight's path from its layer on: `dense/kernel` for `sequential/dense/kernel`."""
     start = f"/{name}".find(f"/{layer}/")
     return name[start:] if start >= 0 else f"{layer}/{name}"
 
 
 def _list(group: Any, attribute: str) -> Iterable[str]:
-    """Return a list of names, which HDF5 may have in pieces: `<attribute>0`, `<attribute>1`..."""
+    """Return a list of names, which may be split: `<attribute>0`, `<attribute>1`..."""
     if attribute in group.attrs:
         return [_text(name) for name in group.attrs[attribute]]
     names: list[str] = []

@@ -1,7 +1,7 @@
-"""`state.safetensors`: named arrays in the safetensors layout, streamed.
+"""`.safetensors`: named arrays, streamed to a file and read from it.
 
-Eight bytes of length, a JSON header with dtype, shape and place of each array, then the raw
-bytes, each array aligned to 64 bytes. Any safetensors reader opens it; nothing is pickled.
+Eight bytes give the length of a JSON header with dtype, shape and offsets of each array; the raw
+bytes follow, aligned to 64 bytes. Any safetensors reader opens the file; nothing is pickled.
 Format: https://github.com/huggingface/safetensors (the layout only; this is our own writer).
 """
 
@@ -43,15 +43,15 @@ _NAMES = {np.dtype(dtype): code for code, dtype in _CODES.items()}
 
 
 def can_hold(dtype: Any) -> bool:
-    """Say whether the format has a place for arrays of a dtype."""
+    """Return whether the format can store arrays of a dtype."""
     return dtype in _NAMES
 
 
 def write_arrays(arrays: Mapping[str, NDArray[Any]], file: io.RawIOBase) -> None:
-    """Write arrays to an open file, one after the other, without a second copy of them.
+    """Write arrays to an open file, one after the other, without copying them.
 
     Raises:
-        ValueError: If an array's dtype has no place in the format.
+        ValueError: If the format cannot store an array's dtype.
     """
     header: dict[str, Any] = {}
     end = 0
@@ -73,7 +73,7 @@ def write_arrays(arrays: Mapping[str, NDArray[Any]], file: io.RawIOBase) -> None
 
 
 def read_arrays(path: str) -> dict[str, NDArray[Any]]:
-    """Read all arrays of a file; sizes are checked against the file before memory is taken.
+    """Read all arrays of a file; sizes are checked before memory is allocated.
 
     Raises:
         LoadError: If the file is not of this format.

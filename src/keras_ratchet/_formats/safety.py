@@ -1,9 +1,9 @@
-"""Is it safe to hand this file to Keras and HDF5? Files may come from strangers.
+"""Checks that a file is safe to pass to Keras and HDF5: it may come from anybody.
 
-Refused, with bounded memory and before any weight is read: zip members that lead out of the
-archive or expand beyond reason, HDF5 links to other files, external or virtual data, data sets
-that declare far more than they store (one by one and all together), and object trees without
-end. Nothing is unpickled here or later, and Keras's `safe_mode` stays on.
+Refused, in bounded memory and before any weight is read, are: zip members that lead out of the
+archive or expand too much, HDF5 links to other files, external or virtual data, data sets that
+declare far more than they store (each, and all together), and endless object trees. Nothing is
+unpickled here or later, and Keras's `safe_mode` stays on.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def check_file(path: str) -> None:
         path: A `.keras`, `.weights.h5` or `.h5` file.
 
     Raises:
-        LoadError: If it is not what its suffix says, or could do harm.
+        LoadError: If it is not what its suffix says, or is not safe.
     """
     try:
         if path.endswith(".keras"):
@@ -45,7 +45,7 @@ def check_file(path: str) -> None:
                 _check_h5(h5, os.path.getsize(path))
     except _Unsafe as unsafe:
         raise LoadError(f"{path!r} is refused: {unsafe}.") from None
-    except Exception as error:  # a broken file can bring the parsers to raise anything
+    except Exception as error:  # the parsers raise all kinds of errors for broken files
         raise LoadError(f"{path!r} cannot be read: {error}") from error
 
 
@@ -82,7 +82,7 @@ def _check_weights(archive: zipfile.ZipFile, names: list[str]) -> None:
 
 
 def _check_array(arrays: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    """Compare what an array's header declares with what is there."""
+    """Compare the size that an array's header declares with the size of its data."""
     if _expands(member.file_size, member.compress_size):
         raise _Unsafe(f"its array {member.filename!r} expands to {member.file_size} bytes")
     with arrays.open(member) as file:
@@ -116,7 +116,7 @@ def _check_member(member: zipfile.ZipInfo) -> None:
 
 
 def _check_h5(h5: Any, stored: int) -> None:
-    """Walk over all groups of a file of `stored` bytes, following no link out of it."""
+    """Walk over all groups of a file of `stored` bytes; follow no link out of it."""
     waiting, seen, declared = [h5["/"]], set(), 0
     while waiting:
         group = waiting.pop()
@@ -136,7 +136,7 @@ def _check_h5(h5: Any, stored: int) -> None:
 
 
 def _child(group: Any, name: str) -> Any:
-    """Return a group's child, a group or a data set; refuse what is neither or unsafe."""
+    """Return a group's child, a group or a data set; refuse anything else."""
     link = group.get(name, getlink=True)
     if not isinstance(link, h5py.HardLink):
         raise _Unsafe(f"{group.name}/{name} is a {type(link).__name__}")

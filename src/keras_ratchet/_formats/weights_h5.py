@@ -9,8 +9,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from keras_ratchet._formats.base import Held, Hold, Sources
-from keras_ratchet._formats.h5_layout import Drawings, Sketch
+from keras_ratchet._formats.base import Capture, Captured
+from keras_ratchet._formats.h5_layout import LastLayout, Sketch, Sources
 from keras_ratchet._keras import saving
 
 
@@ -34,20 +34,21 @@ class FrozenWeights:
     """A model's weights at one moment."""
 
     groups: tuple[Group, ...]
-    held: Held
+    values: Captured
 
 
 class WeightsH5:
     """Keras's weights file."""
 
     suffix = ".weights.h5"
+    save_method = "save_weights"
 
     def __init__(self) -> None:
         self._parts: saving.Parts | None = None
-        self._drawings = Drawings()
+        self._layout = LastLayout()
 
-    def freeze(self, model: Any, hold: Hold) -> FrozenWeights:
-        """Take all values out of the model."""
+    def freeze(self, model: Any, capture: Capture) -> FrozenWeights:
+        """Return all that the file needs of the model."""
         if not model.built:
             raise ValueError("The model has not been built, so it has no weights to save.")
         sources = Sources()
@@ -56,29 +57,29 @@ class WeightsH5:
             for part in self.parts(model).savers
             if (values := saving.own_values(part.owner)) or part.name is not None
         )
-        return FrozenWeights(groups, hold(sources.items))
+        return FrozenWeights(groups, capture(sources.items))
 
     def parts(self, model: Any) -> saving.Parts:
-        """Return what the model is made of: found out anew only when that has changed."""
+        """Return the objects that a model is made of; find them again only if that has changed."""
         if self._parts is None or not self._parts.are_those_of(model):
             self._parts = saving.parts_of(model)
         return self._parts
 
     def write(self, frozen: FrozenWeights, file: io.RawIOBase) -> None:
-        """Write the file's bytes."""
+        """Write the bytes of the file."""
         for piece in self.pieces(frozen)[1]:
             file.write(piece)
 
     def pieces(self, frozen: FrozenWeights) -> tuple[int, Iterator[memoryview]]:
         """Return the length of the file in bytes, and the bytes."""
-        arrays = frozen.held.arrays()
+        arrays = frozen.values.arrays()
 
         def fill(h5: Any, sketch: Sketch) -> None:
             for group in frozen.groups:
                 _fill(h5, sketch, group, arrays)
 
-        drawing = self._drawings.get(frozen.groups, arrays, fill)
-        return drawing.size, drawing.pieces(arrays)
+        layout = self._layout.get(frozen.groups, arrays, fill)
+        return layout.size, layout.pieces(arrays)
 
 
 def _fill(h5: Any, sketch: Sketch, group: Group, arrays: list[NDArray[Any]]) -> None:

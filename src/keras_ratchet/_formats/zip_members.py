@@ -1,8 +1,8 @@
-"""A member of a zip, opened so that going back in it costs nothing.
+"""A member of a zip archive, opened so that seeking in it is cheap.
 
-HDF5 reads a file here and there. `zipfile` seeks backwards by reading from the beginning again, and
-in what it skips computes the checksum: seconds for a model of 200 layers. The members of a `.keras`
-file are stored as they are, so their bytes are a range of the file itself.
+HDF5 reads a file in many places. `zipfile` seeks backwards by reading from the start again, and
+computes the checksum of what it skips: seconds for a model of 200 layers. The members of a `.keras`
+file are not compressed, so their bytes are a range of the file itself.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ _ENCRYPTED = 1
 
 
 def open_member(archive: zipfile.ZipFile, name: str, stack: contextlib.ExitStack) -> Any:
-    """Return a member of a zip for reading at any place; `stack` closes it.
+    """Return a member of a zip archive, opened for reading; `stack` closes it.
 
     Args:
-        archive: The zip, opened by its path.
-        name: The member; one that is compressed is read by `zipfile`.
-        stack: What closes it.
+        archive: The archive, opened by its path.
+        name: The member; if it is compressed, `zipfile` reads it.
+        stack: Closes the member.
 
     Raises:
-        zipfile.BadZipFile: If the directory of the zip and the member do not agree.
+        zipfile.BadZipFile: If the archive's directory and the member do not agree.
     """
     member = archive.getinfo(name)
-    inner = stack.enter_context(archive.open(member))  # compares the names; others are refused
+    inner = stack.enter_context(archive.open(member))  # refuses a member of another name
     is_plain = member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & _ENCRYPTED
     if not is_plain or member.compress_size != member.file_size or archive.filename is None:
         return inner
@@ -41,7 +41,7 @@ def open_member(archive: zipfile.ZipFile, name: str, stack: contextlib.ExitStack
 
 
 def _start_of(file: io.FileIO, header: int) -> int:
-    """Return where the bytes of a member begin, behind its name and extra fields."""
+    """Return where the bytes of a member start, after its name and extra fields."""
     file.seek(header)
     lengths = file.read(_LOCAL_HEADER_BYTES)[26:]
     name, extra = struct.unpack("<HH", lengths)

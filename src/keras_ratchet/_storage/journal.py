@@ -1,7 +1,7 @@
-"""The run's journal: one line of JSON for each thing that happened and why.
+"""The journal of a directory: what happened and why, one line of JSON for each event.
 
-`.ratchet/journal.jsonl` is commentary, not truth: nothing is restored from it, so lines are
-appended without a sync, and a torn last line is left out by the reader.
+Nothing is restored from `.ratchet/journal.jsonl`, so lines are appended without a sync, and the
+reader skips lines that a crash has torn.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Any
 
 from keras_ratchet._json import plain
 from keras_ratchet._storage import disk
-from keras_ratchet._storage.single_file import SIDE
+from keras_ratchet._storage.single_file import METADATA
 
 NAME = "journal.jsonl"
 _MAX_LINE_BYTES = 1 << 16
 
 
-def append(directory: str, event: str, **facts: Any) -> None:
-    """Add a line; a journal that cannot be written never harms the training."""
-    line = {"time": round(time.time(), 3), "event": event, **facts}
+def append(directory: str, event: str, **fields: Any) -> None:
+    """Add a line; if the journal cannot be written, do nothing."""
+    line = {"time": round(time.time(), 3), "event": event, **fields}
     data = (json.dumps(plain(line), allow_nan=False, default=str) + "\n").encode()
-    side = os.path.join(directory, SIDE)
+    metadata = os.path.join(directory, METADATA)
     with contextlib.suppress(OSError):
-        disk.make_directories(side)
-        fd = disk.current.open(os.path.join(side, NAME), os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        disk.make_directories(metadata)
+        fd = disk.current.open(os.path.join(metadata, NAME), os.O_RDWR | os.O_CREAT | os.O_APPEND)
         try:
             if _is_torn(fd):
                 data = b"\n" + data
@@ -38,7 +38,7 @@ def append(directory: str, event: str, **facts: Any) -> None:
 
 
 def _is_torn(fd: int) -> bool:
-    """Say whether the last line was left unfinished by a crash or a full disk."""
+    """Return whether a crash or a full disk left the last line unfinished."""
     if os.lseek(fd, 0, os.SEEK_END) == 0:
         return False
     os.lseek(fd, -1, os.SEEK_END)
@@ -46,9 +46,9 @@ def _is_torn(fd: int) -> bool:
 
 
 def read(directory: str) -> Iterator[dict[str, Any]]:
-    """Yield the events of a directory's journal, oldest first; broken lines are left out."""
+    """Yield the events of a directory's journal, oldest first; skip broken lines."""
     try:
-        file = open(os.path.join(directory, SIDE, NAME), "rb")  # noqa: SIM115  closed below
+        file = open(os.path.join(directory, METADATA, NAME), "rb")  # noqa: SIM115  closed below
     except (FileNotFoundError, NotADirectoryError):
         return
     with file:
@@ -58,7 +58,7 @@ def read(directory: str) -> Iterator[dict[str, Any]]:
 
 
 def _event(line: bytes) -> dict[str, Any] | None:
-    """Return the event that a line describes, or None if it is torn or none of ours."""
+    """Return the event in a line, or None if the line is torn or not ours."""
     try:
         event = json.loads(line)
     except (ValueError, RecursionError):

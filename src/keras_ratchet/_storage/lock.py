@@ -1,8 +1,8 @@
-"""One writer at a time: a lock that dies with its holder.
+"""A lock between processes that is released when its holder ends, in whatever way.
 
-The lock is a POSIX record lock (on Windows a byte-range lock) on a small file that names the
-holder. The kernel drops it when the process ends, however it ends, so there are no stale locks
-to guess about. Children made by `fork` (data loading workers) do not inherit it.
+It is a POSIX record lock (on Windows a byte-range lock) on a small file that names the holder. The
+kernel releases it when the process ends, so there are no stale locks. Children made by `fork`
+(data loading workers) do not inherit it.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from keras_ratchet.errors import LockedError
 _log = logging.getLogger("keras_ratchet")
 _BUSY = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 
-# A process gives up a record lock when it closes *any* descriptor of the file, so each lock file
-# is opened once per process and shared: the one table of this kind in the package. The process
-# is part of the key, since a child made by `fork` inherits the table but not the locks.
-_held: dict[tuple[int, str], list[int]] = {}  # descriptor, how often it is held
-_table = threading.RLock()  # the collector may come in between
+# A process loses a record lock when it closes *any* descriptor of the file, so each lock file is
+# opened once per process and shared. The process is part of the key, since a child made by `fork`
+# inherits the table but not the locks.
+_held: dict[tuple[int, str], list[int]] = {}  # descriptor, number of holders
+_table = threading.RLock()  # re-entrant: the garbage collector may release a lock at any time
 
 
 class FileLock:
-    """A lock between processes; re-entrant within one process.
+    """A lock between processes, re-entrant within one process; also a context manager.
 
     Args:
         path: The lock file; its directory exists.
@@ -46,7 +46,7 @@ class FileLock:
         self._finalizers: list[weakref.finalize[Any, FileLock]] = []
 
     def __reduce__(self) -> tuple[type[FileLock], tuple[str, str]]:
-        """A copy does not hold the lock."""
+        """Return how to make a copy, which does not hold the lock."""
         return FileLock, (self._path, self._what)
 
     def acquire(self) -> None:
@@ -63,24 +63,25 @@ class FileLock:
                 self._lock(fd)
                 entry = _held[key] = [fd, 0]
             entry[1] += 1
-        self._finalizers.append(weakref.finalize(self, _give_back, key))
+        self._finalizers.append(weakref.finalize(self, _release, key))
 
     def release(self) -> None:
-        """Give the lock back (the last of nested ones does); without one, do nothing.
+        """Release the lock; do nothing if this object does not hold it.
 
-        The collector does so, too, when nobody has the object any more.
+        Other processes can take it when the last holder in this one has released it. The garbage
+        collector releases the lock, too.
         """
         if self._finalizers:
             self._finalizers.pop()()
 
     def renew(self) -> bool:
-        """Take the lock once more if its file is gone, for then it keeps nobody out.
+        """Take the lock again if its file is gone, since it then keeps nobody out.
 
         Returns:
-            Whether it was gone.
+            Whether the file was gone.
 
         Raises:
-            LockedError: If another process has taken it meanwhile.
+            LockedError: If another process has taken the lock meanwhile.
         """
         with _table:
             entry = _held.get(self._key())
@@ -92,6 +93,13 @@ class FileLock:
             os.close(entry[0])
             entry[0] = another
             return True
+
+    def __enter__(self) -> FileLock:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def _key(self) -> tuple[int, str]:
         return os.getpid(), self._path
@@ -131,7 +139,7 @@ def _is_at(fd: int, path: str) -> bool:
         return False
 
 
-def _give_back(key: tuple[int, str]) -> None:
+def _release(key: tuple[int, str]) -> None:
     if key[0] != os.getpid():
         return
     with _table:
@@ -160,7 +168,7 @@ if sys.platform == "win32":  # pragma: no cover
     def _take(fd: int) -> None:
         import msvcrt  # noqa: PLC0415  Windows only
 
-        os.lseek(fd, 1 << 30, os.SEEK_SET)  # beyond the text, which others may read
+        os.lseek(fd, 1 << 30, os.SEEK_SET)  # beyond the text, which other processes read
         msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
         os.lseek(fd, 0, os.SEEK_SET)
 
@@ -173,4 +181,6 @@ else:
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 raise
-            _log.warning("this file system has no locks: two runs here would not notice each other")
+            _log.warning(
+                "this file system has no locks: two runs that write here will not notice each other"
+            )

@@ -1,10 +1,10 @@
-"""What is known about a checkpoint: a small JSON file, written before the checkpoint counts.
+"""The manifest: a small JSON file about a checkpoint, written before the checkpoint counts.
 
-docs/formats.md describes schema 1 so that a reader can be written from it. Everything read
-here may come from a stranger: sizes, names and types are checked before they are used.
+docs/formats.md describes schema 1 in enough detail to write a reader from it. Files may come from
+anybody: sizes, names and types are checked before they are used.
 
-The last member is a seal: the digest of all the bytes before it. Without one, a flipped bit in
-a metric would be a wrong "best" that verifies.
+The last member is a seal, the digest of all the bytes before it. Without it, a flipped bit in a
+metric would make a wrong checkpoint the best one, and it would still verify.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _MALFORMED = (
 
 
 @dataclass(frozen=True, slots=True)
-class FileRecord:
+class FileEntry:
     """Size and digest of one file.
 
     Attributes:
@@ -52,22 +52,22 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The record of a checkpoint's files.
+    """What is written about a checkpoint.
 
     Attributes:
-        files: Name (without a directory) and record of each file.
+        files: Entry of each file, by its name (without a directory).
         position: How much training was done.
-        metrics: The logs of that moment.
-        ranking: Names of the metrics that rank it and their modes, the first one first.
+        metrics: The logs at that moment.
+        ranking: Names and modes of the metrics that rank it, the most important first.
         reason: Why it was saved.
-        series: What it belongs to: the file name template it was saved under.
+        series: The file name template that it was saved under.
         run: Which run saved it; a resumed run stays the same one.
         saved_at: Seconds since 1970, UTC.
         versions: Of keras, backend, python and keras_ratchet.
         fingerprint: Digest of the model's weight names, shapes and dtypes.
     """
 
-    files: Mapping[str, FileRecord]
+    files: Mapping[str, FileEntry]
     position: Position = field(default_factory=Position)
     metrics: Mapping[str, float] = field(default_factory=dict)
     ranking: tuple[tuple[str, str], ...] = ()
@@ -83,8 +83,8 @@ class Manifest:
         data = {
             "schema": SCHEMA,
             "files": {
-                name: {"bytes": record.bytes, "xxh3_128": record.digest}
-                for name, record in self.files.items()
+                name: {"bytes": entry.bytes, "xxh3_128": entry.digest}
+                for name, entry in self.files.items()
             },
             "position": {
                 "epoch": self.position.epoch,
@@ -104,7 +104,7 @@ class Manifest:
 
 
 def seal(text: bytes) -> bytes:
-    """Return a JSON object's text with the digest of what stands before it as last member."""
+    """Return a JSON object's text with one more member: the digest of all that precedes it."""
     head = text.rstrip().removesuffix(b"}").rstrip()
     return head + _SEAL + _digest(head) + b'"\n}\n'
 
@@ -123,10 +123,10 @@ def read_manifest(path: str) -> Manifest:
     """Read a manifest.
 
     Raises:
-        LoadError: If the file is no manifest of a schema that this version knows.
+        LoadError: If the file is not a manifest of a schema that this version reads.
     """
     try:
-        with open(path, "rb", buffering=0) as file:  # as much memory as it needs: `ls` reads many
+        with open(path, "rb", buffering=0) as file:  # unbuffered: `ls` reads many
             raw = file.read(min(os.fstat(file.fileno()).st_size, MAX_MANIFEST_BYTES) + 1)
         if len(raw) > MAX_MANIFEST_BYTES:
             raise ValueError(f"it is larger than {MAX_MANIFEST_BYTES} bytes")
@@ -140,7 +140,7 @@ def read_manifest(path: str) -> Manifest:
 
 
 def _reason(error: Exception) -> str:
-    """Return what is wrong, in bounded length: the text may quote a stranger's file."""
+    """Return what is wrong, in bounded length: the text may quote the file."""
     what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
     return what if len(what) <= 300 else f"{what[:300]}..."
 
@@ -149,7 +149,7 @@ def _parse(data: Any) -> Manifest:
     position = data.get("position", {})
     step = position.get("step")
     return Manifest(
-        files={check_name(name): _record(entry) for name, entry in data["files"].items()},
+        files={check_name(name): _entry(entry) for name, entry in data["files"].items()},
         position=Position(
             _count(position.get("epoch", 0)),
             _count(position.get("batch", 0)),
@@ -167,18 +167,18 @@ def _parse(data: Any) -> Manifest:
 
 
 def check_name(name: str) -> str:
-    """Return `name` if it names a file in the same directory; raise a ValueError if not."""
+    """Return `name` if it names a file in the same directory, or raise a ValueError."""
     if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
         raise ValueError(f"the file name {name!r} points outside its directory")
-    os.fsencode(name)  # a lone surrogate is no name either
+    os.fsencode(name)  # raises for a lone surrogate, which is not a name either
     return name
 
 
-def _record(entry: Mapping[str, Any]) -> FileRecord:
-    digest = entry["xxh3_128"]
+def _entry(data: Mapping[str, Any]) -> FileEntry:
+    digest = data["xxh3_128"]
     if not isinstance(digest, str) or len(digest) != 32 or set(digest) - set("0123456789abcdef"):
         raise ValueError(f"{digest!r} is not an XXH3-128 digest")
-    return FileRecord(_count(entry["bytes"]), digest)
+    return FileEntry(_count(data["bytes"]), digest)
 
 
 def _count(value: Any) -> int:
@@ -194,8 +194,8 @@ def _time(value: Any) -> float:
     return seconds
 
 
-def record_of(path: str) -> FileRecord:
-    """Return size and digest of a file, reading it once in bounded memory."""
+def entry_of(path: str) -> FileEntry:
+    """Return size and digest of a file, read once, in bounded memory."""
     hasher = xxhash.xxh3_128()
     size = 0
     with open(path, "rb", buffering=0) as file:
@@ -204,9 +204,9 @@ def record_of(path: str) -> FileRecord:
         while count := file.readinto(buffer):
             hasher.update(buffer[:count])
             size += count
-    return FileRecord(size, hasher.hexdigest())
+    return FileEntry(size, hasher.hexdigest())
 
 
-def matches(path: str, record: FileRecord) -> bool:
-    """Say whether a file has the size and digest of `record`; the size is looked at first."""
-    return os.path.getsize(path) == record.bytes and record_of(path) == record
+def matches(path: str, entry: FileEntry) -> bool:
+    """Return whether a file has the size and digest of `entry`; the size is compared first."""
+    return os.path.getsize(path) == entry.bytes and entry_of(path) == entry

@@ -1,4 +1,4 @@
-"""Which paths the package can use: those of mounted file systems."""
+"""Paths that users give: they must be on mounted file systems."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import re
 
 from keras_ratchet.errors import ConfigError
 
-# `pathlib` makes "gs:/bucket" of "gs://bucket"; one letter is a drive of Windows
+# `pathlib` turns "gs://bucket" into "gs:/bucket"; one letter is a drive on Windows
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/")
 
 
 def local_path(path: str | os.PathLike[str], what: str) -> str:
-    """Return a path as a string; all paths that a user gives to the package pass through here.
+    """Return a path as a string; every path that a user gives passes through here.
 
     Args:
         path: The path.
-        what: What it is, for the message: the argument's name.
+        what: Name of the argument, for the message.
 
     Raises:
-        ConfigError: If it is a URL, of which plain file calls would make a local directory.
+        ConfigError: If it is a URL, which plain file calls would turn into a local directory.
 
     Example:
         >>> local_path("runs/a", "backup_dir")

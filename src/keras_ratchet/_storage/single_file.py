@@ -1,19 +1,21 @@
 """Single-file checkpoints: `best.keras` with its manifest in `.ratchet/`.
 
 A manifest's name carries the digest of the file it describes, and it is durable before the
-file is put in place:
+file is put in its place:
 
 1. draft beside the target, written and synced;
 2. `.ratchet/<file name>.<digest>.json` drafted, synced, renamed, directory synced;
 3. `os.replace` of the draft over the target (the commit point), directory synced;
 4. manifests of the file's earlier contents removed.
 
-So at every instant the file present matches one of its manifests, and "no manifest matches"
-means that the bytes are not those that were saved.
-Deleting is the mirror: renamed to `.trash-<token>-<name>`, directory synced, removed, and the
-manifests (and the pin, if there is one) last.
-`sweep` syncs the directory before it removes anything: the killed process may not have come to
-sync its last rename, and what a lost rename brings back must still find its manifest.
+So at every instant the file matches one of its manifests, and "no manifest matches" means that
+the bytes are not those that were saved. Deleting goes the other way round: the file is renamed to
+`.trash-<token>-<name>`, the directory is synced, the file is removed, and its manifests (and its
+pin, if it has one) go last.
+
+`sweep` syncs the directory before it removes anything: the process may have been killed before it
+synced its last rename, and a file that comes back when that rename is lost still needs its
+manifest.
 """
 
 from __future__ import annotations
@@ -26,124 +28,129 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from keras_ratchet._storage import disk
-from keras_ratchet._storage.manifest import Manifest, matches, read_manifest, record_of
+from keras_ratchet._storage.atomic import (
+    LEFTOVER,
+    PROBE,
+    TRASH_PREFIX,
+    AtomicFile,
+    draft_path,
+)
+from keras_ratchet._storage.hashing_file import HashingFile
+from keras_ratchet._storage.manifest import Manifest, entry_of, matches, read_manifest
 from keras_ratchet.errors import LoadError
 
-SIDE = ".ratchet"
+METADATA = ".ratchet"
 BACKUP_LOCK = "backup.lock"
 LONGEST_ADDITION = len(".before-01") + len(".0123456789abcdef0123456789abcdef.json")
 _MANIFEST = re.compile(r"(?P<name>.+)\.(?P<digest>[0-9a-f]{32})\.json", re.DOTALL)
 _PIN = re.compile(r"(?P<name>.+)\.pin", re.DOTALL)
-_LEFTOVER = re.compile(r"\.(draft|trash)-[0-9a-f]{8}-(?P<name>.+)", re.DOTALL)
 
 
-def side_directory(path: str) -> str:
+def metadata_directory(path: str) -> str:
     """Return the `.ratchet` directory beside a file."""
-    return os.path.join(os.path.dirname(os.path.abspath(path)), SIDE)
+    return os.path.join(os.path.dirname(os.path.abspath(path)), METADATA)
 
 
 def pin_path(path: str) -> str:
-    """Return the path of the small file whose presence pins a checkpoint."""
-    return os.path.join(side_directory(path), f"{os.path.basename(path)}.pin")
+    """Return the path of the empty file that pins a checkpoint by being there."""
+    return os.path.join(metadata_directory(path), f"{os.path.basename(path)}.pin")
 
 
 def remove_pin(path: str) -> None:
-    """Take the protection of a checkpoint away, if there is one."""
+    """Remove the pin of a checkpoint, if it has one."""
     if os.path.lexists(pin_path(path)):
         disk.current.unlink(pin_path(path))
-        disk.current.sync_directory(side_directory(path))
+        disk.current.sync_directory(metadata_directory(path))
 
 
 def series_lock_path(directory: str, series: str) -> str:
-    """Return the lock file of the one writer of a series; make the directory that it is in.
+    """Return the path of a series' lock file; make the directory that it is in.
 
     Args:
         directory: Where the series' files are.
-        series: Its name: the last part of the file name template; "" for the snapshots of a
-            training, which have none.
+        series: Its name, the last part of the file name template; "" for snapshots.
     """
-    side = os.path.join(directory, SIDE)
-    disk.make_directories(side)
+    metadata = os.path.join(directory, METADATA)
+    disk.make_directories(metadata)
     if not series:
-        return os.path.join(side, BACKUP_LOCK)
+        return os.path.join(metadata, BACKUP_LOCK)
     readable = re.sub(r"[^\w.-]", "_", series)[:100]
     digest = hashlib.sha256(series.encode()).hexdigest()[:8]
-    return os.path.join(side, f"{readable}.{digest}.lock")
+    return os.path.join(metadata, f"{readable}.{digest}.lock")
 
 
-def save_file(path: str, fill: Callable[[disk.FileDraft], None], facts: Manifest) -> Manifest:
+def save_file(path: str, fill: Callable[[AtomicFile], None], manifest: Manifest) -> Manifest:
     """Write a single-file checkpoint.
 
     Args:
         path: The file; its directory exists.
         fill: Writes and syncs the draft.
-        facts: The manifest but for its `files`.
+        manifest: The manifest without its `files`.
 
     Returns:
-        The manifest.
+        The whole manifest.
 
     Raises:
         OSError: If the disk refuses; the older file and its manifest are untouched.
     """
-    with disk.FileDraft(path) as draft:
+    with AtomicFile(path) as draft:
         fill(draft)
-        return commit_draft(draft, facts)
+        return commit_draft(draft, manifest)
 
 
-def commit_draft(draft: disk.FileDraft, facts: Manifest) -> Manifest:
-    """Commit a draft that is written and synced: manifest first, then the file, then clean up."""
+def commit_draft(draft: AtomicFile, manifest: Manifest) -> Manifest:
+    """Commit a synced draft: its manifest first, then the file, then older manifests go."""
     name = os.path.basename(draft.target)
-    record = draft.record or record_of(draft.path)
-    manifest = replace(facts, files={name: record})
-    side = side_directory(draft.target)
-    disk.make_directories(side)
-    earlier = [entry for entry, _ in _manifest_names(side, name)]
-    own = f"{name}.{record.digest}.json"
-    write_manifest(os.path.join(side, own), manifest)
+    manifest = replace(manifest, files={name: draft.entry or entry_of(draft.path)})
+    earlier = list(_manifest_paths(draft.target))
+    own = write_manifest(draft.target, manifest)
     draft.commit()
-    for entry in earlier:
-        if entry != own:
-            disk.discard(os.path.join(side, entry))
+    for path in earlier:
+        if path != own:
+            disk.discard(path)
     return manifest
 
 
-def write_manifest(path: str, manifest: Manifest) -> None:
-    """Write a manifest durably."""
-    with disk.FileDraft(path) as draft:
+def write_manifest(path: str, manifest: Manifest) -> str:
+    """Write the manifest of a file durably; return where it is.
+
+    Args:
+        path: The file that it describes.
+        manifest: The manifest, with the file's entry.
+    """
+    name = os.path.basename(path)
+    directory = metadata_directory(path)
+    disk.make_directories(directory)
+    where = os.path.join(directory, f"{name}.{manifest.files[name].digest}.json")
+    with AtomicFile(where) as draft:
         draft.write(lambda file: _write(file, manifest.to_bytes()))
         draft.commit()
+    return where
 
 
-def _write(file: disk.DraftFile, data: bytes) -> None:
+def _write(file: HashingFile, data: bytes) -> None:
     file.write(data)
 
 
-def adopt(path: str, facts: Manifest) -> Manifest:
-    """Give a file that somebody else wrote a manifest; the file itself is not touched."""
-    name = os.path.basename(path)
-    record = record_of(path)
-    manifest = replace(facts, files={name: record})
-    side = side_directory(path)
-    disk.make_directories(side)
-    write_manifest(os.path.join(side, f"{name}.{record.digest}.json"), manifest)
-    return manifest
+def adopt(path: str, manifest: Manifest) -> None:
+    """Write a manifest for a file that other code wrote; the file itself is not touched."""
+    write_manifest(path, replace(manifest, files={os.path.basename(path): entry_of(path)}))
 
 
 def manifests_of(path: str) -> list[Manifest]:
     """Return the readable manifests of a file, newest first."""
-    side = side_directory(path)
     found = []
-    for entry, _ in _manifest_names(side, os.path.basename(path)):
+    for manifest_path in _manifest_paths(path):
         with contextlib.suppress(LoadError):
-            found.append(read_manifest(os.path.join(side, entry)))
+            found.append(read_manifest(manifest_path))
     return sorted(found, key=lambda manifest: manifest.saved_at, reverse=True)
 
 
 def manifest_of(path: str) -> Manifest | None:
-    """Return the manifest that describes the file as it is.
+    """Return the manifest that describes a file as it is, or None.
 
-    The digest is computed only where several manifests are candidates (after a crash); a sole
-    one is returned unverified.
+    The digest is computed only if there are several manifests (after a crash); a single one is
+    returned unverified.
 
     Raises:
         OSError: If the file cannot be read.
@@ -157,43 +164,45 @@ def manifest_of(path: str) -> Manifest | None:
 
 def named_manifests(directory: str) -> dict[str, list[str]]:
     """Return the paths of the manifests in a directory's `.ratchet`, by the file they describe."""
-    side = os.path.join(directory, SIDE)
+    metadata = os.path.join(directory, METADATA)
     by_name: dict[str, list[str]] = {}
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        for entry in os.listdir(side):
+        for entry in os.listdir(metadata):
             if match := _MANIFEST.fullmatch(entry):
-                by_name.setdefault(match["name"], []).append(os.path.join(side, entry))
+                by_name.setdefault(match["name"], []).append(os.path.join(metadata, entry))
     return by_name
 
 
-def _manifest_names(side: str, name: str) -> Iterator[tuple[str, str]]:
-    for entry in _entries(side):
+def _manifest_paths(path: str) -> Iterator[str]:
+    """Yield the paths of a file's manifests, whether they can be read or not."""
+    directory, name = metadata_directory(path), os.path.basename(path)
+    for entry in _entries(directory):
         match = _MANIFEST.fullmatch(entry) if entry.startswith(f"{name}.") else None
         if match and match["name"] == name:
-            yield entry, os.path.join(side, entry)
+            yield os.path.join(directory, entry)
 
 
 def delete_file(path: str) -> None:
     """Delete a single-file checkpoint and its manifests, durably.
 
     Raises:
-        OSError: If the disk refuses; at the latest `sweep` then removes what is left of it.
+        OSError: If the disk refuses; `sweep` removes what is then left of it.
     """
-    trash = disk.draft_path(path, disk.TRASH_PREFIX)
+    trash = draft_path(path, TRASH_PREFIX)
     disk.current.rename(path, trash)
     disk.current.sync_directory(os.path.dirname(trash))
     disk.current.unlink(trash)
-    for _, manifest in _manifest_names(side_directory(path), os.path.basename(path)):
+    for manifest in _manifest_paths(path):
         disk.current.unlink(manifest)
     remove_pin(path)
 
 
 def sweep(directory: str, is_ours: Callable[[str], bool]) -> list[str]:
-    """Remove what a crash left of files that are ours, and nothing else.
+    """Remove what a crash left of our files, and nothing else.
 
     Args:
         directory: Where the files are.
-        is_ours: Says of a file name whether this caller writes it (and holds its lock).
+        is_ours: Returns whether the caller writes a file of this name, and holds its lock.
 
     Returns:
         The paths removed.
@@ -203,7 +212,7 @@ def sweep(directory: str, is_ours: Callable[[str], bool]) -> list[str]:
         *_stale_manifests(directory, is_ours),
         *stale_pins(directory, is_ours),
     ]
-    if removed:  # the killed process may not have come to sync its last rename
+    if removed:  # the process may have been killed before it synced its last rename
         disk.current.sync_directory(directory)
     for path in removed:
         disk.discard(path)
@@ -211,23 +220,23 @@ def sweep(directory: str, is_ours: Callable[[str], bool]) -> list[str]:
 
 
 def _leftovers(directory: str, is_ours: Callable[[str], bool]) -> Iterator[str]:
-    """Yield drafts and trash: of checkpoints, of their manifests, of a probe."""
+    """Yield drafts and trash of checkpoints and their manifests, and drafts of probes."""
     for entry in _entries(directory):
-        match = _LEFTOVER.fullmatch(entry)
-        if match and (is_ours(match["name"]) or match["name"] == disk.PROBE):
+        match = LEFTOVER.fullmatch(entry)
+        if match and (is_ours(match["name"]) or match["name"] == PROBE):
             path = os.path.join(directory, entry)
             if os.path.isfile(path):
                 yield path
-    side = os.path.join(directory, SIDE)
-    for entry in _entries(side):
-        match = _LEFTOVER.fullmatch(entry)
+    metadata = os.path.join(directory, METADATA)
+    for entry in _entries(metadata):
+        match = LEFTOVER.fullmatch(entry)
         inner = _MANIFEST.fullmatch(match["name"]) if match else None
         if inner and is_ours(inner["name"]):
-            yield os.path.join(side, entry)
+            yield os.path.join(metadata, entry)
 
 
 def _stale_manifests(directory: str, is_ours: Callable[[str], bool]) -> Iterator[str]:
-    """Yield manifests of files that are gone, and of contents that were never put in place."""
+    """Yield manifests of files that are gone, and of drafts that were never put in place."""
     for name, paths in named_manifests(directory).items():
         target = os.path.join(directory, name)
         if not is_ours(name):
@@ -235,21 +244,21 @@ def _stale_manifests(directory: str, is_ours: Callable[[str], bool]) -> Iterator
         if not os.path.exists(target):
             yield from paths
         elif len(paths) > 1:
-            own = f".{record_of(target).digest}.json"
+            own = f".{entry_of(target).digest}.json"
             if any(path.endswith(own) for path in paths):
                 yield from (path for path in paths if not path.endswith(own))
 
 
 def stale_pins(directory: str, is_ours: Callable[[str], bool]) -> Iterator[str]:
-    """Yield the paths of pins of checkpoints that are gone, and of half-made ones."""
-    side = os.path.join(directory, SIDE)
-    for entry in _entries(side):
-        leftover = _LEFTOVER.fullmatch(entry)
+    """Yield the paths of pins whose checkpoints are gone, and of drafts of pins."""
+    metadata = os.path.join(directory, METADATA)
+    for entry in _entries(metadata):
+        leftover = LEFTOVER.fullmatch(entry)
         match = _PIN.fullmatch(leftover["name"] if leftover else entry)
         if match is None or not is_ours(match["name"]):
             continue
         if leftover or not os.path.lexists(os.path.join(directory, match["name"])):
-            yield os.path.join(side, entry)
+            yield os.path.join(metadata, entry)
 
 
 def _entries(directory: str) -> list[str]:

@@ -6,11 +6,12 @@
 4. it is renamed to `<name>`: the commit point;
 5. the parent directory is synced.
 
-A crash before 4 leaves a draft, which nobody lists and `sweep` removes; after it the snapshot
-is whole. Deleting is the mirror: renamed to `.trash-<token>-<name>`, parent synced, then emptied
-(the manifest last, after a sync) and removed. Cleaning begins with a sync of the parent, touches
-only these two prefixes followed by our token, and in trash only what its manifest names: a file
-that somebody put into a snapshot gets the directory back under its old name.
+A crash before 4 leaves a draft that nobody lists and `sweep_snapshots` removes; after 4 the
+snapshot is whole. Deleting goes the other way round: the directory is renamed to
+`.trash-<token>-<name>`, the parent is synced, the files are removed (the manifest last, after a
+sync), then the directory. Sweeping starts with a sync of the parent and touches only directories
+with one of the two prefixes and a token; of trash it removes only files that the manifest names.
+If there are others, the directory gets its old name back.
 """
 
 from __future__ import annotations
@@ -18,27 +19,27 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from keras_ratchet._storage import disk
+from keras_ratchet._storage.atomic import LEFTOVER, TRASH_PREFIX, draft_path
+from keras_ratchet._storage.hashing_file import HashingFile
 from keras_ratchet._storage.manifest import (
-    FileRecord,
+    FileEntry,
     Manifest,
     check_name,
+    entry_of,
     read_manifest,
-    record_of,
 )
 from keras_ratchet._storage.single_file import remove_pin, stale_pins
 from keras_ratchet.errors import LoadError
 
 MANIFEST = "manifest.json"
-_LEFTOVER = re.compile(r"\.(draft|trash)-[0-9a-f]{8}-(?P<name>.+)", re.DOTALL)
 
 
 class SnapshotDraft:
-    """A snapshot before its one commit.
+    """A snapshot that is not committed yet.
 
     Args:
         root: The directory that holds the snapshots; it exists.
@@ -47,8 +48,8 @@ class SnapshotDraft:
 
     def __init__(self, root: str, name: str) -> None:
         self.target = os.path.join(os.path.abspath(root), check_name(name))
-        self.path = disk.draft_path(self.target)
-        self._files: dict[str, FileRecord] = {}
+        self.path = draft_path(self.target)
+        self._files: dict[str, FileEntry] = {}
         self._committed = False
         disk.current.mkdir(self.path)
 
@@ -59,25 +60,28 @@ class SnapshotDraft:
         if not self._committed:
             _remove_tree(self.path)
 
-    def write(self, name: str, write: Callable[[disk.DraftFile], None]) -> None:
-        """Add a file: `write` gets it open and fills it; then it is synced."""
+    def write(self, name: str, write: Callable[[HashingFile], None]) -> None:
+        """Add a file: call `write` to fill it, then sync it."""
         path = os.path.join(self.path, check_name(name))
-        with contextlib.closing(disk.DraftFile(path)) as file:
+        with contextlib.closing(HashingFile(path)) as file:
             write(file)
             file.sync()
-            self._files[name] = file.record() or record_of(path)
+            self._files[name] = file.entry() or entry_of(path)
 
-    def commit(self, facts: Manifest) -> Manifest:
+    def commit(self, manifest: Manifest) -> Manifest:
         """Write the manifest and make the snapshot visible.
 
         Args:
-            facts: The manifest but for its `files`.
+            manifest: The manifest without its `files`.
+
+        Returns:
+            The whole manifest.
 
         Raises:
             FileExistsError: If there is a snapshot of this name.
             OSError: If the disk refuses; the snapshot then does not exist.
         """
-        manifest = replace(facts, files=dict(self._files))
+        manifest = replace(manifest, files=dict(self._files))
         self.write(MANIFEST, lambda file: _write(file, manifest.to_bytes()))
         disk.current.sync_directory(self.path)
         if os.path.lexists(self.target):
@@ -88,11 +92,11 @@ class SnapshotDraft:
         return manifest
 
 
-def _write(file: disk.DraftFile, data: bytes) -> None:
+def _write(file: HashingFile, data: bytes) -> None:
     file.write(data)
 
 
-def snapshots(root: str) -> Iterator[tuple[str, str]]:
+def list_snapshots(root: str) -> Iterator[tuple[str, str]]:
     """Yield (name, path) of the committed snapshots of a directory, by name."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for name in sorted(os.listdir(root)):
@@ -109,14 +113,14 @@ def snapshot_manifest(path: str) -> Manifest:
 
 
 def delete_snapshot(path: str) -> None:
-    """Delete a snapshot durably; a crash on the way leaves it whole, or for `sweep_snapshots`.
+    """Delete a snapshot durably; after a crash it is whole, or left to `sweep_snapshots`.
 
     Raises:
         OSError: If the disk refuses, or the path is a symbolic link.
     """
     if os.path.islink(path):
         raise NotADirectoryError(errno.ENOTDIR, "a symbolic link is not a snapshot", path)
-    trash = disk.draft_path(path, disk.TRASH_PREFIX)
+    trash = draft_path(path, TRASH_PREFIX)
     disk.current.rename(path, trash)
     disk.current.sync_directory(os.path.dirname(trash))
     _remove_tree(trash)
@@ -126,7 +130,7 @@ def delete_snapshot(path: str) -> None:
 def sweep_snapshots(root: str) -> list[str]:
     """Remove the drafts and trash that a crash left in a directory whose lock the caller holds."""
     trees, pins = list(_leftovers(root)), list(stale_pins(root, lambda _: True))
-    if trees or pins:  # the killed process may not have come to sync its last rename
+    if trees or pins:  # the process may have been killed before it synced its last rename
         disk.current.sync_directory(root)
     for path in trees:
         _remove_tree(path)
@@ -139,21 +143,21 @@ def _leftovers(root: str) -> Iterator[str]:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for entry in sorted(os.listdir(root)):
             path = os.path.join(root, entry)
-            if _LEFTOVER.fullmatch(entry) and os.path.isdir(path) and not os.path.islink(path):
+            if LEFTOVER.fullmatch(entry) and os.path.isdir(path) and not os.path.islink(path):
                 yield path
 
 
 def _remove_tree(path: str) -> None:
-    """Remove a draft or trash of ours; on an error the rest is left to the next sweep."""
+    """Remove a draft or trash; after an error the next sweep removes the rest."""
     with contextlib.suppress(OSError):
         for name in _ours(path):
-            if name == MANIFEST:  # as long as it is there, it says what is ours
+            if name == MANIFEST:  # as long as it is there it tells which files are ours
                 disk.current.sync_directory(path)
             disk.current.unlink(os.path.join(path, name))
         if not os.listdir(path):
             disk.current.rmdir(path)
             return
-        match = _LEFTOVER.fullmatch(os.path.basename(path))
+        match = LEFTOVER.fullmatch(os.path.basename(path))
         target = os.path.join(os.path.dirname(path), match["name"] if match else "")
         if not os.path.lexists(target):
             disk.current.rename(path, target)
@@ -162,8 +166,8 @@ def _remove_tree(path: str) -> None:
 def _ours(path: str) -> list[str]:
     """Return the names of the files that we wrote into a draft or a snapshot, manifest last."""
     names = os.listdir(path)
-    if os.path.basename(path).startswith(disk.TRASH_PREFIX):
-        if MANIFEST not in names:  # it went last: what is here is not ours
+    if os.path.basename(path).startswith(TRASH_PREFIX):
+        if MANIFEST not in names:  # it is removed last, so nothing here is ours
             return []
         with contextlib.suppress(LoadError):
             known = snapshot_manifest(path).files

@@ -1,4 +1,4 @@
-"""Is there room for one more checkpoint?"""
+"""Disk space: how much is free, and whether a checkpoint fits."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import shutil
 
 
 def free_bytes(directory: str) -> int | None:
-    """Return the space that is left for us on a directory's file system, None if unknown.
+    """Return the free space of a directory's file system, or None if it is unknown.
 
-    Mounts of object stores, FUSE and quotas say 0 though there is room, so 0 is unknown, too: the
-    write is tried then, and on a disk that is full indeed it fails without harm.
+    Mounted object stores, FUSE and quotas may report 0 although there is space, so 0 counts as
+    unknown: the write is tried, and if the disk is full it fails without harm.
     """
     try:
         return shutil.disk_usage(directory).free or None
@@ -19,8 +19,8 @@ def free_bytes(directory: str) -> int | None:
         return None
 
 
-def told(directory: str) -> str:
-    """Return what a file system says of its room, for the message of a write that has failed."""
+def describe(directory: str) -> str:
+    """Return a sentence about the space of a file system; "" if it is unknown."""
     try:
         usage = shutil.disk_usage(directory)
     except OSError:
@@ -29,9 +29,9 @@ def told(directory: str) -> str:
 
 
 def require(directory: str, needed_bytes: int) -> None:
-    """Raise an OSError (ENOSPC) if a file of this size cannot fit.
+    """Raise an OSError (ENOSPC) if a file of this size does not fit.
 
-    It is raised before the first byte is written, so no draft fills up what is left.
+    Called before the first byte is written, so that a draft does not fill the disk.
     """
     free = free_bytes(directory)
     if free is not None and free < needed_bytes:
@@ -43,9 +43,9 @@ def require(directory: str, needed_bytes: int) -> None:
 
 
 def warning(directory: str, needed_bytes: int) -> str | None:
-    """Return a sentence if the next saves may not fit, else None.
+    """Return a sentence if the next saves may not fit, or None.
 
-    A save writes the new file before the old one goes, so twice the size is wanted.
+    A save writes the new file before the old one is removed, so it needs room for two.
     """
     free = free_bytes(directory)
     if free is None or free >= 2 * needed_bytes:
@@ -58,7 +58,7 @@ def warning(directory: str, needed_bytes: int) -> str | None:
 
 
 def readable(size_bytes: float) -> str:
-    """Return a size for people.
+    """Return a size in readable form.
 
     Example:
         >>> readable(123), readable(40_960_000)

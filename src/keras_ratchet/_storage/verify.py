@@ -1,4 +1,4 @@
-"""Are the bytes on the disk the bytes that were saved?"""
+"""Verification: whether the bytes on the disk are those that were saved."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from keras_ratchet._storage.manifest import FileRecord, Manifest, record_of
+from keras_ratchet._storage.manifest import FileEntry, Manifest, entry_of
 from keras_ratchet._storage.paths import local_path
 from keras_ratchet._storage.single_file import manifests_of, named_manifests
 from keras_ratchet._storage.snapshot_directory import MANIFEST, snapshot_manifest
@@ -24,9 +24,9 @@ class Verification:
 
     Attributes:
         path: The file or snapshot directory.
-        status: "ok", "unverified" (it has no manifest) or "corrupt".
-        problem: What is wrong, in a sentence; empty if nothing is.
-        bytes: How much was read.
+        status: "ok", "unverified" (there is no manifest) or "corrupt".
+        problem: What is wrong, in a sentence; "" if nothing is.
+        bytes: How many bytes were read.
     """
 
     path: str
@@ -45,7 +45,7 @@ def verify(path: str | os.PathLike[str]) -> Verification:
         path: A single-file checkpoint or a snapshot directory.
 
     Returns:
-        The outcome; true if and only if the content is what was saved.
+        The outcome, which is true if and only if the content is what was saved.
 
     Raises:
         LoadError: If there is nothing at this path.
@@ -59,7 +59,7 @@ def verify(path: str | os.PathLike[str]) -> Verification:
 
 
 def _verify_file(path: str) -> Verification:
-    """Verify a file, again if a save put a new one in its place meanwhile."""
+    """Verify a file; once more if a save replaced it meanwhile."""
     real = os.path.realpath(path)
     for _ in range(_TRIES):
         before = _identity(real)
@@ -77,13 +77,13 @@ def _identity(path: str) -> tuple[int, int, int] | None:
 
 
 def _compare(path: str, real: str) -> Verification:
-    """Compare a file, whose manifests are where symbolic links lead, with them."""
+    """Compare a file with its manifests, which are where symbolic links lead."""
     name = os.path.basename(real)
     manifests = [manifest for manifest in manifests_of(real) if name in manifest.files]
     if not manifests:
         return _without_manifest(path, real)
     try:
-        actual = record_of(real)
+        actual = entry_of(real)
     except OSError as error:
         return Verification(path, "corrupt", f"it cannot be read: {error.strerror or error}")
     if any(manifest.files[name] == actual for manifest in manifests):
@@ -93,7 +93,7 @@ def _compare(path: str, real: str) -> Verification:
 
 
 def _without_manifest(path: str, real: str) -> Verification:
-    """Tell a file that never had a manifest from one whose manifest is damaged."""
+    """Return "unverified" if a file has no manifest, "corrupt" if its manifest is damaged."""
     damaged = named_manifests(os.path.dirname(real)).get(os.path.basename(real))
     if not damaged:
         return Verification(path, "unverified", "it has no manifest")
@@ -120,7 +120,7 @@ def _check_files(path: str, manifest: Manifest) -> tuple[str, int]:
     total = 0
     for name, expected in manifest.files.items():
         try:
-            actual = _record_of_plain_file(os.path.join(path, name), expected)
+            actual = _entry_of_plain_file(os.path.join(path, name), expected)
         except OSError as error:
             return f"{name} cannot be read: {error.strerror or error}", total
         total += actual.bytes
@@ -129,22 +129,22 @@ def _check_files(path: str, manifest: Manifest) -> tuple[str, int]:
     return _foreign(path, manifest.files), total
 
 
-def _record_of_plain_file(path: str, expected: FileRecord) -> FileRecord:
-    """Return a file's record; one of another size is not read, and no link or device is opened."""
+def _entry_of_plain_file(path: str, expected: FileEntry) -> FileEntry:
+    """Return a file's entry; do not read files of another size, nor open links or devices."""
     info = os.lstat(path)
     if not stat.S_ISREG(info.st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file")
     if info.st_size != expected.bytes:
-        return FileRecord(info.st_size, "")
-    return record_of(path)
+        return FileEntry(info.st_size, "")
+    return entry_of(path)
 
 
-def _foreign(path: str, files: Mapping[str, FileRecord]) -> str:
+def _foreign(path: str, files: Mapping[str, FileEntry]) -> str:
     extra = sorted(set(os.listdir(path)) - set(files) - {MANIFEST})
     return f"it contains files that were not saved with it: {', '.join(extra)}" if extra else ""
 
 
-def _difference(name: str, expected: FileRecord, actual: FileRecord) -> str:
+def _difference(name: str, expected: FileEntry, actual: FileEntry) -> str:
     if expected.bytes != actual.bytes:
         return f"{name} has {actual.bytes} bytes where {expected.bytes} were saved"
     return f"the bytes of {name} are not those that were saved (digest differs)"

@@ -18,16 +18,26 @@ _NO_VALIDATION = (
 _now_s = time.monotonic
 
 
-def end_of_epoch(epoch: int, metrics: Mapping[str, float]) -> Moment:
+def end_of_epoch(epoch: int, metrics: Mapping[str, float], steps: int | None = None) -> Moment:
     """Return the moment at which the epoch with index `epoch` has ended."""
-    return Moment(Position(epoch=epoch + 1), metrics)
+    return Moment(Position.counted(epoch + 1, 0, steps), metrics)
 
 
-def moment_of(epoch: int, batch: int | None, logs: Mapping[str, Any] | None) -> Moment:
-    """Return the end of an epoch, or that of a batch in it (indices from 0)."""
+def moment_of(
+    epoch: int, batch: int | None, logs: Mapping[str, Any] | None, steps: int | None = None
+) -> Moment:
+    """Return the end of an epoch, or that of a batch in it (indices from 0).
+
+    Args:
+        epoch: The epoch.
+        batch: The batch, or None for the end of the epoch.
+        logs: What the hook was given.
+        steps: Batches in an epoch, if that is known.
+    """
     if batch is None:
-        return end_of_epoch(epoch, metrics_of(logs))
-    return Moment(Position(epoch, batch + 1), metrics_of(logs), end_of_epoch=False)
+        return end_of_epoch(epoch, metrics_of(logs), steps)
+    position = Position.counted(epoch, batch + 1, steps)
+    return Moment(position, metrics_of(logs), end_of_epoch=False)
 
 
 def batches_ended(last: int | None, batch: int) -> int:

@@ -17,7 +17,7 @@ from keras_ratchet._engine.resume.data_cursor import DataCursor, warn_of_generat
 from keras_ratchet._engine.resume.resumer import BeforeValidation, Resumer
 from keras_ratchet._engine.resume.snapshot_store import SnapshotStore
 from keras_ratchet._engine.resume.train_state import TrainState
-from keras_ratchet._engine.saving.file_save import Saved
+from keras_ratchet._engine.saving.background import Saved
 from keras_ratchet._keras import fit
 from keras_ratchet._keras.fit import set_initial_epoch
 from keras_ratchet.callbacks._backup_options import BackupOptions
@@ -51,6 +51,7 @@ class Session:
         model: The model in training.
         callbacks: The other callbacks, which have all started.
         epochs: How many epochs are planned, if that is known.
+        steps: How many batches an epoch has, if that is known.
         info: Gets what the run tells about itself.
         leave: Has all callbacks clean up, then raises the error that it is given.
         is_interrupted: Returns whether Ctrl-C was pressed.
@@ -69,6 +70,7 @@ class Session:
         callbacks: list[Any],
         *,
         epochs: int | None,
+        steps: int | None,
         info: RunInfo,
         leave: Callable[[BaseException], NoReturn],
         is_interrupted: Callable[[], bool],
@@ -79,6 +81,7 @@ class Session:
         self._model = model
         self._callbacks = callbacks
         self._epochs = epochs
+        self._steps = steps
         self._info = info
         self._leave = leave
         self._is_interrupted = is_interrupted
@@ -243,7 +246,8 @@ class Session:
             return
         elif not self._options.deletes_at_end:
             mark = "stopped" if self._is_stopping() else "all epochs"
-            self._save(Position(self._epoch), logs, "training ended", finished=mark)
+            position = Position.counted(self._epoch, 0, self._steps)
+            self._save(position, logs, "training ended", finished=mark)
         stage.end(self._callbacks)
         if self._options.deletes_at_end:
             self._store.clear()
@@ -298,10 +302,10 @@ class Session:
             progress,
             finished=finished,
             validation=validation,
-            background=self._store.aside(model),
+            background=self._store.runs_in_background(model),
         )
         blocked_s = self._schedule.since(started)
-        self._safely(lambda: self._store.save(model, state, reason, blocked_s, self._saved))
+        self._settle(lambda: self._store.save(model, state, reason, blocked_s))
         self._schedule.saved(started)
         if finished:
             self._flush()
@@ -328,22 +332,20 @@ class Session:
 
     def _collect(self) -> None:
         """Take note of a save that has ended in the background."""
-        self._safely(self._store.writer.collect)
+        self._settle(self._store.writer.collect)
 
     def _flush(self) -> None:
         """Wait for the save that is being written, and take note of it."""
-        self._safely(self._store.writer.wait)
+        self._settle(self._store.writer.wait)
 
-    def _saved(self, saved: Saved) -> None:
-        if saved.error is not None:
-            raise saved.error
-        if saved:
-            self._schedule.persisted(saved.seconds)
-
-    def _safely(self, action: Callable[[], None]) -> None:
-        """Do something; if it finds that a save has failed, have all callbacks clean up."""
+    def _settle(self, action: Callable[[], Saved | None]) -> None:
+        """Act on the outcome of a save, if there is one; if it failed, all callbacks clean up."""
         try:
-            action()
+            saved = action()
+            if saved is not None and saved.error is not None:
+                raise saved.error
+            if saved:
+                self._schedule.persisted(saved.duration_s)
         except SaveError as error:
             self._leave(error)
 
@@ -355,7 +357,7 @@ class Session:
         return bool(getattr(self._model, "stop_training", False))
 
     def _here(self) -> Position:
-        return Position(self._epoch, self._done)
+        return Position.counted(self._epoch, self._done, self._steps)
 
     def _skips(self) -> bool:
         return self._first and self._state().position.batch > 0

@@ -179,14 +179,14 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
         """Take the lock, and the signals."""
         self._info = RunInfo(self._info.initial_epoch, elapsed_s=self.elapsed_s)
         watch_lock(self, self._list)
-        self._store.begin(self._model)
+        self._store.start(self._model)
         self._signals.start(None if self._options.is_loop else Loop(sys._getframe(), self._list))
         super().on_train_begin(logs)
         if self._list is None:  # then no hook comes after those of all other callbacks
             self._last.start()
 
     def _open_session(self) -> Session:
-        epochs = (self.params or {}).get("epochs")
+        epochs, steps = ((self.params or {}).get(name) for name in ("epochs", "steps"))
         inner = getattr(self._list, "callbacks", ())
         return Session(
             replace(
@@ -199,6 +199,7 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
             self.model,
             [c for c in inner if c is not self and c is not self._last],
             epochs=None if epochs is None else int(epochs),
+            steps=None if steps is None else int(steps),
             info=self._info,
             leave=self._leave,
             is_interrupted=self._is_interrupted,

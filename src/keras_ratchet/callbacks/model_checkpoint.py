@@ -1,84 +1,96 @@
-"""Save the model while it trains, into files that cannot be torn."""
+"""ModelCheckpoint: save the model while it trains, into files that cannot be torn."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MethodType
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 
 from keras_ratchet._engine.saving.checkpoint_store import CheckpointStore
+from keras_ratchet._engine.saving.checkpointer import Checkpointer
+from keras_ratchet._engine.saving.lineage import run_of
+from keras_ratchet._keras.callbacks import print_message
+from keras_ratchet._keras.fit import initial_epoch
 from keras_ratchet._keras.metrics import metrics_are_known
 from keras_ratchet._storage.paths import local_path
 from keras_ratchet.callbacks._abandoned_locks import watch_lock
 from keras_ratchet.callbacks._arguments import (
     OnSaveError,
     batch_trigger,
+    check_choices,
+    check_filepath,
     check_monitors,
-    checkpointer_of,
+    check_place,
+    check_placeholders,
     one_rule,
 )
 from keras_ratchet.callbacks._drop_in import stand_in
-from keras_ratchet.callbacks._logs import end_of_epoch, metrics_of
-from keras_ratchet.callbacks._places import check_place
-from keras_ratchet.callbacks._saving import SavingCallback
+from keras_ratchet.callbacks._logs import batches_ended, moment_of
 from keras_ratchet.callbacks._schedule import Schedule
-from keras_ratchet.policy.retention import Retention, Ties, combined
+from keras_ratchet.callbacks.base import abandon
+from keras_ratchet.callbacks.monitor_callback import MonitorCallback
+from keras_ratchet.errors import SaveError, UnknownDirectionError
+from keras_ratchet.policy.retention import Ranking, Retention, Ties, combined
 from keras_ratchet.policy.schedule import IfBusy, interval_of
 from keras_ratchet.types import Moment
 
+T = TypeVar("T")
+
 
 @stand_in
-class ModelCheckpoint(SavingCallback, keras.callbacks.ModelCheckpoint):
+class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
     """Save the model or its weights at the end of epochs or every so many batches.
 
-    Takes every argument of `keras.callbacks.ModelCheckpoint`, in its place and with its
-    meaning; files are plain Keras files. Every save is atomic and durable: a crash, a full disk
-    or a power cut leaves the older file whole. Each file has a manifest in `.ratchet/` beside
-    it, with its digest, its metrics and the reason why it was saved. docs/differences.md lists
-    where the two differ on purpose.
+    Takes every argument of `keras.callbacks.ModelCheckpoint`, in the same position and with the
+    same meaning; files are plain Keras files. Every save is atomic and durable: after a crash, a
+    full disk or a power cut the older file is whole. Each file has a manifest in `.ratchet/` next
+    to it, with its digest, its metrics and the reason why it was saved. docs/differences.md lists
+    where the two classes differ on purpose.
 
     Args:
         filepath: The file; `.keras` or `.h5` for the whole model, `.weights.h5` for weights.
-            Placeholders are `{epoch}` and `{batch}` (from 1) and every metric in the logs; one
-            that is absent prints as `nan`.
-        monitor: Key of the metric that decides what is best; or several, of which the later
-            ones decide ties: `("val_accuracy", "val_loss")`.
+            Placeholders are `{epoch}` and `{batch}` (from 1) and every metric in the logs; a
+            metric that is missing prints as `nan`.
+        monitor: The metric that decides what is best; or several, the later ones of which break
+            ties: `("val_accuracy", "val_loss")`.
         verbose: 1 prints a line for each decision.
         save_best_only: Whether to save only when the metric is better than ever before in this
             run; see `fresh` for what a run is.
         save_weights_only: Whether to save weights only; `filepath` then ends in `.weights.h5`.
         mode: "min", "max" or "auto"; or one for each metric of `monitor`.
         save_freq: "epoch", or a number of batches. The metrics of a batch are running means.
-        initial_value_threshold: A value that the metric has to beat before the first save.
-        keep_best: Keep the files of this many best moments.
+        initial_value_threshold: A value that the metric must beat before the first save.
+        keep_best: Keep this many best files.
         keep_last: Keep this many newest files.
-        keep_every: Keep the files of every so many epochs, for ever.
-        keep_for_s: Keep files that are not older than this many seconds.
+        keep_every: Keep the file of every so many epochs, for ever.
+        keep_for_s: Keep files for this many seconds.
         retention: A rule made of `KeepBest`, `KeepLast`, `KeepEvery` and `KeepNewer`, combined
-            with `|`, or one of your own, in place of the `keep_*` arguments.
-        save_at_end: Whether to save once more when training ends, if its last state has not been
-            saved; also after Ctrl-C, and after any exception inside `keras_ratchet.guard`.
-        ties: Which of two equally good moments is the better one, the "earlier" or the "later".
-        fresh: Whether this is a new run, of which the best value of before does not count. By
-            default it goes on if it was resumed, if its first epoch is not epoch 0, or if the model
-            holds the weights of a file that was saved here; else it is a new run. A new run's first
-            best takes the path, and the file that was there is kept, once, under a name of its own
-            (`best.before-01.keras`). Files of an earlier run do not compete with those of a new
-            one, nor are they deleted by it.
-        on_save_error: "raise" a failed save as SaveError (after the best weights were restored),
-            or "warn" once for each kind of failure and try again at the next save.
-        every_s: Save (if the moment is worth it) at the end of a batch, too, when this many
-            seconds have passed since the last save.
-        overhead: The same, as often as costs at most this share of the training time (0.035 is
-            a good value), as measured while training runs.
-        mtbf_s: The same, at the interval that costs least in sum on a machine with this mean time
-            between failures, in seconds. Of several intervals the longest counts.
-        background: Whether files are written on a thread beside training, which costs one copy
-            of the state in memory; the hook then takes as long as that copy. The default is to
-            do so for states of more than 4 MB, and to write smaller ones in line. Whatever is
-            under way is finished when training ends; `flush` waits for it.
+            with `|`, or one of your own, instead of the `keep_*` arguments.
+        save_at_end: Whether to save once more when training ends, unless its last state is saved
+            already; also after Ctrl-C, and after any exception inside `keras_ratchet.guard`.
+        ties: Which of two equally good moments is better, the "earlier" or the "later".
+        fresh: Whether this is a new run, for which earlier best values do not count. By default
+            the run continues an earlier one if it was resumed, if its first epoch is not epoch 0,
+            or if the model has the weights of a file that was saved here; else it is a new run.
+            The first best of a new run takes the path, and the file that was there gets another
+            name, once (`best.before-01.keras`). Files of an earlier run neither compete with those
+            of a new one nor are deleted by it.
+        on_save_error: "raise" a SaveError when a save fails (after the best weights were
+            restored), or "warn" once for each kind of failure and try again at the next save.
+        every_s: Consider a save after a batch, too, when this many seconds have passed since the
+            last one.
+        overhead: The same, as often as it costs at most this share of the training time (0.035
+            is a good value), as measured during training.
+        mtbf_s: The same, at the interval that costs least in total on a machine with this mean
+            time between failures, in seconds. Of several intervals the longest counts.
+        background: Whether files are written in the background, on a thread of their own. This
+            takes one copy of the state in memory, and training waits only for that copy. By
+            default it is done for states of more than 4 MB. A save that is running when training
+            ends is finished; `flush` waits for it.
         if_busy: What to do when a save is due and the one before is still being written: "wait"
             for it, or "skip" the new one.
 
@@ -87,8 +99,8 @@ class ModelCheckpoint(SavingCallback, keras.callbacks.ModelCheckpoint):
 
     Raises:
         ConfigError: If an argument cannot work.
-        SaveError: At train begin if nothing can be written there; later if a save fails.
-        LockedError: At train begin if another process saves under the same path.
+        SaveError: From `on_train_begin` if nothing can be written; later if a save fails.
+        LockedError: From `on_train_begin` if another process saves under the same path.
     """
 
     def __init__(
@@ -119,18 +131,18 @@ class ModelCheckpoint(SavingCallback, keras.callbacks.ModelCheckpoint):
     ) -> None:
         names, modes = check_monitors(monitor, mode)
         self.filepath = local_path(filepath, "filepath")
-        kept = combined(keep_best, keep_last, keep_every, keep_for_s)
-        self._saves = checkpointer_of(
-            self.filepath,
-            retention=one_rule(retention, kept),
+        rule = one_rule(retention, combined(keep_best, keep_last, keep_every, keep_for_s))
+        check_filepath(self.filepath, save_weights_only)
+        check_placeholders(self.filepath, rule, save_best_only and save_at_end)
+        check_choices(on_save_error, if_busy)
+        self._checkpointer = Checkpointer(
+            CheckpointStore(
+                self.filepath, rule, Ranking((), ties), not save_weights_only, background
+            ),
             best_only=save_best_only,
-            weights_only=save_weights_only,
-            at_end=save_at_end,
-            ties=ties,
-            on_save_error=on_save_error,
-            background=background,
-            if_busy=if_busy,
+            warn_only=on_save_error == "warn",
             say=self._say,
+            skip_if_busy=if_busy == "skip",
         )
         super().__init__(names[0], modes[0], initial_value_threshold)
         self.verbose = verbose
@@ -143,79 +155,207 @@ class ModelCheckpoint(SavingCallback, keras.callbacks.ModelCheckpoint):
         self.fresh = fresh
         self._tie_breakers = tuple(zip(names[1:], modes[1:], strict=True))
         self._needs_order = save_best_only or keep_best is not None or retention is not None
-        self._settled = self._begun = False
+        self._order_is_known = self._has_epoch = False
         self._current_epoch = 0
-        self._last_batch_seen: int | None = None
+        self._last_batch: int | None = None
         self._unsaved: Moment | None = None
+        self._reason = "a batch ended"
         self._triggers = batch_trigger(save_freq), interval_of(every_s, overhead, mtbf_s)
-        self._pace = Schedule(*self._triggers)
+        self._schedule = Schedule(*self._triggers)
         self._disarm()
 
+    @property
+    def best(self) -> float | None:
+        """The metric of the best save, or None."""
+        return self._checkpointer.best
+
+    @best.setter
+    def best(self, value: float | None) -> None:
+        self._checkpointer.best = value
+
+    @property
+    def _run_journal(self) -> CheckpointStore:
+        return self._checkpointer.store
+
     def _disarm(self) -> None:
-        """Have no batch hook where there is nothing to do in it."""
+        """Replace the batch hook by Keras's empty one if it has nothing to do."""
         if not self._needs_batch_hooks:
             idle = MethodType(keras.callbacks.Callback.on_train_batch_end, self)
             self.on_train_batch_end = idle  # type: ignore[method-assign]
 
     @property
     def _needs_batch_hooks(self) -> bool:
-        """Whether ends of batches matter, here or in a subclass; else the list is asynchronous."""
+        """Whether batches matter, here or in a subclass; if not, the list is asynchronous."""
         own = ("on_train_batch_end", "_should_save_on_batch")
         is_own = any(getattr(type(self), n) is not getattr(ModelCheckpoint, n) for n in own)
-        return self._pace.per_batch or is_own
-
-    @property
-    def _run_journal(self) -> CheckpointStore:
-        return self._saves.series
+        return self._schedule.per_batch or is_own
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out, in copies and pickles, what belongs to a run."""
+        """Return the state for copies and pickles, without what belongs to a run."""
         state = super().__getstate__()
         state.pop("on_train_batch_end", None)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take what `__getstate__` returned."""
+        """Set what `__getstate__` returned."""
         self.__dict__.update(state)
         self._disarm()
 
+    def flush(self) -> None:
+        """Wait until all saves are on the disk.
+
+        Raises:
+            SaveError: If one has failed.
+        """
+        self._or_abandon(self._checkpointer.flush)
+
     def on_train_begin(self, logs: Any = None) -> None:
-        """Find out now, not after the first epoch, whether saving can work."""
-        self._saves.flush()
+        """Find out at once, not after the first epoch, whether saving can work."""
+        self._checkpointer.flush()
         super().on_train_begin(logs)
         check_place(self, getattr(self._list, "callbacks", ()), self._model)
         watch_lock(self, self._list)
-        self._saves.series.begin(self._model)
-        self._pace, self._last_batch_seen = Schedule(*self._triggers), None
-        self._unsaved, self._settled = None, False
-        self._begin_run()
+        self._checkpointer.store.start(self._model)
+        self._schedule, self._last_batch = Schedule(*self._triggers), None
+        self._unsaved, self._order_is_known, self._has_epoch = None, False, False
+        if self.fresh:
+            self._checkpointer.reset_best(self.initial_value_threshold)
+        self._checkpointer.start_run(
+            self._model, run_of(self._list), self.fresh, initial_epoch(self._model)
+        )
         names = [self.monitor, *(name for name, _ in self._tie_breakers)]
         if self.mode != "auto" or metrics_are_known(self._model, names):
-            self._settle()
-        self._saves.series.note("begin", epochs=(self.params or {}).get("epochs"))
+            self._set_order()
+        self._checkpointer.store.note("begin", epochs=(self.params or {}).get("epochs"))
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Note the epoch."""
+        """Remember the epoch; raise the error of a save that has failed in the background."""
         super().on_epoch_begin(epoch, logs)
-        self._safely(self._saves.collect)
-        self._current_epoch, self._last_batch_seen = epoch, None
-        self._first_epoch(epoch)
+        self._or_abandon(self._checkpointer.collect)
+        self._current_epoch, self._last_batch = epoch, None
+        self._start_first_epoch(epoch)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Save, if epochs are what it goes by."""
+        """Save, if `save_freq` is "epoch"."""
         super().on_epoch_end(epoch, logs)
-        moment = end_of_epoch(epoch, metrics_of(logs))
-        self._saves.series.note("epoch", epoch=epoch + 1, metrics=dict(moment.metrics))
-        self._unsaved = moment
+        self._unsaved = self._moment(epoch, None, logs)
+        metrics = dict(self._unsaved.metrics)
+        self._checkpointer.store.note("epoch", epoch=epoch + 1, metrics=metrics)
         if self.save_freq == "epoch":
             self._save_model(epoch=epoch, batch=None, logs=logs)
-
-    def on_train_end(self, logs: Any = None) -> None:
-        """Save once more if asked for, and let others write here again."""
-        self._finish("training ended")
-        super().on_train_end(logs)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Save, if enough batches are done; `batch` is the index of the last one that ended."""
         if self._should_save_on_batch(batch):
             self._save_model(epoch=self._current_epoch, batch=batch, logs=logs)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Save once more if asked to, and release the lock."""
+        self._finish("training ended")
+        super().on_train_end(logs)
+
+    def _wind_down(self, error: BaseException) -> None:
+        self._finish(f"training ended with {type(error).__name__}")
+
+    def _finish(self, reason: str) -> None:
+        store = self._checkpointer.store
+        callbacks = getattr(self._list, "callbacks", ())
+        for stop in filter(None, (getattr(c, "stop_reason", None) for c in callbacks)):
+            store.note("stop", reason=str(stop), kind=stop.kind, epoch=stop.epoch + 1)
+        try:
+            self.flush()
+            unsaved = self._unsaved or self._checkpointer.failed
+            if self.save_at_end and unsaved is not None:
+                self._consider(replace(unsaved, metrics={}), reason, last=True)
+                self.flush()
+        finally:
+            store.note("end", reason=reason)
+            store.end()
+
+    def _release_lock(self) -> bool:
+        """Release the lock after a `fit` that an exception has ended; return whether it could."""
+        store = self._checkpointer.store
+        if not store.writer.busy:
+            store.end()
+        return not store.writer.busy
+
+    # The next three are what subclasses of Keras's class override and call.
+
+    def _should_save_on_batch(self, batch: int) -> bool:
+        """Return, once after each step, whether to save; `batch` is the index of its last one."""
+        if not self._schedule.per_batch:
+            return False
+        self._or_abandon(self._checkpointer.collect)
+        self._schedule.step(self._checkpointer.store.writer.busy)
+        self._schedule.persisted(self._checkpointer.save_s)
+        ended, self._last_batch = batches_ended(self._last_batch, batch), batch
+        verdict = self._schedule.check(ended)
+        self._unsaved = self._moment(self._current_epoch, batch, None)
+        self._reason = verdict.reason
+        return bool(verdict)
+
+    def _save_model(self, epoch: int, batch: int | None, logs: Any) -> None:
+        """Save the end of an epoch (index from 0), or of a batch, if the moment deserves it."""
+        reason = f"epoch {epoch + 1} ended" if batch is None else self._reason
+        self._consider(self._moment(epoch, batch, logs), reason)
+
+    def _get_file_path(self, epoch: int, batch: int | None, logs: Any) -> str:
+        """Return the file that a moment is saved to."""
+        return self._checkpointer.store.path_of(self._moment(epoch, batch, logs))
+
+    def _moment(self, epoch: int, batch: int | None, logs: Any) -> Moment:
+        return moment_of(epoch, batch, logs, (self.params or {}).get("steps"))
+
+    def _consider(self, moment: Moment, reason: str, last: bool = False) -> None:
+        self._start_first_epoch(self._current_epoch)
+        if not self._order_is_known:
+            self._set_order()
+        started = self._schedule.begin()
+        saved = self._or_abandon(
+            lambda: self._checkpointer.consider(self.model, moment, self._swap(), reason, last)
+        )
+        if saved:
+            self._schedule.saved(started)
+            self._unsaved = None
+
+    def _start_first_epoch(self, epoch: int) -> None:
+        if not self._has_epoch:
+            self._has_epoch = True
+            self._checkpointer.start_first_epoch(self._model, epoch, self.fresh)
+
+    def _or_abandon(self, action: Callable[[], T]) -> T:
+        """Return what an action returns; if it raises a SaveError, all callbacks clean up."""
+        try:
+            return action()
+        except SaveError as error:
+            abandon(getattr(self._list, "callbacks", []), error)
+            raise
+
+    def _set_order(self) -> None:
+        """Determine the order of the metrics; if it is not needed, an unknown one is no error."""
+        self._order_is_known = True
+        try:
+            self._settle_direction()
+        except UnknownDirectionError:
+            if self._needs_order:
+                raise
+            return
+        pairs = [(self.monitor, self._rule.mode)]
+        pairs += [(name, self._direction(name, mode)) for name, mode in self._tie_breakers]
+        self._checkpointer.set_ranking(Ranking(tuple(pairs), self.ties))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state that a resumed run needs."""
+        counted = {"pending": self._schedule.pending, "batch": self._last_batch}
+        constants = {"constants": self._checkpointer.store.watch.state_dict(self._model)}
+        return {**self._checkpointer.state_dict(), **counted, **constants}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` returned; training has started."""
+        self._checkpointer.load_state_dict(state)
+        self._checkpointer.store.watch.load_state_dict(state["constants"], self._model)
+        self._schedule.pending, self._last_batch = state["pending"], state.get("batch")
+
+    def _say(self, message: str) -> None:
+        if self.verbose > 0:
+            print_message(f"\nEpoch {self._current_epoch + 1}: {message}")

@@ -18,6 +18,7 @@ import click
 
 from keras_ratchet._json import plain
 from keras_ratchet._storage import disk
+from keras_ratchet._storage.atomic import AtomicFile
 from keras_ratchet._storage.paths import local_path
 from keras_ratchet.cli import clean
 from keras_ratchet.errors import ConfigError
@@ -139,14 +140,14 @@ def count(size: int, noun: str) -> str:
 
 
 @contextmanager
-def new_file(path: str, force: bool) -> Iterator[disk.FileDraft]:
+def new_file(path: str, force: bool) -> Iterator[AtomicFile]:
     """Yield a draft that becomes `path` when the block ends well; make its directory.
 
     Raises:
         click.UsageError: If there is such a file and `force` is not set.
     """
     make_place(path, force)
-    with disk.FileDraft(path) as draft:
+    with AtomicFile(path) as draft:
         yield draft
         draft.commit()
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 
 import click
 
-from keras_ratchet._storage.listing import checkpoints, record
-from keras_ratchet._storage.single_file import SIDE
+from keras_ratchet._storage.listing import checkpoint_at, checkpoints
+from keras_ratchet._storage.single_file import METADATA
 from keras_ratchet._storage.snapshot_directory import MANIFEST
 from keras_ratchet._storage.verify import Verification
 from keras_ratchet._storage.verify import verify as verify_one
@@ -29,7 +29,7 @@ def checkpoints_in(directory: str) -> list[CheckpointInfo]:
         LoadError: If there are none and never were; the message says where there are some.
     """
     found = checkpoints(directory)
-    if found or os.path.isdir(os.path.join(directory, SIDE)):
+    if found or os.path.isdir(os.path.join(directory, METADATA)):
         return found
     near = _directories_below(directory)
     hint = f" There are some in: {', '.join(near)}." if near else ""
@@ -46,7 +46,7 @@ def one(path: str) -> CheckpointInfo:
         LoadError: If the path is none; if it is a directory of some, the message names the best.
     """
     if not os.path.isdir(path) or is_snapshot(path):
-        return record(path)
+        return checkpoint_at(path)
     inside = [info.name for info in checkpoints_in(path)]
     named = f", as in {os.path.join(path, inside[-1])!r}" if inside else ""
     raise LoadError(f"{path!r} is a directory of checkpoints: name one of them{named}.")
@@ -57,7 +57,7 @@ def several(paths: Iterable[str]) -> list[CheckpointInfo]:
     found: list[CheckpointInfo] = []
     for path in paths:
         inside = os.path.isdir(path) and not is_snapshot(path)
-        found += checkpoints_in(path) if inside else [record(path)]
+        found += checkpoints_in(path) if inside else [checkpoint_at(path)]
     return found
 
 
@@ -152,5 +152,5 @@ def _directories_below(directory: str) -> list[str]:
 def _holds_checkpoints(directory: str) -> bool:
     with contextlib.suppress(OSError):
         names = os.listdir(directory)
-        return SIDE in names or any(name.endswith(_SUFFIXES) for name in names)
+        return METADATA in names or any(name.endswith(_SUFFIXES) for name in names)
     return False

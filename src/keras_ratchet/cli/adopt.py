@@ -76,7 +76,7 @@ def adopt(
     for path in paths:
         _refuse_known(path, force)
     for path in paths:
-        facts = Manifest(
+        manifest = Manifest(
             files={},
             position=Position(epoch),
             metrics=dict(values),
@@ -86,7 +86,7 @@ def adopt(
             saved_at=os.stat(path).st_mtime,
             versions={"keras": version} if (version := versions[path]) else {},
         )
-        _adopt(path, facts)
+        _adopt(path, manifest)
     _report([_select.one(path) for path in paths], as_json)
 
 
@@ -98,14 +98,11 @@ def _refuse_known(path: str, force: bool) -> None:
         )
 
 
-def _adopt(path: str, facts: Manifest) -> None:
+def _adopt(path: str, manifest: Manifest) -> None:
     directory = os.path.dirname(os.path.abspath(path))
-    lock = FileLock(single_file.series_lock_path(directory, facts.series), f"checkpoint {path!r}")
-    lock.acquire()
-    try:
-        single_file.adopt(path, facts)
-    finally:
-        lock.release()
+    lock_path = single_file.series_lock_path(directory, manifest.series)
+    with FileLock(lock_path, f"checkpoint {path!r}"):
+        single_file.adopt(path, manifest)
 
 
 def _report(adopted: list[CheckpointInfo], as_json: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from keras_ratchet._storage import journal
-from keras_ratchet._storage.single_file import SIDE
+from keras_ratchet._storage.single_file import METADATA
 from keras_ratchet._storage.space import readable
 from keras_ratchet.cli import _output
 from keras_ratchet.errors import LoadError
@@ -70,7 +70,7 @@ def events_of(directory: str) -> list[dict[str, Any]]:
     """
     events = list(journal.read(directory))
     if not events:
-        where = os.path.join(directory, SIDE, journal.NAME)
+        where = os.path.join(directory, METADATA, journal.NAME)
         raise LoadError(f"no run has saved in {directory!r}: there is no {where!r}.")
     return events
 

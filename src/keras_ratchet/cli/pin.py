@@ -38,7 +38,7 @@ def _apply(paths: tuple[str, ...], change: Callable[[str], None], done: str, as_
     for snapshot in snapshots:
         change(snapshot.path)
     if as_json:
-        _output.emit([_output.as_data(listing.record(s.path)) for s in snapshots])
+        _output.emit([_output.as_data(listing.checkpoint_at(s.path)) for s in snapshots])
         return
     for snapshot in snapshots:
         _output.say(f"{done}  {snapshot.path}")

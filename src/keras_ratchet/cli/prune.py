@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import click
 
 from keras_ratchet._storage import journal, single_file
-from keras_ratchet._storage.deletion import delete_unless_changed
+from keras_ratchet._storage.listing import delete_unless_changed
 from keras_ratchet._storage.lock import FileLock
 from keras_ratchet._storage.space import readable
 from keras_ratchet.cli import PROBLEM, _output, _select
@@ -30,7 +29,7 @@ class _Step:
     @property
     def frees(self) -> int:
         """How many bytes it frees, or would."""
-        return self.decision.snapshot.bytes if self.outcome in ("delete", "deleted") else 0
+        return self.decision.checkpoint.bytes if self.outcome in ("delete", "deleted") else 0
 
 
 @click.command()
@@ -85,7 +84,7 @@ def _plan(directory: str, series: str, rule: Retention) -> list[Decision]:
     decisions = plan(snapshots, rule, ranking, time.time())
     return [
         replace(d, keep=True, reason="the best of the newest run")
-        if d.snapshot.name in best and not d.keep
+        if d.checkpoint.name in best and not d.keep
         else d
         for d in decisions
     ]
@@ -96,24 +95,15 @@ def _carry_out(directory: str, series: str, rule: Retention) -> list[_Step]:
     first = _planned(directory, series, rule)
     if all(step.outcome == "keep" for step in first):
         return first
-    with _locked(directory, series):
+    lock_path = single_file.series_lock_path(directory, series)
+    with FileLock(lock_path, f"{series or 'backup'!r}"):
         return [_done(directory, decision) for decision in _plan(directory, series, rule)]
-
-
-@contextlib.contextmanager
-def _locked(directory: str, series: str) -> Iterator[None]:
-    lock = FileLock(single_file.series_lock_path(directory, series), f"{series or 'backup'!r}")
-    lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _done(directory: str, decision: Decision) -> _Step:
     if decision.keep:
         return _Step(decision, "keep")
-    snapshot = decision.snapshot
+    snapshot = decision.checkpoint
     if not delete_unless_changed(snapshot):
         return _Step(decision, "changed")
     journal.append(
@@ -136,9 +126,9 @@ def _report(directory: str, steps: Sequence[_Step], done: bool, as_json: bool) -
     rows = [
         [
             step.outcome,
-            step.decision.snapshot.name,
-            str(step.decision.snapshot.position.epoch),
-            readable(step.decision.snapshot.bytes),
+            step.decision.checkpoint.name,
+            str(step.decision.checkpoint.position.epoch),
+            readable(step.decision.checkpoint.bytes),
             _why(step),
         ]
         for step in steps
@@ -160,7 +150,7 @@ def _why(step: _Step) -> str:
 
 
 def _data(step: _Step) -> dict[str, object]:
-    snapshot: CheckpointInfo = step.decision.snapshot
+    snapshot: CheckpointInfo = step.decision.checkpoint
     return {
         "name": snapshot.name,
         "path": snapshot.path,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import click
 
-from keras_ratchet._storage.manifest import FileRecord
+from keras_ratchet._storage.manifest import FileEntry
 from keras_ratchet._storage.single_file import manifest_of
 from keras_ratchet._storage.snapshot_directory import snapshot_manifest
 from keras_ratchet._storage.space import readable
@@ -41,7 +41,7 @@ def show(path: str, as_json: bool) -> None:
         _output.say(f"  {label.ljust(width)}  {value}")
 
 
-def _files(snapshot: CheckpointInfo) -> Mapping[str, FileRecord]:
+def _files(snapshot: CheckpointInfo) -> Mapping[str, FileEntry]:
     if not snapshot.manifest:
         return {}
     if snapshot.directory:

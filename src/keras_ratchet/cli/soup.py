@@ -198,7 +198,7 @@ def _write(
     suffix = next(suffix for suffix in _SUFFIXES if best.name.endswith(suffix))
     if next((s for s in _SUFFIXES if output.endswith(s)), None) != suffix:
         raise click.UsageError(f"FILE is a copy of {best.name}, so it must end in {suffix}.")
-    facts = Manifest(
+    manifest = Manifest(
         files={},
         position=best.position,
         reason=_reason(members, ranking),
@@ -212,21 +212,17 @@ def _write(
         single_file.save_file(
             output,
             lambda draft: draft.write(lambda file: rewrite(best.path, file, weights.values())),
-            facts,
+            manifest,
         )
     where, epoch = os.path.dirname(os.path.abspath(output)), best.position.epoch
-    journal.append(where, "soup", name=facts.series, reason=facts.reason, epoch=epoch)
+    journal.append(where, "soup", name=manifest.series, reason=manifest.reason, epoch=epoch)
 
 
 @contextlib.contextmanager
 def _locked(path: str) -> Iterator[None]:
     directory, name = os.path.split(os.path.abspath(path))
-    lock = FileLock(single_file.series_lock_path(directory, name), f"checkpoint {path!r}")
-    lock.acquire()
-    try:
+    with FileLock(single_file.series_lock_path(directory, name), f"checkpoint {path!r}"):
         yield
-    finally:
-        lock.release()
 
 
 def _reason(members: Sequence[CheckpointInfo], ranking: Ranking) -> str:

@@ -1,4 +1,4 @@
-"""Is this moment the best so far? The rule of `save_best_only`."""
+"""The rule of `save_best_only`: whether a moment is the best so far."""
 
 from __future__ import annotations
 

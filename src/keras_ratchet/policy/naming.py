@@ -1,6 +1,6 @@
 """File name templates: `"{epoch:02d}-{val_loss:.2f}.keras"`.
 
-A field is a key: `{val_top-5}` works, and no attribute or index of a value can be reached.
+A placeholder is a key: `{val_top-5}` works, and attributes and indices of values are out of reach.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PLAIN_SPEC = re.compile(r"(?:(?P<fill>.)?[<>=^])?[-+ #z0-9.,_]*[deEfFgGn%]?", r
 
 
 def fields(template: str) -> tuple[str, ...]:
-    """Return the names of the placeholders, in their order.
+    """Return the names of the placeholders, in order.
 
     Raises:
         ConfigError: If the template's braces do not match or a placeholder has no name.
@@ -40,7 +40,7 @@ def fields(template: str) -> tuple[str, ...]:
 
 
 def head(template: str) -> tuple[str, bool]:
-    """Return what stands before the first placeholder, and whether that is all.
+    """Return the text before the first placeholder, and whether there is no placeholder.
 
     Example:
         >>> head("runs/{{a}}/e{epoch}.keras"), head("best.keras")
@@ -55,12 +55,12 @@ def head(template: str) -> tuple[str, bool]:
 
 
 def escaped(text: str) -> str:
-    """Return a template that gives this text."""
+    """Return a template that renders as this text."""
     return text.replace("{", "{{").replace("}", "}}")
 
 
 def unknown_directory_message(template: str, name: str) -> str:
-    """Return what is wrong with a placeholder in a directory that nothing fills in."""
+    """Return the message about a placeholder in a directory that nothing fills in."""
     return (
         f"{{{name}}} in the directories of filepath is neither a counter nor a metric of this "
         "model, so all runs would share one directory. For a literal brace, write {{ and }}. "
@@ -69,7 +69,7 @@ def unknown_directory_message(template: str, name: str) -> str:
 
 
 def validate(template: str) -> None:
-    """Raise a ConfigError if the template cannot be filled in whatever the metrics are."""
+    """Raise a ConfigError if no metrics can fill in the template."""
     for field in fields(template):
         if set(field) & set("'\" "):  # `str({'lr': 0.1})` in a path
             raise ConfigError(unknown_directory_message(template, field))
@@ -92,10 +92,10 @@ def render(template: str, values: Mapping[str, float]) -> tuple[str, tuple[str, 
 
     Args:
         template: A template that `validate` accepts.
-        values: Counters and metrics by name. What is absent prints as `nan`.
+        values: Counters and metrics by name; missing ones print as `nan`.
 
     Returns:
-        The file name, and the names that were absent.
+        The file name, and the names that are missing.
 
     Example:
         >>> render("{epoch:02d}-{val_loss:.2f}.keras", {"epoch": 3})
@@ -114,7 +114,7 @@ def render(template: str, values: Mapping[str, float]) -> tuple[str, tuple[str, 
 
 
 def may_be(template: str, name: str) -> bool:
-    """Say whether a name may have come out of a template.
+    """Return whether a name may have been rendered from a template.
 
     Example:
         >>> may_be("{epoch:02d}.keras", "07.keras"), may_be("{epoch:02d}.keras", "best.keras")
@@ -139,7 +139,7 @@ def _pattern(spec: str, conversion: str | None) -> str:
 def _fill(value: float, spec: str, conversion: str | None) -> str:
     try:
         return _format(value, spec, conversion)
-    except ValueError:  # `{batch:02d}` of an absent batch
+    except ValueError:  # `{batch:02d}` without a batch
         return format(str(value))
 
 

@@ -1,4 +1,4 @@
-"""Which checkpoints stay, and why: pure rules from the list of them to a plan."""
+"""Retention: which checkpoints stay, and why. Rules map a list of them to a plan."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Ties = Literal["earlier", "later"]
 class Ranking:
     """The order from best to worst: by one metric, ties by the next, then by age.
 
-    NaN ranks behind every number, and a checkpoint without the metric behind that.
+    NaN is worse than every number, and a missing metric is worse than NaN.
 
     Args:
         metrics: Pairs of name and mode ("min" or "max"), the most important first.
-        ties: Which of equals is better, the "earlier" or the "later".
+        ties: Which of two equal ones is better, the "earlier" or the "later".
     """
 
     metrics: tuple[tuple[str, Mode], ...]
@@ -39,7 +39,7 @@ class Ranking:
         return tuple(_key(metrics.get(name), mode) for name, mode in self.metrics)
 
     def beats(self, metrics: Mapping[str, float], best: Mapping[str, float] | None) -> bool:
-        """Say whether values may take the place of the best so far; NaN never may."""
+        """Return whether values are better than the best so far; NaN never is."""
         if not self.metrics or self.key(metrics)[0][0] > 0:
             return False
         if best is None:
@@ -48,10 +48,10 @@ class Ranking:
             self.ties == "later" and self.key(metrics) == self.key(best)
         )
 
-    def sort(self, snapshots: Iterable[CheckpointInfo]) -> list[CheckpointInfo]:
+    def sort(self, checkpoints: Iterable[CheckpointInfo]) -> list[CheckpointInfo]:
         """Return the checkpoints that have the metric, best first."""
         sign = 1 if self.ties == "earlier" else -1
-        ranked = [s for s in snapshots if self.metrics and self.metrics[0][0] in s.metrics]
+        ranked = [s for s in checkpoints if self.metrics and self.metrics[0][0] in s.metrics]
         return sorted(ranked, key=lambda s: (self.key(s.metrics), *(sign * a for a in age(s))))
 
 
@@ -63,55 +63,55 @@ def _key(value: float | None, mode: Mode) -> tuple[int, float]:
     return 0, value if mode == "min" else -value
 
 
-def ranking_of(snapshots: Iterable[CheckpointInfo]) -> Ranking:
-    """Return the order that most of these were saved by; an empty one if none says.
+def ranking_of(checkpoints: Iterable[CheckpointInfo]) -> Ranking:
+    """Return the order that most of these were saved by; an empty one if none has any.
 
-    Of orders with as many checkpoints, that of the newest one counts.
+    Of orders with equally many checkpoints, that of the newest one counts.
     """
-    newest_first = sorted(snapshots, key=age, reverse=True)
-    votes = Counter(snapshot.ranking for snapshot in newest_first if snapshot.ranking)
+    newest_first = sorted(checkpoints, key=age, reverse=True)
+    votes = Counter(checkpoint.ranking for checkpoint in newest_first if checkpoint.ranking)
     pairs = max(votes, key=lambda pairs: votes[pairs], default=())
     return Ranking(tuple((name, "min" if mode == "min" else "max") for name, mode in pairs))
 
 
-def of_newest_runs(snapshots: Iterable[CheckpointInfo]) -> list[CheckpointInfo]:
-    """Return the checkpoints that the newest run of their series saved, in the order given.
+def of_newest_runs(checkpoints: Iterable[CheckpointInfo]) -> list[CheckpointInfo]:
+    """Return the checkpoints that the newest run of their series saved, in the given order.
 
-    Those of which nothing is known stay. What an earlier run saved under the same file name
-    template may be of another model, or be measured on other data: it is not best any more.
+    Those without a manifest stay. What an earlier run saved under the same file name template may
+    be another model, or measured on other data, so it no longer counts as best.
     """
-    snapshots = list(snapshots)
-    newest = {s.series: s.run for s in sorted(snapshots, key=age) if s.manifest}
-    return [s for s in snapshots if not s.manifest or s.run == newest[s.series]]
+    checkpoints = list(checkpoints)
+    newest = {s.series: s.run for s in sorted(checkpoints, key=age) if s.manifest}
+    return [s for s in checkpoints if not s.manifest or s.run == newest[s.series]]
 
 
-def age(snapshot: CheckpointInfo) -> tuple[float, float, float]:
-    """Return what orders checkpoints in time: when they were saved, then how far they are."""
-    position = snapshot.position
-    return snapshot.saved_at, float(position.epoch), float(position.batch)
+def age(checkpoint: CheckpointInfo) -> tuple[float, float, float]:
+    """Return a key that orders checkpoints by time, then by position."""
+    position = checkpoint.position
+    return checkpoint.saved_at, float(position.epoch), float(position.batch)
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a rule may look at beside the checkpoints themselves (oldest first)."""
+    """What a rule may look at: the checkpoints (oldest first), their order, the time."""
 
-    snapshots: Sequence[CheckpointInfo]
+    checkpoints: Sequence[CheckpointInfo]
     ranking: Ranking
     now_s: float
 
 
 class Retention(Protocol):
-    """A rule: which checkpoints stay, each with its reason. Rules combine with `|`."""
+    """A rule that decides which checkpoints stay, with reasons. Rules combine with `|`."""
 
     def keeps(self, context: Context) -> dict[str, str]:
-        """Return the names of those that stay and why."""
+        """Return the names of those that stay, each with the reason."""
 
 
 class _Rule:
-    """What lets rules be combined with `|`."""
+    """Implements `|` for rules."""
 
     def keeps(self, context: Context) -> dict[str, str]:
-        """Return the names of those that stay and why."""
+        """Return the names of those that stay, each with the reason."""
         raise NotImplementedError
 
     def __or__(self, other: Retention) -> AnyOf:
@@ -122,7 +122,7 @@ class _Rule:
 
 @dataclass(frozen=True, slots=True)
 class AnyOf(_Rule):
-    """Keep what at least one of the rules keeps."""
+    """Keep the checkpoints that at least one of the rules keeps."""
 
     rules: tuple[Retention, ...]
 
@@ -136,7 +136,7 @@ class AnyOf(_Rule):
 
 @dataclass(frozen=True, slots=True)
 class KeepBest(_Rule):
-    """Keep the `k` best ones.
+    """Keep the `k` best checkpoints.
 
     Args:
         k: How many, at least 1.
@@ -148,8 +148,8 @@ class KeepBest(_Rule):
         _count("keep_best", self.k)
 
     def keeps(self, context: Context) -> dict[str, str]:
-        """Return the names of those that stay and why."""
-        best = context.ranking.sort(context.snapshots)[: self.k]
+        """Return the names of those that stay, each with the reason."""
+        best = context.ranking.sort(context.checkpoints)[: self.k]
         name = context.ranking.metrics[0][0] if context.ranking.metrics else ""
         return {
             s.name: f"{self._place(place)} by {name} ({s.metrics[name]:.6g})"
@@ -162,7 +162,7 @@ class KeepBest(_Rule):
 
 @dataclass(frozen=True, slots=True)
 class KeepLast(_Rule):
-    """Keep the `n` newest ones.
+    """Keep the `n` newest checkpoints.
 
     Args:
         n: How many, at least 1.
@@ -174,13 +174,13 @@ class KeepLast(_Rule):
         _count("keep_last", self.n)
 
     def keeps(self, context: Context) -> dict[str, str]:
-        """Return the names of those that stay and why."""
-        return {s.name: f"one of the {self.n} newest" for s in context.snapshots[-self.n :]}
+        """Return the names of those that stay, each with the reason."""
+        return {s.name: f"one of the {self.n} newest" for s in context.checkpoints[-self.n :]}
 
 
 @dataclass(frozen=True, slots=True)
 class KeepEvery(_Rule):
-    """Keep those of every `m`-th epoch, for ever.
+    """Keep the checkpoints of every `m`-th epoch, for ever.
 
     Args:
         m: A number of epochs, at least 1.
@@ -192,17 +192,17 @@ class KeepEvery(_Rule):
         _count("keep_every", self.m)
 
     def keeps(self, context: Context) -> dict[str, str]:
-        """Return the names of those that stay and why."""
+        """Return the names of those that stay, each with the reason."""
         return {
             s.name: f"epoch {s.position.epoch} is a multiple of {self.m}"
-            for s in context.snapshots
+            for s in context.checkpoints
             if s.position.batch == 0 and s.position.epoch > 0 and s.position.epoch % self.m == 0
         }
 
 
 @dataclass(frozen=True, slots=True)
 class KeepNewer(_Rule):
-    """Keep those that are not older than `seconds`.
+    """Keep checkpoints that are not older than `seconds`.
 
     Args:
         seconds: The age limit, above 0.
@@ -217,10 +217,10 @@ class KeepNewer(_Rule):
             )
 
     def keeps(self, context: Context) -> dict[str, str]:
-        """Return the names of those that stay and why."""
+        """Return the names of those that stay, each with the reason."""
         return {
             s.name: f"not older than {self.seconds:g} s"
-            for s in context.snapshots
+            for s in context.checkpoints
             if context.now_s - s.saved_at <= self.seconds
         }
 
@@ -231,7 +231,7 @@ def combined(
     keep_every: int | None = None,
     keep_for_s: float | None = None,
 ) -> Retention | None:
-    """Return the rule that keeps what one of the arguments keeps, or None without arguments."""
+    """Return the rule that these arguments describe, or None without arguments."""
     rules: list[Retention] = []
     if keep_best is not None:
         rules.append(KeepBest(keep_best))
@@ -246,27 +246,27 @@ def combined(
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What happens to one checkpoint, and why."""
+    """Whether one checkpoint stays, and why."""
 
-    snapshot: CheckpointInfo
+    checkpoint: CheckpointInfo
     keep: bool
     reason: str
 
 
 def plan(
-    snapshots: Iterable[CheckpointInfo],
+    checkpoints: Iterable[CheckpointInfo],
     rule: Retention,
     ranking: Ranking,
     now_s: float,
     resumed_from: str | None = None,
 ) -> list[Decision]:
-    """Decide about each checkpoint; nothing is touched.
+    """Decide which checkpoints stay; nothing is deleted.
 
-    The best, the newest, pinned ones, the one that training was resumed from and those of
-    which nothing is known are never dropped, whatever the rule.
+    Whatever the rule, the best one, the newest one, pinned ones, the one that the run resumed
+    from and those without a manifest stay.
 
     Args:
-        snapshots: The checkpoints of one series.
+        checkpoints: The checkpoints of one series.
         rule: Which of them stay.
         ranking: What is best.
         now_s: The time, in seconds since 1970.
@@ -275,7 +275,7 @@ def plan(
     Returns:
         A decision for each, oldest first.
     """
-    ordered = sorted(snapshots, key=age)
+    ordered = sorted(checkpoints, key=age)
     context = Context([s for s in ordered if s.manifest], ranking, now_s)
     kept = rule.keeps(context) | _protected(ordered, context, resumed_from)
     return [Decision(s, s.name in kept, kept.get(s.name, "no rule keeps it")) for s in ordered]

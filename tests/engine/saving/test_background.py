@@ -15,13 +15,16 @@ from support import background_saves
 from support.models import Curve, dense, fit
 
 import keras_ratchet
-from keras_ratchet._engine.saving import background, file_save
+from keras_ratchet._engine.saving import background, checkpoint_store
 from keras_ratchet._engine.saving.background import BackgroundWriter
 from keras_ratchet._storage import disk, journal
 from keras_ratchet.errors import SaveError
+from keras_ratchet.policy.retention import Ranking
+from keras_ratchet.types import Moment, Position
 
 HELD_UP_S = 0.3
 NO_MODEL = object()
+END = Moment(Position(1))
 
 
 def saver(directory, name="{epoch}.weights.h5", **arguments):
@@ -60,7 +63,7 @@ def hold_up():
 @pytest.fixture
 def broken(monkeypatch):
     """Let the save of the second epoch fail, on its own thread."""
-    real = file_save.write_file
+    real = checkpoint_store.write_model_file
 
     def no_space(frozen, path, *rest):
         if os.path.basename(path).startswith("2."):
@@ -68,7 +71,7 @@ def broken(monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(frozen, path, *rest)
 
-    monkeypatch.setattr(file_save, "write_file", no_space)
+    monkeypatch.setattr(checkpoint_store, "write_model_file", no_space)
 
 
 def test_an_error_is_raised_at_the_next_hook_with_the_traceback_of_its_thread(tmp_path, broken):
@@ -80,7 +83,7 @@ def test_an_error_is_raised_at_the_next_hook_with_the_traceback_of_its_thread(tm
         fit(dense(), [drained, saver(tmp_path), late], epochs=5)
     assert begun == [0, 1]  # the error was raised as the third epoch began
     shown = "".join(traceback.format_exception(caught.value))
-    assert ", in no_space" in shown and ", in run" in shown
+    assert ", in no_space" in shown and ", in _write" in shown
     assert [p.name for p in tmp_path.glob("*.h5")] == ["1.weights.h5"]
 
 
@@ -190,22 +193,21 @@ class Flight:
 
     def __init__(self, monkeypatch):
         self.now, self.most = 0, 0
-        real = BackgroundWriter.submit
+        real = BackgroundWriter.start
 
-        def submit(this, work, done, **arguments):
-            this.wait()
+        def start(this, save, model):
             self.now += 1
             self.most = max(self.most, self.now)
 
             def counted():
                 try:
-                    return work()
+                    return save()
                 finally:
                     self.now -= 1
 
-            real(this, counted, done, **arguments)
+            real(this, counted, model)
 
-        monkeypatch.setattr(BackgroundWriter, "submit", submit)
+        monkeypatch.setattr(BackgroundWriter, "start", start)
 
 
 def test_a_busy_writer_is_waited_for(tmp_path, monkeypatch):
@@ -251,15 +253,15 @@ def test_what_was_passed_by_is_saved_at_the_end_if_that_was_asked_for(tmp_path):
 
 def test_buffers_are_used_again_and_given_back(tmp_path):
     callback, held = saver(tmp_path), []
-    holder = callback._saves.series.saver._holder
+    store = callback._checkpointer.store
 
     def look():
         callback.flush()
-        held.append([id(buffer) for buffer in holder._buffers])
+        held.append([id(buffer) for buffer in store._buffers._buffers])
 
     fit(dense(), [callback, At(0, look), At(1, look)], epochs=2)
     assert held[0] == held[1]
-    assert holder._buffers == []
+    assert store._buffers._buffers == []
 
 
 # The order of all saves of a process.
@@ -279,19 +281,66 @@ def test_saves_reach_the_disk_in_the_order_of_their_hooks(tmp_path, monkeypatch)
     assert files == [f"{name}{epoch}.weights.h5" for epoch in (1, 2, 3) for name in "cab"]
 
 
-def test_a_save_in_line_comes_after_those_under_way(tmp_path):
+def test_a_save_that_training_waits_for_comes_after_those_in_the_background(tmp_path, monkeypatch):
     block = background_saves.Roadblock()
     order = []
-    first, second = BackgroundWriter(), BackgroundWriter()
-    first.submit(lambda: order.append(1) or True, bool, model=NO_MODEL, in_line=False)
+    BackgroundWriter().start(lambda: order.append(1) or True, NO_MODEL)
+    store = checkpoint_store.CheckpointStore(str(tmp_path / "m.h5"), None, Ranking(()))
+    real = checkpoint_store.write_model_file
+
+    def second(*arguments):
+        order.append(2)
+        return real(*arguments)
+
+    monkeypatch.setattr(checkpoint_store, "write_model_file", second)
     threading.Timer(HELD_UP_S, block.lift).start()
-    second.submit(lambda: order.append(2) or True, bool, model=NO_MODEL, in_line=True)
+    store.save(dense(), store.template, END, "", as_best=False, preserves_others=False)
     assert order == [1, 2]
+
+
+def test_where_no_thread_can_be_started_a_save_runs_at_once(monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    own, ran = BackgroundWriter(), []
+    own.start(lambda: ran.append(threading.current_thread()) or True, NO_MODEL)
+    assert ran == [threading.main_thread()] and not own.busy
+    assert own.wait() and len(ran) == 1
+
+
+def test_a_ctrl_c_before_the_thread_has_started_loses_no_save(monkeypatch):
+    def interrupt(thread):
+        raise KeyboardInterrupt
+
+    own, ran = BackgroundWriter(), []
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            own.start(lambda: ran.append(1) or True, NO_MODEL)
+    assert own.busy and not ran
+    assert own.wait() and ran == [1]
+
+
+AT_EXIT = SCRIPT.replace("import sys\n", "import atexit, sys\n", 1).replace(
+    "threading.Timer(0.5, background_saves.Roadblock().lift).start()\n"
+    'callbacks.on_epoch_end(0, {"loss": 1.0})\n',
+    'atexit.register(lambda: callbacks.on_epoch_end(0, {"loss": 1.0}))\n',
+)
+
+
+def test_a_save_while_the_interpreter_exits_is_made(tmp_path):
+    assert "atexit.register" in AT_EXIT
+    path, tests = tmp_path / "m.weights.h5", str(Path(__file__).parents[2])
+    command = [sys.executable, "-X", "faulthandler", "-c", AT_EXIT, str(path), tests]
+    done = subprocess.run(command, timeout=120, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert keras_ratchet.verify(str(path))
 
 
 def test_a_forked_child_neither_waits_for_its_parents_saves_nor_repeats_them():
     block, own, ran = background_saves.Roadblock(), BackgroundWriter(), []
-    own.submit(lambda: ran.append(os.getpid()) or True, bool, model=NO_MODEL, in_line=False)
+    own.start(lambda: ran.append(os.getpid()) or True, NO_MODEL)
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -299,7 +348,7 @@ def test_a_forked_child_neither_waits_for_its_parents_saves_nor_repeats_them():
         try:
             own.wait()
             background.drain()
-            own.submit(lambda: ran.append("child") or True, bool, model=NO_MODEL, in_line=False)
+            own.start(lambda: ran.append("child") or True, NO_MODEL)
             own.wait()
             code = 0 if ran == ["child"] else 2
         finally:
@@ -324,15 +373,15 @@ def test_a_new_training_does_not_hear_of_an_older_ones_failure(tmp_path, broken)
 
 @pytest.mark.parametrize("units", [8, 600])
 def test_only_large_states_are_written_beside_training(tmp_path, monkeypatch, units):
-    threads, real = [], file_save.write_file
+    threads, real = [], checkpoint_store.write_model_file
 
     def note(*arguments):
         threads.append(threading.current_thread() is threading.main_thread())
         return real(*arguments)
 
-    monkeypatch.setattr(file_save, "write_file", note)
+    monkeypatch.setattr(checkpoint_store, "write_model_file", note)
     model = keras.Sequential([keras.Input((4,)), *map(keras.layers.Dense, (units, units * 3, 1))])
     model.compile("sgd", "mse")
     size = 4 * model.count_params()
     fit(model, [keras_ratchet.ModelCheckpoint(tmp_path / "m.keras")])
-    assert threads == [size <= file_save.BLINK_BYTES]
+    assert threads == [size <= background.INLINE_MAX_BYTES]

@@ -73,22 +73,22 @@ def hold_up():
 def test_an_error_is_raised_at_the_next_hook_with_the_traceback_of_its_thread(
     tmp_path, monkeypatch
 ):
-    real = SnapshotStore._write
+    real = SnapshotStore._write_files
 
-    def no_space(this, name, state, facts):
+    def no_space(this, name, state, manifest):
         if name == LAST:
             assert threading.current_thread() is not threading.main_thread()
             raise OSError(errno.ENOSPC, "No space left on device")
-        return real(this, name, state, facts)
+        return real(this, name, state, manifest)
 
-    monkeypatch.setattr(SnapshotStore, "_write", no_space)
+    monkeypatch.setattr(SnapshotStore, "_write_files", no_space)
     block = Block()
     callbacks = [backup_to(tmp_path, every_s=1e6), At(4, block.stand), At(6, block.go)]
     with pytest.raises(SaveError, match="No space left on device") as caught:
         fit(dense(), callbacks, epochs=3)
     assert callbacks[-1].seen == 6
     shown = "".join(traceback.format_exception(caught.value))
-    assert ", in work" in shown and ", in no_space" in shown
+    assert ", in _write" in shown and ", in no_space" in shown
     (event,) = [e for e in journal.read(str(tmp_path)) if e["event"] == "save_error"]
     assert event["name"] == LAST
 
@@ -146,11 +146,11 @@ def test_buffers_are_used_again_and_given_back(tmp_path):
 
     def look():
         callback.flush()
-        held.append([id(buffer) for buffer in callback._store.holder._buffers])
+        held.append([id(buffer) for buffer in callback._store.buffers._buffers])
 
     fit(dense(), [callback, At(5, look), At(9, look)], epochs=3)
     assert held[0] == held[1]
-    assert callback._store.holder._buffers == []
+    assert callback._store.buffers._buffers == []
 
 
 # What a run that was resumed in mid-epoch saves in that epoch.

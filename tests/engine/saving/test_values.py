@@ -218,12 +218,12 @@ def hold_arrays(variables, buffers):
 MISTAKES = [look_later, *([hold_arrays] if keras.backend.backend() == "jax" else [])]
 
 
-@pytest.mark.parametrize("hold", MISTAKES)
+@pytest.mark.parametrize("capture", MISTAKES)
 @pytest.mark.parametrize(("make", "optimizer"), MODELS[1:3])
-def test_control_values_that_are_not_held_are_found_out(
-    hold, make, optimizer, tmp_path, monkeypatch
+def test_control_values_that_are_not_captured_are_found_out(
+    capture, make, optimizer, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(_backends.current(), "hold", hold)
+    monkeypatch.setattr(_backends.current(), "capture", capture)
     # jax: the array has been deleted, or the variable is empty while it trains
     with pytest.raises((AssertionError, RuntimeError, TypeError)):
         check(str(tmp_path), make, optimizer, train(str(tmp_path), make, optimizer).then)

@@ -1,4 +1,4 @@
-"""Values taken out of a model at one moment, by the cheapest means of the backend."""
+"""Values of variables captured at one moment, as cheaply as the backend can."""
 
 from __future__ import annotations
 
@@ -18,52 +18,51 @@ Resolve = Callable[[], list[NDArray[Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """Values of variables, and arrays that stand beside them.
+    """Captured values of variables and arrays.
 
     Attributes:
-        sources: What the values are of, in order.
+        sources: The variables and arrays, in order.
     """
 
     sources: tuple[Any, ...]
     _of_variables: Resolve
-    _beside: dict[int, NDArray[Any]]
+    _others: dict[int, NDArray[Any]]
 
     def arrays(self) -> list[NDArray[Any]]:
         """Return the values, contiguous, in the order of `sources`; on any thread."""
         variables = iter(self._of_variables())
         return [
-            np.asarray(self._beside[i] if i in self._beside else next(variables), order="C")
+            np.asarray(self._others[i] if i in self._others else next(variables), order="C")
             for i in range(len(self.sources))
         ]
 
 
 class VariableBuffers:
-    """Takes values out of a model, for the saves of one callback."""
+    """Captures the values of variables, for the saves of one callback."""
 
     def __init__(self) -> None:
         self._buffers: list[Any] = []
 
-    def hold(self, sources: Sequence[Any], lasting: bool) -> Values:
-        """Take the values of variables; copy arrays and tensors that are given beside them.
+    def capture(self, sources: Sequence[Any], background: bool) -> Values:
+        """Capture the values of variables; copy arrays and tensors.
 
         Args:
             sources: Variables, arrays, tensors.
-            lasting: Whether the values have to stay what they are while training goes on. If not
-                they are views, right until then, and cost nothing. If they have to, the buffers
-                that some backends copy to are used again by the next call: the values of this
-                one have to be used up by then.
+            background: Whether the values are used while training continues. If not, they are
+                views, which cost nothing. If so, some backends copy them to buffers that the next
+                call uses again: the values of this call must not be needed any more by then.
         """
         variables = [s for s in sources if isinstance(s, keras.Variable | Foreign)]
-        beside = {
+        others = {
             i: np.array(keras.ops.convert_to_numpy(source))
             for i, source in enumerate(sources)
             if not isinstance(source, keras.Variable | Foreign)
         }
         backend = _backends.current()
-        if lasting:
-            return Values(tuple(sources), backend.hold(variables, self._buffers), beside)
-        return Values(tuple(sources), lambda: [backend.view(v) for v in variables], beside)
+        if background:
+            return Values(tuple(sources), backend.capture(variables, self._buffers), others)
+        return Values(tuple(sources), lambda: [backend.view(v) for v in variables], others)
 
     def free(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self._buffers = []

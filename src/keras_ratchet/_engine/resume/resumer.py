@@ -334,7 +334,7 @@ class Resumer:
         return TrainState(
             position=position,
             variables={} if validation is None else dict(validation.metrics),
-            held=hold_variables(named, self.store.holder, background),
+            held=hold_variables(named, self.store.buffers, background),
             rng=now if validation is None else validation.streams,
             epoch_rng=now if whole else self._epoch_rng,
             callbacks=self.callbacks.capture(),

@@ -1,4 +1,4 @@
-"""The snapshots of one training: saved, found again, and cleaned up."""
+"""The snapshots of one run: saved, found again, and deleted when there are newer ones."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from keras_ratchet._engine.capture.variable_buffers import VariableBuffers
 from keras_ratchet._engine.resume.train_state import TrainState
 from keras_ratchet._engine.saving.background import (
     BackgroundWriter,
-    begin_anew,
+    Job,
+    Saved,
+    discard_jobs,
+    drain,
     open_jobs,
-    without_run,
+    runs_in_background,
 )
-from keras_ratchet._engine.saving.file_save import Saved, caused, is_beside
-from keras_ratchet._engine.saving.model_file import deleted_message, save_error
+from keras_ratchet._engine.saving.locked_directory import LockedDirectory
+from keras_ratchet._engine.saving.model_file import save_error
 from keras_ratchet._engine.saving.provenance import fingerprint, save_time, state_bytes, versions
 from keras_ratchet._formats.safetensors import read_arrays, write_arrays
-from keras_ratchet._storage import disk, journal, single_file, snapshot_directory, space
-from keras_ratchet._storage.lock import FileLock
+from keras_ratchet._storage import atomic, disk, journal, single_file, snapshot_directory, space
+from keras_ratchet._storage.hashing_file import HashingFile
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet._storage.verify import verify
 from keras_ratchet._warn import warn
@@ -33,33 +36,45 @@ from keras_ratchet.errors import CorruptError, LoadError
 ARRAYS = "state.safetensors"
 DATA = "state.json"
 _MAX_DATA_BYTES = 1 << 30
-Done = Callable[[Saved], None]
 _log = logging.getLogger("keras_ratchet")
 
 
-@dataclass(slots=True)
+@dataclass
 class SnapshotStore:
-    """The snapshot directories of one training.
+    """The snapshot directories of one run.
 
     Args:
         directory: Where they are.
         keep: How many are kept, at least 1.
-        background: Whether they are written beside training; None for those that take longer
-            than a blink.
+        background: Whether they are written in the background; None for large ones.
+
+    Attributes:
+        writer: Runs the saves that are written in the background.
+        buffers: Captures the variables of a model.
     """
 
     directory: str
     keep: int
     background: bool | None = None
     writer: BackgroundWriter = field(default_factory=BackgroundWriter, init=False)
-    holder: VariableBuffers = field(default_factory=VariableBuffers, init=False)
-    _lock: FileLock | None = field(default=None, init=False)
+    buffers: VariableBuffers = field(default_factory=VariableBuffers, init=False)
 
-    def __getstate__(self) -> tuple[None, dict[str, Any]]:
-        """Leave out, in copies and pickles, what belongs to a run: the lock, the thread, memory."""
-        return None, without_run(self, writer=BackgroundWriter(), holder=VariableBuffers())
+    def __post_init__(self) -> None:
+        self._place = self._make_place()
 
-    def begin(self, model: Any) -> None:
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state for copies and pickles, without what belongs to a run."""
+        return {**vars(self), "writer": BackgroundWriter(), "buffers": VariableBuffers()}
+
+    def _make_place(self) -> LockedDirectory:
+        return LockedDirectory(self.directory, "", f"backup directory {self.directory!r}")
+
+    @property
+    def locked(self) -> bool:
+        """Whether the store holds the lock of its directory."""
+        return self._place.locked
+
+    def start(self, model: Any) -> None:
         """Make the directory, take its lock, and clean up after a crash.
 
         Args:
@@ -69,37 +84,36 @@ class SnapshotStore:
             SaveError: If nothing can be written there.
             LockedError: If another process trains with this directory.
         """
-        self.directory = os.path.abspath(self.directory)  # training may change where we are
+        self.directory = os.path.abspath(
+            self.directory
+        )  # training may change the working directory
         try:
-            disk.make_directories(os.path.join(self.directory, single_file.SIDE))
-            disk.probe(self.directory)
+            disk.make_directories(os.path.join(self.directory, single_file.METADATA))
+            atomic.probe(self.directory)
         except OSError as error:
             raise save_error(error, self.directory) from error
-        if self._lock is None:
-            path = os.path.join(self.directory, single_file.SIDE, "backup.lock")
-            lock = FileLock(path, f"backup directory {self.directory!r}")
-            lock.acquire()
-            self._lock = lock
-        begin_anew(model)
+        if not self._place.locked:
+            self._place = self._make_place()
+            self._place.lock()
+        discard_jobs(model)
         for path in snapshot_directory.sweep_snapshots(self.directory):
             _log.info("removed leftovers of a crash: %s", path)
 
     def end(self) -> None:
-        """Give lock and memory back."""
-        self.holder.free()
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        """Release the lock and free memory."""
+        self.buffers.free()
+        self._place.unlock()
 
-    def names(self, by_file_time: bool = False) -> list[str]:
+    def list_paths(self, by_file_time: bool = False) -> list[str]:
         """Return the paths of the snapshots, newest first.
 
         Args:
-            by_file_time: Whether one that does not tell its time goes by its directory's, rather
-                than last: it may be the newest, and its damage has to be told.
+            by_file_time: Whether the time of a snapshot whose manifest is damaged is that of its
+                directory, rather than counting as oldest: it may be the newest one, and then the
+                damage must be reported.
         """
         found = []
-        for _, path in snapshot_directory.snapshots(self.directory):
+        for _, path in snapshot_directory.list_snapshots(self.directory):
             try:
                 manifest = snapshot_directory.snapshot_manifest(path)
             except LoadError:
@@ -111,87 +125,78 @@ class SnapshotStore:
 
     def file(self, back: int, name: str) -> str:
         """Return the path of a file in the newest snapshot (0) or in one further back."""
-        paths = self.names()
+        paths = self.list_paths()
         return os.path.join(paths[back] if back < len(paths) else self.directory, name)
 
-    def aside(self, model: Any) -> bool:
-        """Say whether a save is written beside training."""
-        return is_beside(self.background, state_bytes(model))
+    def runs_in_background(self, model: Any) -> bool:
+        """Return whether a save of this model runs in the background."""
+        return runs_in_background(self.background, state_bytes(model))
 
-    def save(
-        self,
-        model: Any,
-        state: TrainState,
-        reason: str,
-        blocked_s: float,
-        done: Done,
-    ) -> None:
-        """Write a snapshot, now or beside training, then drop those beyond `keep`.
+    def save(self, model: Any, state: TrainState, reason: str, blocked_s: float) -> Saved | None:
+        """Write a snapshot, here or in the background, then delete those beyond `keep`.
 
-        Snapshots are written after all other saves that were begun before; if one of these
-        failed, what the state says of it is not true, and the snapshot is left out.
+        It is written after all saves that were started before. If one of these fails, the snapshot
+        is skipped, because its state refers to that save.
 
         Args:
             model: The model.
             state: Its state, which does not change any more.
             reason: Why it is saved.
             blocked_s: How long that has taken up to now, in seconds.
-            done: Gets what became of it.
+
+        Returns:
+            The outcome; None if the save runs in the background: `writer` then returns it.
         """
-        if self._lock is not None and self._lock.renew():
-            warn(deleted_message(self.directory))
-        facts = self._facts(model, state, reason)
-        needed_bytes, earlier = state_bytes(model), open_jobs(model)
-        began = time.perf_counter() - blocked_s
-        in_line = not self.aside(model)
+        self._place.restore()
+        save = _Save(
+            state,
+            self._manifest(model, state, reason),
+            state_bytes(model),
+            open_jobs(model),
+            time.perf_counter() - blocked_s,
+            blocked_s,
+        )
+        if self.runs_in_background(model):
+            self.writer.start(lambda: self._write(save), model)
+            return None
+        drain()
+        return self._write(save, blocks=True)
 
-        def work() -> Saved:
-            name = self._name(state)
-            path = os.path.join(self.directory, name)
-            if any(job.failed for job in earlier):
-                self.note("skip", name=name, reason="a save that it depends on has failed")
-                return Saved(path)
-            state.settle()
-            try:
-                disk.make_directories(self.directory)
-                space.require(self.directory, needed_bytes)
-                manifest = self._write(name, state, facts)
-                self._retain(bool(state.finished))
-            except OSError as error:
-                self.note("save_error", name=name, problem=str(error))
-                return Saved(path, error=caused(save_error(error, path), error))
-            seconds = time.perf_counter() - began
-            self._tell(name, manifest, seconds if in_line else blocked_s, seconds)
-            return Saved(path, committed=True, seconds=seconds)
+    def _write(self, save: _Save, blocks: bool = False) -> Saved:
+        """Write a snapshot, on any thread."""
+        name = self._name(save.state)
+        path = os.path.join(self.directory, name)
+        if any(job.failed for job in save.earlier):
+            self.note("skip", name=name, reason="a save that it depends on has failed")
+            return Saved(path)
+        try:
+            save.state.settle()
+            disk.make_directories(self.directory)
+            space.require(self.directory, save.needed_bytes)
+            manifest = self._write_files(name, save.state, save.manifest)
+            self._apply_keep(bool(save.state.finished))
+        except OSError as error:
+            return self._place.failed(path, error)
+        except Exception as error:
+            return Saved(path, error=error)
+        took_s = time.perf_counter() - save.started_s
+        self._place.note_saved(name, manifest, took_s if blocks else save.blocked_s, took_s)
+        return Saved(path, committed=True, duration_s=took_s)
 
-        self.writer.submit(work, done, model=model, in_line=in_line)
-
-    def _retain(self, finished: bool) -> None:
-        # a finished state is none to go on from when there are more epochs: keep one that is
-        for path in self.names()[self.keep + finished :]:
+    def _apply_keep(self, finished: bool) -> None:
+        # a run cannot resume from its finished state if there are more epochs: keep one more
+        for path in self.list_paths()[self.keep + finished :]:
             snapshot_directory.delete_snapshot(path)
             self.note("drop", name=os.path.basename(path), reason=f"keep={self.keep}")
 
-    def _tell(self, name: str, manifest: Manifest, blocked_s: float, written_s: float) -> None:
-        self.note(
-            "save",
-            name=name,
-            reason=manifest.reason,
-            epoch=manifest.position.epoch,
-            batch=manifest.position.batch,
-            bytes=sum(record.bytes for record in manifest.files.values()),
-            blocked_s=round(blocked_s, 4),
-            written_s=round(written_s, 4),
-        )
-
     def newest(self, fits: Callable[[TrainState], bool]) -> tuple[TrainState, str] | None:
-        """Return the newest state that verifies and fits, with its path; None if there is none.
+        """Return the newest state that verifies and fits, with its path, or None.
 
         Raises:
             CorruptError: If there are snapshots and none of them verifies.
         """
         problems: list[str] = []
-        for path in self.names(by_file_time=True):
+        for path in self.list_paths(by_file_time=True):
             outcome = verify(path)
             if not outcome:
                 problems.append(f"{path!r} is damaged: {outcome.problem}.")
@@ -200,8 +205,7 @@ class SnapshotStore:
             if not fits(state):
                 continue
             if problems:
-                text = f"{' '.join(problems)} Resuming from {path!r} instead."
-                warn(text)
+                warn(f"{' '.join(problems)} Resuming from {path!r} instead.")
             return state, path
         if problems:
             raise CorruptError(
@@ -211,18 +215,19 @@ class SnapshotStore:
         return None
 
     def clear(self) -> None:
-        """Delete our snapshots, journal and lock, and the directory if nothing else is in it."""
-        for path in self.names():
+        """Delete our snapshots, journal and lock, and the directory if it is then empty."""
+        for path in self.list_paths():
             snapshot_directory.delete_snapshot(path)
         self.end()
-        disk.remove_side(
-            os.path.join(self.directory, single_file.SIDE), ("journal.jsonl", "backup.lock")
-        )
+        metadata = os.path.join(self.directory, single_file.METADATA)
+        for name in (journal.NAME, single_file.BACKUP_LOCK):
+            disk.discard(os.path.join(metadata, name))
+        disk.remove_empty(metadata)
         disk.remove_empty(self.directory)
 
-    def note(self, event: str, **facts: Any) -> None:
+    def note(self, event: str, **fields: Any) -> None:
         """Add a line to the journal."""
-        journal.append(self.directory, event, **facts)
+        self._place.note(event, **fields)
 
     def _name(self, state: TrainState) -> str:
         position = state.position
@@ -234,20 +239,21 @@ class SnapshotStore:
             name = f"{base}-{number}"
         return name
 
-    def _write(self, name: str, state: TrainState, facts: Manifest) -> Manifest:
+    def _write_files(self, name: str, state: TrainState, manifest: Manifest) -> Manifest:
         data, arrays = state.pack()
         text = json.dumps(data, allow_nan=False).encode()
         with snapshot_directory.SnapshotDraft(self.directory, name) as draft:
             draft.write(ARRAYS, lambda file: write_arrays(arrays, file))
             draft.write(DATA, lambda file: _put(file, text))
-            return draft.commit(facts)
+            return draft.commit(manifest)
 
     def _times(self) -> Iterator[float]:
-        for _, path in snapshot_directory.snapshots(self.directory):
+        for _, path in snapshot_directory.list_snapshots(self.directory):
             with contextlib.suppress(LoadError):
                 yield snapshot_directory.snapshot_manifest(path).saved_at
 
-    def _facts(self, model: Any, state: TrainState, reason: str) -> Manifest:
+    def _manifest(self, model: Any, state: TrainState, reason: str) -> Manifest:
+        """Return a manifest without its files."""
         return Manifest(
             files={},
             position=state.position,
@@ -259,7 +265,19 @@ class SnapshotStore:
         )
 
 
-def _put(file: disk.DraftFile, text: bytes) -> None:
+@dataclass(frozen=True, slots=True)
+class _Save:
+    """One save, from the moment at which the state was captured."""
+
+    state: TrainState
+    manifest: Manifest
+    needed_bytes: int
+    earlier: list[Job]
+    started_s: float
+    blocked_s: float
+
+
+def _put(file: HashingFile, text: bytes) -> None:
     file.write(text)
 
 

@@ -108,17 +108,17 @@ class TrainState:
 
 
 def hold_variables(
-    named: Mapping[str, Any], holder: VariableBuffers, lasting: bool
+    named: Mapping[str, Any], buffers: VariableBuffers, lasting: bool
 ) -> Callable[[], Mapping[str, NDArray[Any]]]:
     """Take the values of variables; return what gives them by name.
 
     Args:
         named: The variables, by name.
-        holder: How they are taken.
+        buffers: Captures them.
         lasting: Whether training goes on before they are asked for.
     """
     names = list(named)
-    values = holder.hold(list(named.values()), lasting)
+    values = buffers.capture(list(named.values()), lasting)
     return lambda: dict(zip(names, values.arrays(), strict=True))
 
 

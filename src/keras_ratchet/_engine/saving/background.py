@@ -1,4 +1,12 @@
-"""Runs saves one at a time: in line, or on one thread beside training."""
+"""Runs saves one at a time on one thread in the background, in the order in which they are started.
+
+`concurrent.futures.ThreadPoolExecutor(1)` would not do. Its `submit` puts the work into a queue
+before it starts the thread: when the thread cannot be started ("can't start new thread"), or a
+second Ctrl-C arrives in between, the work stays in the queue, and there is no future to cancel or
+wait for. It refuses work once the interpreter shuts down. And its thread stays when there is
+nothing to do, so that every later `fork` (workers that load data) happens in a process with one
+more thread. So outcomes are `Future`s, but the queue and its thread are made here.
+"""
 
 from __future__ import annotations
 
@@ -9,253 +17,244 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import fields
-from typing import Any
+from concurrent import futures
+from concurrent.futures import Future
+from dataclasses import dataclass
 
 _log = logging.getLogger("keras_ratchet")
 _NICENESS = 10  # training goes first where the two want the same processor
 
+# A file of this size takes about as long to write as two steps of a small model, 10 ms: a thread
+# would save nothing, and scripts that look for the file in the same hook find it.
+INLINE_MAX_BYTES = 4_000_000
+
+
+def runs_in_background(background: bool | None, size_bytes: int) -> bool:
+    """Return whether a save runs in the background.
+
+    Args:
+        background: What the user asked for; None for what is best.
+        size_bytes: About how much is written.
+    """
+    return size_bytes > INLINE_MAX_BYTES if background is None else background
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """The outcome of a save; true if the checkpoint was committed.
+
+    Attributes:
+        path: The checkpoint.
+        bad_weight: Path of a weight that is not finite, if that is why it was not saved.
+        error: Why it was not saved; or, if it was, why older checkpoints could not be deleted.
+        committed: Whether the checkpoint is there.
+        duration_s: How long the save took, until it was on the disk.
+    """
+
+    path: str
+    bad_weight: str | None = None
+    error: Exception | None = None
+    committed: bool = False
+    duration_s: float = 0.0
+
+    def __bool__(self) -> bool:
+        return self.committed
+
+    def __str__(self) -> str:
+        if self.bad_weight is not None:
+            return f"weight {self.bad_weight!r} is not finite"
+        return str(self.error or f"{self.path!r} depends on a save that has failed")
+
 
 class BackgroundWriter:
-    """Runs the jobs of one callback, and hands each outcome back on the training thread.
+    """Runs the saves of one callback, at most one at a time; its owner collects each outcome.
 
-    At most one job of a writer is under way. Jobs of all writers of a process run in the order
-    in which they were submitted, so what a later one says of an earlier one is true once both
-    are done. The interpreter waits for them before it exits.
+    Saves of all writers of a process run in the order in which they were started, so what a later
+    one says about an earlier one is true once both are done. The interpreter waits for them
+    before it exits.
     """
 
     def __init__(self) -> None:
         self._job: Job | None = None
 
+    def __reduce__(self) -> tuple[type[BackgroundWriter], tuple[()]]:
+        """Return how to make a copy, which has nothing to do."""
+        return BackgroundWriter, ()
+
     @property
     def busy(self) -> bool:
-        """Whether a job is under way."""
-        return self._job is not None and not self._job.ended
+        """Whether a save is running."""
+        return self._job is not None and not self._job.future.done()
 
-    def submit(
-        self,
-        work: Callable[[], Any],
-        done: Callable[[Any], None],
-        *,
-        model: Any,
-        in_line: bool,
-        crashed: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Run a job; if one is under way, wait for it first.
+    @property
+    def pending(self) -> bool:
+        """Whether there is a save whose outcome has not been collected."""
+        return self._job is not None
+
+    def start(self, save: Callable[[], Saved], model: object) -> None:
+        """Start a save; the outcome of the one before has been collected.
 
         Args:
-            work: The job. If what it returns is false, the job has failed.
-            done: Gets what it returned, on the thread that collects it.
+            save: The save. It returns errors, it does not raise them.
             model: The model in training.
-            in_line: Whether to run it here and now, after all jobs that are under way.
-            crashed: Called before an exception of the job is raised.
-
-        Raises:
-            Exception: What the job before this one raised, or in line this one.
         """
-        self.wait()
-        job = Job(work, done, crashed, id(model))
-        if in_line:
-            drain()
-            job.run()
-            job.hand_on()
-        else:
-            self._job = job
-            _lane.put(job)
+        assert not self.pending
+        self._job = Job(save, id(model))
+        _queue.put(self._job)
 
-    def collect(self) -> None:
-        """Hand on the outcome of the last job, if it has ended.
+    def collect(self) -> Saved | None:
+        """Return the outcome of the save if it has ended, once; else None."""
+        job = self._job
+        if job is None or not job.future.done():
+            return None
+        self._job = None
+        _queue.forget(lambda other: other is job)
+        return None if job.future.cancelled() else job.future.result()
 
-        Raises:
-            Exception: What the job raised, with its traceback.
-        """
-        if self._job is not None and self._job.ended:
-            job, self._job = self._job, None
-            _lane.forget(lambda other: other is job)
-            job.hand_on()
-
-    def wait(self) -> None:
-        """Wait for the job that is under way, and hand on its outcome."""
+    def wait(self) -> Saved | None:
+        """Wait until no save is running, then return the outcome as `collect` does."""
         if self._job is not None:
-            self._job.join()
-        self.collect()
+            self._job.wait()
+        return self.collect()
 
 
 class Job:
-    """One job, and what became of it.
+    """A save in the queue, and the future of its outcome.
 
     Args:
-        work: The job.
-        done: Gets its outcome.
-        crashed: Called before an exception of the job is raised.
-        training: Identity of the model in training.
+        save: The save.
+        model_id: Identity of the model in training.
     """
 
-    def __init__(
-        self,
-        work: Callable[[], Any],
-        done: Callable[[Any], None],
-        crashed: Callable[[], None],
-        training: int,
-    ) -> None:
-        self.training = training
-        self._work = work
-        self._done = done
-        self._crashed = crashed
-        self._process = os.getpid()
-        self._result: Any = None
-        self._error: BaseException | None = None
-        self._ended = threading.Event()
-
-    @property
-    def ended(self) -> bool:
-        """Whether it is over; in a child made by `fork` it is, since it is its parent's."""
-        return self._ended.is_set() or self._is_foreign
+    def __init__(self, save: Callable[[], Saved], model_id: int) -> None:
+        self.model_id = model_id
+        self.future: Future[Saved] = Future()
+        self._save: Callable[[], Saved] | None = save
 
     @property
     def failed(self) -> bool:
-        """Whether it is over, and has not done what it was to do."""
-        return self._ended.is_set() and (self._error is not None or not self._result)
-
-    @property
-    def _is_foreign(self) -> bool:
-        return self._process != os.getpid()
+        """Whether it has ended without a checkpoint."""
+        if not self.future.done() or self.future.cancelled():
+            return False
+        return self.future.exception() is not None or not self.future.result()
 
     def run(self) -> None:
-        """Do the work."""
+        """Do the work; log a failure, since nobody may collect it."""
+        assert self._save is not None
         try:
-            self._result = self._work()
+            saved = self._save()
         except BaseException as error:
-            self._error = error
-        self._work = _nothing  # the values that it holds are free now
-        self._ended.set()
-
-    def join(self) -> None:
-        """Wait for its end."""
-        if not self.ended:
-            _lane.put(self)  # a second Ctrl-C may have come before that was done
-            self._ended.wait()
-
-    def hand_on(self) -> None:
-        """Give the outcome to who waits for it, or raise."""
-        if self._is_foreign:
+            _log.error("a save in the background failed: %s", error, exc_info=error)
+            self._save = None
+            self.future.set_exception(error)
             return
-        if self._error is not None:
-            self._crashed()
-            raise self._error
-        self._done(self._result)
+        if not saved:
+            _log.error("a save in the background failed: %s", saved)
+        self._save = None  # the captured values are free before anybody is told
+        self.future.set_result(saved)
 
-    def log_failure(self) -> None:
-        """Log what nobody may come to collect."""
-        if self._error is not None:
-            _log.error("a save in the background failed: %s", self._error, exc_info=self._error)
-        elif not self._result:
-            _log.error("a save in the background was not made: %s", self._result)
+    def wait(self) -> None:
+        """Wait for its end."""
+        if not self.future.done():
+            _queue.put(self)  # a second Ctrl-C may have kept `start` from doing that
+            futures.wait([self.future])
+
+    def disown(self) -> None:
+        """Mark it as cancelled: in a child made by `fork` it is the parent's."""
+        self.future = Future()  # the lock of the old one may be held for ever
+        self.future.cancel()
 
 
-class _Lane:
-    """The order of all jobs in a process, and the thread that runs them while there are any.
-
-    A child made by `fork` has no thread of ours, and the lock may be held in it for ever: it
-    begins anew.
-    """
+class _Queue:
+    """The jobs of a process in their order, and the thread that runs them while there are any."""
 
     def __init__(self) -> None:
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
-        self._process = os.getpid()
+    def _reset(self) -> None:
         self._lock = threading.Lock()
         self._waiting: deque[Job] = deque()
         self._open: list[Job] = []
-        self._runs = False
-
-    def _locked(self) -> threading.Lock:
-        if self._process != os.getpid():
-            self._begin()
-        return self._lock
+        self._running = False
 
     def put(self, job: Job) -> None:
-        """Let a thread run a job; where there can be none, run it here."""
-        with self._locked():
+        """Have a job run, once, on the thread; if no thread can be started, run it here."""
+        with self._lock:
             if job not in self._open:
                 self._waiting.append(job)
                 self._open.append(job)
-            if self._runs or not self._waiting:
+            if self._running or not self._waiting:
                 return
-        try:
-            threading.Thread(target=self._run, args=(True,), name="keras_ratchet.save").start()
-        except RuntimeError:  # too many threads, or the interpreter is shutting down
+        if not self._start_thread():
             self._run(nice=False)
 
+    def _start_thread(self) -> bool:
+        """Return whether a thread could be started that the interpreter waits for at its exit."""
+        if not threading.main_thread().is_alive():  # it has waited for threads already
+            return False
+        try:
+            threading.Thread(target=self._run, args=(True,), name="keras_ratchet.save").start()
+        except RuntimeError:  # too many threads
+            return False
+        return True
+
     def forget(self, which: Callable[[Job], bool]) -> None:
-        """Drop jobs that are over from those that `open_jobs` returns."""
-        with self._locked():
-            self._open = [job for job in self._open if not (job.ended and which(job))]
+        """Remove jobs that have ended from those that `open_jobs` returns."""
+        with self._lock:
+            self._open = [job for job in self._open if not (job.future.done() and which(job))]
 
     def open_jobs(self) -> list[Job]:
-        """Return the jobs whose outcome nobody has collected."""
-        with self._locked():
+        """Return the jobs whose outcome has not been collected."""
+        with self._lock:
             return list(self._open)
+
+    def start_again(self) -> None:
+        """Start without jobs in a child made by `fork`, which has no thread of ours."""
+        for job in self._open:
+            job.disown()
+        self._reset()
 
     def _run(self, nice: bool) -> None:
         with self._lock:
-            if self._runs:
+            if self._running:
                 return
-            self._runs = True
+            self._running = True
         if nice:
-            _make_nice()
+            _lower_priority()
         while True:
             with self._lock:
                 if not self._waiting:
-                    self._runs = False
+                    self._running = False
                     return
                 job = self._waiting.popleft()
             job.run()
-            job.log_failure()
 
 
-# Order is a matter between callbacks, so there is one lane for all of them.
-_lane = _Lane()
+# Order matters between callbacks, so they share one queue.
+_queue = _Queue()
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_queue.start_again)
 
 
-def open_jobs(model: Any) -> list[Job]:
-    """Return the jobs of a model's training whose outcome nobody has collected yet."""
-    return [job for job in _lane.open_jobs() if job.training == id(model)]
+def open_jobs(model: object) -> list[Job]:
+    """Return the jobs of a model's training whose outcome has not been collected."""
+    return [job for job in _queue.open_jobs() if job.model_id == id(model)]
 
 
 def drain() -> None:
-    """Wait until no job is under way."""
-    for job in _lane.open_jobs():
-        job.join()
+    """Wait until no job is running."""
+    for job in _queue.open_jobs():
+        job.wait()
 
 
-def begin_anew(model: Any) -> None:
-    """Finish what an older training of a model had begun, which may have ended by an exception.
-
-    What failed then is no matter of the training that begins now.
-    """
+def discard_jobs(model: object) -> None:
+    """Wait for what an earlier `fit` of a model left running, and discard the outcomes."""
     drain()
-    _lane.forget(lambda job: job.training == id(model))
+    _queue.forget(lambda job: job.model_id == id(model))
 
 
-def without_run(owner: Any, **fresh: Any) -> dict[str, Any]:
-    """Return the slots of a dataclass that saves, as they are when nothing is under way.
-
-    Args:
-        owner: The dataclass; its slots `_lock` and `_save` are of a run.
-        **fresh: Other slots that are of a run, and what they begin with.
-    """
-    slots = {one.name: getattr(owner, one.name) for one in fields(owner)}
-    return slots | {name: None for name in ("_lock", "_save") if name in slots} | fresh
-
-
-def _nothing() -> None:
-    """Do nothing."""
-
-
-def _make_nice() -> None:
-    """Let this thread alone stand back: on Linux a thread has a priority of its own."""
+def _lower_priority() -> None:
+    """Lower the priority of this thread alone: on Linux a thread has a priority of its own."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -1,21 +1,29 @@
-"""The files of one ModelCheckpoint: one path, or all that a template gives."""
+"""The checkpoints of one ModelCheckpoint: one path, or all that its template gives."""
 
 from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from keras_ratchet._engine.saving.background import BackgroundWriter, begin_anew, without_run
-from keras_ratchet._engine.saving.file_save import FileSave, Saved, caused, is_beside
+from keras_ratchet._engine.capture.finite import FiniteWatch
+from keras_ratchet._engine.capture.variable_buffers import VariableBuffers
+from keras_ratchet._engine.saving.background import (
+    BackgroundWriter,
+    Saved,
+    discard_jobs,
+    drain,
+    runs_in_background,
+)
+from keras_ratchet._engine.saving.locked_directory import LockedDirectory
 from keras_ratchet._engine.saving.model_file import (
-    ModelSaver,
-    check_target,
-    deleted_message,
-    save_error,
+    FrozenModel,
+    caused,
+    freeze_model,
+    write_model_file,
 )
 from keras_ratchet._engine.saving.provenance import (
     fingerprint,
@@ -24,38 +32,40 @@ from keras_ratchet._engine.saving.provenance import (
     state_bytes,
     versions,
 )
-from keras_ratchet._engine.saving.rehearsal import rehearse
-from keras_ratchet._storage import journal, single_file, space
-from keras_ratchet._storage.catalog import Catalog
-from keras_ratchet._storage.deletion import delete_unless_changed
-from keras_ratchet._storage.earlier_runs import original_name
-from keras_ratchet._storage.lock import FileLock
+from keras_ratchet._engine.saving.rehearsal import check_target, rehearse
+from keras_ratchet._formats import format_of
+from keras_ratchet._formats.base import Format
+from keras_ratchet._storage import single_file, space
+from keras_ratchet._storage.earlier_runs import original_name, preserve
+from keras_ratchet._storage.listing import FileCatalog, delete_unless_changed
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet._storage.verify import verify
 from keras_ratchet._warn import warn
-from keras_ratchet.errors import SaveError
+from keras_ratchet.errors import ConfigError, SaveError
 from keras_ratchet.policy import naming
+from keras_ratchet.policy.monitor import missing_message
 from keras_ratchet.policy.retention import Ranking, Retention, plan
-from keras_ratchet.types import CheckpointInfo, Position
+from keras_ratchet.types import CheckpointInfo, Moment
 
 _log = logging.getLogger("keras_ratchet")
 
 
-@dataclass(slots=True)
+@dataclass
 class CheckpointStore:
-    """Saves the files of one template, keeps those it should, and remembers what is best.
+    """The files of one template: saved, listed, and deleted when no rule keeps them.
 
     Args:
-        template: The file path; placeholders stand in its last part where retention is used.
-        retention: Which files stay, or None for all.
+        template: The file path; with retention, its last part has placeholders.
+        retention: Which files stay; None for all.
         ranking: What is best.
-        whole: Whether the files hold the whole model whatever their suffix says.
-        background: Whether files are written beside training; None for those that take longer
-            than a blink.
+        whole: Whether the files hold the whole model even if they end in `.weights.h5`.
+        background: Whether files are written in the background; None for large ones.
 
     Attributes:
-        run: The run that the files are saved for. What others saved under this template neither
-            competes with them nor is deleted.
+        run: The run that the files are saved for. Files that other runs saved under this template
+            neither compete with them nor are deleted.
+        writer: Runs the saves that are written in the background.
+        watch: Knows which weights are not finite on purpose.
     """
 
     template: str
@@ -65,24 +75,45 @@ class CheckpointStore:
     background: bool | None = None
     run: str = field(default="", init=False)
     writer: BackgroundWriter = field(default_factory=BackgroundWriter, init=False)
-    saver: ModelSaver = field(init=False)
-    _save: FileSave | None = field(default=None, init=False)
-    _lock: FileLock | None = field(default=None, init=False)
-    _failures: set[str] = field(default_factory=set, init=False)
-    _resumed_from: str | None = field(default=None, init=False)
-    _newest_s: float = field(default=0.0, init=False)
-    _catalog: Catalog = field(default_factory=Catalog, init=False)
+    watch: FiniteWatch = field(default_factory=FiniteWatch, init=False)
 
     def __post_init__(self) -> None:
-        self.saver = ModelSaver(self.whole)
+        self._place = self._make_place()
+        self._resumed_from: str | None = None
+        self._newest_s = 0.0
+        self._warned: set[str] = set()
+        self._forget_model()
 
-    def __getstate__(self) -> tuple[None, dict[str, Any]]:
-        """Leave out, in copies and pickles, what belongs to a run: the lock, the thread, memory."""
-        return None, without_run(self, writer=BackgroundWriter(), saver=ModelSaver(self.whole))
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state for copies and pickles, without what belongs to a run."""
+        state = dict(vars(self))
+        for name in ("_format", "_buffers", "_catalog", "_latest"):
+            del state[name]
+        return {**state, "writer": BackgroundWriter(), "watch": FiniteWatch()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Set what `__getstate__` returned."""
+        vars(self).update(state)
+        self._forget_model()
+
+    def _make_place(self) -> LockedDirectory:
+        return LockedDirectory(self.directory, self.name, f"checkpoint {self.template!r}")
+
+    def _forget_model(self) -> None:
+        """Free the memory that belongs to a run."""
+        found = format_of(self.template, self.whole)
+        if found is None:
+            raise ConfigError(
+                f"filepath must end in .keras, .weights.h5 or .h5. Got: {self.template!r}."
+            )
+        self._format: Format = found
+        self._buffers = VariableBuffers()
+        self._catalog = FileCatalog()
+        self._latest: _Save | None = None
 
     @property
     def name(self) -> str:
-        """The template's last part, which its manifests carry."""
+        """The last part of the template, which the manifests repeat."""
         return os.path.basename(self.template)
 
     @property
@@ -90,10 +121,15 @@ class CheckpointStore:
         """The directory above the first placeholder."""
         path, fixed = naming.head(self.template)
         if fixed and os.path.islink(path):
-            path = os.path.realpath(path)  # what it leads to is what is saved
+            path = os.path.realpath(path)  # the file that a link leads to is the one saved
         return os.path.abspath(os.path.dirname(path))
 
-    def begin(self, model: Any) -> None:
+    @property
+    def locked(self) -> bool:
+        """Whether the store holds the lock of its files."""
+        return self._place.locked
+
+    def start(self, model: Any) -> None:
         """Check that saving can work, take the lock, and clean up after a crash.
 
         Raises:
@@ -103,135 +139,131 @@ class CheckpointStore:
         if not os.path.isabs(self.template):  # training may change the working directory
             self.template = os.path.join(naming.escaped(os.getcwd()), self.template)
         check_target(*naming.head(self.template))
-        rehearse(model, self.template, self.whole)
-        self._failures.clear()
-        if self._lock is None:
-            path = single_file.series_lock_path(self.directory, self.name)
-            lock = FileLock(path, f"checkpoint {self.template!r}")
-            lock.acquire()
-            self._lock = lock
-        begin_anew(model)
-        self.saver.watch.begin(model)
+        rehearse(model, self.template, self._format)
+        self._warned.clear()
+        if not self._place.locked:
+            self._place = self._make_place()
+            self._place.lock()
+        discard_jobs(model)
+        self.watch.begin(model)
         for path in single_file.sweep(self.directory, self._is_ours):
             _log.info("removed leftovers of a crash: %s", path)
         self._resumed_from = self._own_name(source_of(model))
-        self._newest_s = max((s.saved_at for s in self.snapshots()), default=0.0)
+        self._newest_s = max((info.saved_at for info in self.list_all()), default=0.0)
         if message := space.warning(self.directory, state_bytes(model)):
             warn(message)
 
+    def end(self) -> None:
+        """Release the lock and free memory; no save is running any more."""
+        self.watch.clear()
+        self._forget_model()
+        self._place.unlock()
+
     def _own_name(self, path: str | None) -> str | None:
-        """Return the name of a file in this series' directory, None for others."""
+        """Return the name of a file in this directory, None for others."""
         directory, name = os.path.split(path or "")
         return name if directory == os.path.realpath(self.directory) else None
 
-    def end(self) -> None:
-        """Give the lock, and memory, back; no save is under way any more."""
-        self.saver.free()
-        self._save = None
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+    def _is_ours(self, name: str) -> bool:
+        """Return whether a file name may come from this template."""
+        return naming.may_be(self.name, name) or naming.may_be(self.name, original_name(name))
 
-    def best(self) -> CheckpointInfo | None:
-        """Return the best of the files that are there, as its manifest tells; None if unknown.
+    def list_all(self) -> list[CheckpointInfo]:
+        """Return the checkpoints under this template, oldest first."""
+        infos = self._catalog.list_files(self.directory)
+        return [info for info in infos if info.series == self.name]
+
+    def list_own(self) -> list[CheckpointInfo]:
+        """Return those that this run saved, before a resume too."""
+        return [info for info in self.list_all() if info.run == self.run]
+
+    def find_best(self) -> CheckpointInfo | None:
+        """Return the best of this run's files according to their manifests, or None.
 
         A file whose bytes are not those that were saved does not count.
         """
-        found = [s for s in self.own() if s.ranking[:1] == self.ranking.metrics[:1]]
-        for snapshot in self.ranking.sort(found):
-            if verify(snapshot.path):
-                return snapshot
-            _log.warning("%s does not verify, so it does not count as best", snapshot.path)
+        found = [info for info in self.list_own() if info.ranking[:1] == self.ranking.metrics[:1]]
+        for info in self.ranking.sort(found):
+            if verify(info.path):
+                return info
+            _log.warning("%s does not verify, so it does not count as best", info.path)
         return None
 
-    def snapshots(self) -> list[CheckpointInfo]:
-        """Return the records of this series' files, oldest first."""
-        return [s for s in self._catalog.files(self.directory) if s.series == self.name]
-
-    def own(self) -> list[CheckpointInfo]:
-        """Return the records of those that this run has saved, before a resume too."""
-        return [s for s in self.snapshots() if s.run == self.run]
+    def path_of(self, moment: Moment) -> str:
+        """Return the file that a moment is saved to; warn once of each metric that is missing."""
+        position = moment.position
+        values: dict[str, float] = {"epoch": moment.epoch + 1}
+        if position.batch:
+            values["batch"] = position.batch
+        values |= moment.metrics
+        path, missing = naming.render(self.template, values)
+        for name in missing:
+            if name in naming.fields(os.path.dirname(self.template)) and "val_" not in name:
+                raise ConfigError(naming.unknown_directory_message(self.template, name))
+            what = missing_message(name, values)
+            self.warn_once(name, f"filepath {self.template!r}: {what}")
+        return path
 
     def save(
         self,
         model: Any,
         path: str,
-        facts: Manifest,
+        moment: Moment,
+        reason: str,
         *,
-        best_only: bool,
-        keeps_others: bool,
-        done: Callable[[Saved], None],
-        crashed: Callable[[], None],
-    ) -> None:
-        """Save one file, now or beside training, then drop those that no rule keeps.
+        as_best: bool,
+        preserves_others: bool,
+    ) -> Saved | None:
+        """Save one file, here or in the background, then delete those that no rule keeps.
 
         Weights that are not finite are saved neither as best nor over an older file.
 
         Args:
             model: The model.
             path: The file.
-            facts: The manifest but for its files.
-            best_only: Whether it is saved as the best.
-            keeps_others: Whether a file of another run is kept under another name.
-            done: Gets what became of it; in line at once, else when it is collected.
-            crashed: Called before an exception that is not the disk's is raised.
+            moment: Position and metrics.
+            reason: Why it is saved.
+            as_best: Whether it is saved as the best.
+            preserves_others: Whether a file of another run stays, under another name.
+
+        Returns:
+            The outcome; None if the save runs in the background: `writer` then returns it.
         """
-        self._keep_place()
+        self._place.restore()
         started = time.perf_counter()
+        manifest = self._manifest(model, moment, reason)
         size_bytes = state_bytes(model)
-        aside = is_beside(self.background, size_bytes)
+        background = runs_in_background(self.background, size_bytes)
         try:
-            frozen = self.saver.freeze(model, path, lasting=aside)
-        except OSError as error:  # a layer that saves in its own way may go to the disk for it
-            self.note("save_error", name=os.path.basename(path), problem=str(error))
-            done(Saved(path, error=caused(save_error(error, path), error)))
-            return
-        if aside and frozen.in_line_only:
-            self._say_in_line(model)
-        in_line = not aside or frozen.in_line_only
-        save = FileSave(
-            frozen,
-            path,
-            facts,
-            best_only=best_only,
-            keeps_others=keeps_others,
-            size_bytes=size_bytes,
-            note=self.note,
-            retain=self.retain,
-            held_s=time.perf_counter() - started,
-            in_line=in_line,
-        )
-        self._save = save
-        self.writer.submit(save.run, done, model=model, in_line=in_line, crashed=crashed)
-
-    def _keep_place(self) -> None:
-        """Make the directory anew, and lock it, if somebody has deleted it."""
-        if self._lock is not None and self._lock.renew():
-            warn(deleted_message(self.directory))
-
-    def will_save(self) -> bool:
-        """Wait until it is certain whether the save that is under way is one; say so."""
-        if self._save is not None and self.writer.busy:
-            return self._save.accepted()
-        return True
-
-    def _say_in_line(self, model: Any) -> None:
-        if "in line" not in self._failures:
-            self._failures.add("in line")
-            _log.warning(
-                "%s has its own save method, so it is saved in the hook: training waits",
-                type(model).__name__,
+            frozen = freeze_model(
+                model,
+                self._format,
+                lambda sources: self._buffers.capture(sources, background),
+                self.watch,
             )
+        except OSError as error:  # a layer with a save method of its own may use the disk
+            return self._place.failed(path, error)
+        if background and frozen.blocks:
+            self._log_once(
+                f"{type(model).__name__} has its own save method, so it is saved in the hook: "
+                "training waits"
+            )
+        blocked_s = time.perf_counter() - started
+        save = _Save(frozen, path, manifest, size_bytes, as_best, preserves_others, blocked_s)
+        self._latest = save
+        if background and not frozen.blocks:
+            self.writer.start(lambda: self._write(save), model)
+            return None
+        drain()
+        return self._write(save, blocks=True)
 
-    def facts(
-        self, model: Any, position: Position, metrics: Mapping[str, float], reason: str
-    ) -> Manifest:
+    def _manifest(self, model: Any, moment: Moment, reason: str) -> Manifest:
         """Return a manifest without its files."""
         self._newest_s = save_time([self._newest_s])
         return Manifest(
             files={},
-            position=position,
-            metrics=dict(metrics),
+            position=moment.position,
+            metrics=dict(moment.metrics),
             ranking=self.ranking.metrics,
             reason=reason,
             series=self.name,
@@ -241,45 +273,111 @@ class CheckpointStore:
             fingerprint=fingerprint(model),
         )
 
-    def note(self, event: str, **facts: Any) -> None:
-        """Add a line to the journal."""
-        journal.append(self.directory, event, series=self.name, **facts)
+    def _write(self, save: _Save, blocks: bool = False) -> Saved:
+        """Write a file, on any thread."""
+        started = time.perf_counter()
+        try:
+            frozen = save.check()
+            if save.bad_weight is not None:
+                return Saved(save.path, save.bad_weight)
+            manifest = write_model_file(
+                frozen,
+                save.path,
+                save.manifest,
+                save.size_bytes,
+                lambda path: self._preserve(path, save),
+            )
+        except OSError as error:
+            return self._place.failed(save.path, error)
+        except Exception as error:
+            return Saved(save.path, error=error)
+        took_s = time.perf_counter() - started
+        self._place.note_saved(
+            os.path.basename(save.path),
+            manifest,
+            save.blocked_s + blocks * took_s,
+            took_s,
+            metrics=dict(manifest.metrics),
+            ranking=manifest.ranking,
+        )
+        _log.info("saved %s: %s", save.path, manifest.reason)
+        return Saved(save.path, None, self._apply_retention(), True, took_s)
 
-    def note_stops(self, callbacks: Iterable[Any]) -> None:
-        """Note why callbacks have stopped training."""
-        for stop in filter(None, (getattr(c, "stop_reason", None) for c in callbacks)):
-            self.note("stop", reason=str(stop), kind="+".join(stop.kinds), epoch=stop.epoch + 1)
+    def _preserve(self, path: str, save: _Save) -> None:
+        """Give a file of another run another name, just before a save takes its place."""
+        preserved = preserve(path, save.manifest.run) if save.preserves_others else None
+        if preserved is not None:
+            reason = f"{os.path.basename(path)} of an earlier run, kept under this name"
+            self.note("aside", name=os.path.basename(preserved), reason=reason)
+            _log.info("the file of an earlier run is now %s", preserved)
 
-    def forgive(self, error: SaveError) -> None:
-        """Warn of a failed save, once for each kind of failure."""
-        kind = f"{error.errno}"
-        if kind not in self._failures:
-            self._failures.add(kind)
-            warn(f"{error} Training continues; the next save tries again.")
+    def accepts_pending(self) -> bool:
+        """Wait until the weights of a running save are checked; return whether they are finite."""
+        if self._latest is None or not self.writer.busy:
+            return True
+        self._latest.checked.wait()
+        return self._latest.bad_weight is None
 
-    def retain(self) -> SaveError | None:
-        """Drop the files that no rule keeps; return what went wrong."""
+    def _apply_retention(self) -> SaveError | None:
+        """Delete the files that no rule keeps; return what went wrong."""
         if self.retention is None:
             return None
-        decisions = plan(self.own(), self.retention, self.ranking, time.time(), self._resumed_from)
-        for decision in decisions:
+        infos = self.list_own()
+        for decision in plan(infos, self.retention, self.ranking, time.time(), self._resumed_from):
             if decision.keep:
                 continue
             try:
-                self._drop(decision.snapshot, decision.reason)
+                self._drop(decision.checkpoint, decision.reason)
             except OSError as error:
-                what = f"saved, but could not delete {decision.snapshot.path!r}"
+                what = f"saved, but could not delete {decision.checkpoint.path!r}"
                 return caused(SaveError(error.errno, f"{what}: {error.strerror}"), error)
         return None
 
-    def _drop(self, snapshot: CheckpointInfo, reason: str) -> None:
-        """Delete a file, unless somebody has changed it since we wrote it."""
-        if not delete_unless_changed(snapshot):
-            _log.warning("%s has changed since it was saved, so it is not deleted", snapshot.path)
+    def _drop(self, info: CheckpointInfo, reason: str) -> None:
+        """Delete a file, unless it has changed since we wrote it."""
+        if not delete_unless_changed(info):
+            _log.warning("%s has changed since it was saved, so it is not deleted", info.path)
             return
-        self.note("drop", name=snapshot.name, reason=reason, epoch=snapshot.position.epoch)
-        _log.info("deleted %s: %s", snapshot.path, reason)
+        self.note("drop", name=info.name, reason=reason, epoch=info.position.epoch)
+        _log.info("deleted %s: %s", info.path, reason)
 
-    def _is_ours(self, name: str) -> bool:
-        """Say whether a file name may come from this template."""
-        return naming.may_be(self.name, name) or naming.may_be(self.name, original_name(name))
+    def note(self, event: str, **fields: Any) -> None:
+        """Add a line to the journal."""
+        self._place.note(event, **fields)
+
+    def warn_once(self, key: str, message: str) -> None:
+        """Warn once in a run."""
+        if key not in self._warned:
+            self._warned.add(key)
+            warn(message)
+
+    def _log_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            _log.warning("%s", message)
+
+
+@dataclass(slots=True)
+class _Save:
+    """One save, from the moment at which the model was frozen."""
+
+    frozen: FrozenModel | None
+    path: str
+    manifest: Manifest
+    size_bytes: int
+    as_best: bool
+    preserves_others: bool
+    blocked_s: float
+    checked: threading.Event = field(default_factory=threading.Event)
+    bad_weight: str | None = None
+
+    def check(self) -> FrozenModel:
+        """Check the weights where that matters; hand the model over, which frees it here."""
+        frozen, self.frozen = self.frozen, None
+        assert frozen is not None
+        try:
+            if self.as_best or os.path.exists(self.path):
+                self.bad_weight = frozen.bad_weight()
+        finally:
+            self.checked.set()
+        return frozen

@@ -1,4 +1,4 @@
-"""Decides about one save of a ModelCheckpoint, and does it."""
+"""Decides whether a ModelCheckpoint saves a moment, and follows what becomes of the save."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keras_ratchet._engine.capture.ema import averages_are_meant, holding_averages
+from keras_ratchet._engine.saving.background import Saved
 from keras_ratchet._engine.saving.checkpoint_store import CheckpointStore
-from keras_ratchet._engine.saving.file_save import Saved
 from keras_ratchet._engine.saving.lineage import earlier
 from keras_ratchet._keras import fit
 from keras_ratchet._storage.earlier_runs import next_name
-from keras_ratchet._warn import warn
-from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy import naming
 from keras_ratchet.policy.best import is_best
 from keras_ratchet.policy.monitor import missing_message
@@ -28,58 +26,58 @@ _log = logging.getLogger("keras_ratchet")
 
 @dataclass(slots=True)
 class Checkpointer:
-    """Saves a model at given moments if they are worth it.
+    """Saves a model at the moments that deserve it.
 
     Args:
-        series: Where the files go.
-        best_only: Whether only an improvement is worth a file.
-        warn_only: Whether a failed save is a warning.
-        say: Gets a line for each decision.
-        skip_if_busy: Whether a save is left out while the one before is being written, rather
-            than waited for.
+        store: Where the files go.
+        best_only: Whether only an improvement is saved.
+        warn_only: Whether a failed save is a warning rather than an error.
+        say: Called with a line for each decision.
+        skip_if_busy: Whether a save is skipped while the one before is being written, rather than
+            waited for.
 
     Attributes:
         best: The value that the first metric has to beat, or None.
-        lost: The moment of the last save if it has failed.
-        seconds: How long the last save took until it was on the disk.
+        failed: The moment of the last save if it failed.
+        save_s: How long the last save took until it was on the disk.
     """
 
-    series: CheckpointStore
+    store: CheckpointStore
     best_only: bool
     warn_only: bool
     say: Callable[[str], None]
     skip_if_busy: bool = False
-    lost: Moment | None = None
-    seconds: float = 0.0
-    _goes_on: bool = False
-    _resumed: bool = False
-    _news: str = ""
+    failed: Moment | None = None
+    save_s: float = 0.0
     best: float | None = None
     _best_metrics: Mapping[str, float] = field(default_factory=dict)
     _best_path: str | None = None
-    _warned: set[str] = field(default_factory=set)
+    _pending: tuple[Moment, dict[str, Any]] | None = None  # of a save, and the state before it
+    _continues: bool = False
+    _resumed: bool = False
+    _notice: str = ""
 
-    def begin(self, model: Any, run: str, fresh: bool | None, initial_epoch: int) -> None:
-        """Find out whether this is a new run, or goes on from one that has saved here before.
+    def start_run(self, model: Any, run: str, fresh: bool | None, initial_epoch: int) -> None:
+        """Determine whether this is a new run, or continues one that has saved here before.
 
         Args:
-            model: The model, when training begins.
-            run: A name for it if it is a new run.
-            fresh: Whether it is one, None to go by `lineage.earlier`.
+            model: The model, at the start of training.
+            run: Name of the run if it is a new one.
+            fresh: Whether it is; None to decide by `lineage.earlier`.
             initial_epoch: Index of the first epoch.
         """
-        self._news, self._resumed = "", False
-        if self.series.run and not fresh:  # the same callback once more: as in Keras
-            self._goes_on = True
+        self._notice, self._resumed = "", False
+        if self.store.run and not fresh:  # the same callback once more: as in Keras
+            self._continues = True
             return
-        saved = [] if fresh else self.series.snapshots()
-        found = earlier(model, saved, initial_epoch, asked=fresh is False)
-        self._goes_on = found is not None
-        self.series.run = run if found is None else found.run
-        self._news = self._told(found, fresh)
+        infos = [] if fresh else self.store.list_all()
+        found = earlier(model, infos, initial_epoch, asked=fresh is False)
+        self._continues = found is not None
+        self.store.run = run if found is None else found.run
+        self._notice = self._notice_of(found, fresh)
 
-    def _told(self, found: CheckpointInfo | None, fresh: bool | None) -> str:
-        """Return the sentence that tells what an earlier run means for this one."""
+    def _notice_of(self, found: CheckpointInfo | None, fresh: bool | None) -> str:
+        """Return a sentence about what an earlier run means for this one; "" if nothing."""
         if found is not None:
             name = found.ranking[0][0] if found.ranking else ""
             value = f" ({name}={found.metrics[name]:.6g})" if name in found.metrics else ""
@@ -87,7 +85,7 @@ class Checkpointer:
                 f"continuing the run that saved {found.path}{value}: its best value counts "
                 "(fresh=True starts a new run)"
             )
-        path, fixed = naming.head(self.series.template)
+        path, fixed = naming.head(self.store.template)
         if fresh or not self.best_only or not fixed or not os.path.isfile(path):
             return ""
         return (
@@ -95,221 +93,206 @@ class Checkpointer:
             f"is kept as {next_name(os.path.realpath(path))} (fresh=False continues it)"
         )
 
-    def first_epoch(self, model: Any, epoch: int, fresh: bool | None) -> None:
-        """Take note of the epoch that is first; another callback may have moved it."""
-        if epoch and fresh is None and not self._goes_on and not self._resumed:
-            own, self.series.run = self.series.run, ""
-            self.begin(model, own, None, epoch)
-            self.settle(self.series.ranking)
-        if self._news:
-            _log.warning("%s", self._news)
-            self._news = ""
+    def start_first_epoch(self, model: Any, epoch: int, fresh: bool | None) -> None:
+        """Take into account which epoch is the first; another callback may have moved it."""
+        if epoch and fresh is None and not self._continues and not self._resumed:
+            own, self.store.run = self.store.run, ""
+            self.start_run(model, own, None, epoch)
+            self.set_ranking(self.store.ranking)
+        if self._notice:
+            _log.warning("%s", self._notice)
+            self._notice = ""
 
-    def resume(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned; what files say of their best counts no more."""
-        self.load_state_dict(state)
-        self.series.run = state.get("run") or self.series.run
-        self._resumed, self._news = True, ""
+    def set_ranking(self, ranking: Ranking) -> None:
+        """Set the order of the metrics, and start with the best file that this run has saved."""
+        self.store.ranking = ranking
+        looks = self.best_only and self._continues and not self._resumed
+        found = self.store.find_best() if looks else None
+        if found is not None:
+            self._forget_deleted()
+            if ranking.beats(found.metrics, self._to_beat):
+                self._set_best(found.metrics, found.path)
 
-    def settle(self, ranking: Ranking) -> None:
-        """Take the order of the metrics, and what the files of this run say is best."""
-        self.series.ranking = ranking
-        wanted = self.best_only and self._goes_on and not self._resumed
-        found = self.series.best() if wanted else None
-        if found is not None and ranking.beats(found.metrics, self._best()):
-            self._remember(found.metrics, found.path)
-
-    def forget(self, threshold: float | None) -> None:
-        """Start anew: no best but a value to beat."""
+    def reset_best(self, threshold: float | None) -> None:
+        """Forget what is best; a threshold is a value to beat."""
         self.best, self._best_metrics, self._best_path = threshold, {}, None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what is best so far."""
+        """Return what is best so far, as JSON-able data."""
         path = self._best_path
         return {
             "best": self.best,
             "metrics": dict(self._best_metrics),
-            "path": path and os.path.relpath(path, self.series.directory),  # it may be moved
-            "run": self.series.run,
+            "path": path and os.path.relpath(path, self.store.directory),  # it may be moved
+            "run": self.store.run,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take what `state_dict` returned."""
+        """Continue from what `state_dict` returned; what files say is best no longer counts."""
+        self._restore_best(state)
+        self.store.run = state.get("run") or self.store.run
+        self._resumed, self._notice = True, ""
+
+    def _restore_best(self, state: Mapping[str, Any]) -> None:
         self.best = state["best"]
         self._best_metrics, path = dict(state["metrics"]), state["path"]
-        self._best_path = path and os.path.join(self.series.directory, path)
+        self._best_path = path and os.path.join(self.store.directory, path)
 
     def consider(
         self, model: Any, moment: Moment, swap: Any, reason: str, last: bool = False
     ) -> bool:
-        """Save if the moment is worth it.
+        """Save if the moment deserves it.
 
         Args:
             model: The model.
             moment: Position and metrics.
             swap: The `SwapEMAWeights` of the callback list, or None.
             reason: Why a save is considered.
-            last: Whether it is the last state, which is saved though it need not be the best.
+            last: Whether this is the last state, which is saved even if it is not the best.
 
         Returns:
-            Whether a file was saved, or is about to be.
+            Whether a file was saved, or is being written.
 
         Raises:
-            SaveError: If the save fails, or one before it has failed, unless that is to be a
-                warning.
+            SaveError: If this save or the one before has failed, unless that is a warning.
         """
         self.collect()
         best_only = self.best_only and not last
-        verdict = self._wanted(moment, best_only, reason)
-        if verdict.kind == "worse" and not self._stands():  # what it was compared with
+        verdict = self._decide(moment, best_only, reason)
+        if verdict.kind == "worse" and not self._is_certain():
             self.flush()
-            verdict = self._wanted(moment, best_only, reason)
-        if verdict and self.skip_if_busy and self.series.writer.busy and not last:
+            verdict = self._decide(moment, best_only, reason)
+        if verdict and self.skip_if_busy and self.store.writer.busy and not last:
             verdict = Verdict(False, "busy", "the previous save is still being written")
-        path = self.path_of(moment)
+        path = self.store.path_of(moment)
         self.say(f"{verdict.reason}, saving model to {path}" if verdict else verdict.reason)
         if not verdict:
-            self.series.note("skip", reason=verdict.reason, epoch=moment.position.epoch)
+            self.store.note("skip", reason=verdict.reason, epoch=moment.position.epoch)
             return False
         self.flush()
         with self._scored_weights(model, swap, best_only):
             self._save(model, moment, path, verdict, best_only)
-        return self.lost is None
+        return self.failed is None
 
-    def _stands(self) -> bool:
-        """Say whether the save that is under way counts as done: only if what goes wrong raises."""
-        if self.warn_only and self.series.writer.busy:
-            return False
-        return self.series.will_save()
-
-    def _save(
-        self, model: Any, moment: Moment, path: str, verdict: Verdict, best_only: bool
-    ) -> None:
-        facts = self.series.facts(model, moment.position, moment.metrics, verdict.reason)
-        before = self.state_dict()
-        self.lost = None
-        if verdict.kind == "improved":
-            self._remember(moment.metrics, path)
-
-        told = False
-
-        def lost() -> None:
-            nonlocal told
-            told, self.lost = True, moment
-            self.load_state_dict(before)
-
-        def done(saved: Saved) -> None:
-            nonlocal told
-            told = True
-            if not saved.committed:
-                lost()
-            self._done(saved, moment)
-
-        try:
-            keeps = self.best_only or self.series.retention is not None
-            self.series.save(
-                model,
-                path,
-                facts,
-                best_only=best_only,
-                keeps_others=keeps,
-                done=done,
-                crashed=lost,
-            )
-        except BaseException:
-            if not told and not self.series.writer.busy:  # it has not come to a save
-                lost()
-            raise
-
-    def _done(self, saved: Saved, moment: Moment) -> None:
-        """Take note of what became of a save."""
-        self.seconds = saved.seconds or self.seconds
-        if saved.bad_weight is not None:
-            reason = f"weight {saved.bad_weight!r} is not finite"
-            self.series.note("skip", reason=reason, epoch=moment.position.epoch)
-            self._warn_once("not finite", f"ModelCheckpoint did not save {saved.path!r}: {reason}.")
-        elif saved.error is not None and not self.warn_only:
-            raise saved.error
-        elif saved.error is not None:
-            self.series.forgive(saved.error)
-        else:
-            self.say(f"finished saving model to {saved.path}")
-
-    def collect(self) -> None:
-        """Take note of a save that has ended beside training.
-
-        Raises:
-            SaveError: If it has failed, unless that is to be a warning.
-        """
-        self.series.writer.collect()
-
-    def flush(self) -> None:
-        """Wait for the save that is under way, and take note of it."""
-        self.series.writer.wait()
-
-    def _wanted(self, moment: Moment, best_only: bool, reason: str) -> Verdict:
+    def _decide(self, moment: Moment, best_only: bool, reason: str) -> Verdict:
         if not best_only:
             return Verdict(True, "always", reason)
-        verdict = is_best(self.series.ranking, moment.metrics, self._best())
+        self._forget_deleted()
+        verdict = is_best(self.store.ranking, moment.metrics, self._to_beat)
         if verdict.kind != "missing":
             return verdict
-        name = self.series.ranking.metrics[0][0]
+        name = self.store.ranking.metrics[0][0]
         if not _is_planned(name, moment):
-            self._warn_once(
+            self.store.warn_once(
                 name,
                 f"Can save best model only with {name} available (as one number). "
                 f"{missing_message(name, moment.metrics)} Saving anyway until a best value is "
                 "known.",
             )
-        if self._best() is None:  # there is nothing to lose yet
+        if self._to_beat is None:  # there is nothing to lose yet
             return Verdict(True, "missing", f"{verdict.reason}, and no best value is known yet")
         return verdict
+
+    def _is_certain(self) -> bool:
+        """Return whether a running save is certain to count: an error in it must then raise."""
+        if self.warn_only and self.store.writer.busy:
+            return False
+        return self.store.accepts_pending()
+
+    @property
+    def _to_beat(self) -> Mapping[str, float] | None:
+        """The metrics to beat, or None."""
+        if self.best is None:
+            return None
+        return {**self._best_metrics, self.store.ranking.metrics[0][0]: self.best}
+
+    def _set_best(self, metrics: Mapping[str, float], path: str) -> None:
+        self.best = metrics[self.store.ranking.metrics[0][0]]
+        self._best_metrics, self._best_path = dict(metrics), path
+
+    def _forget_deleted(self) -> None:
+        """Reset what is best if its file was deleted."""
+        deleted = self._best_path is not None and not os.path.exists(self._best_path)
+        if deleted and not self.store.writer.busy:
+            self.reset_best(None)
 
     def _scored_weights(
         self, model: Any, swap: Any, best_only: bool
     ) -> contextlib.AbstractContextManager[None]:
-        """Let the model hold what was scored: under SwapEMAWeights the averages."""
-        meant = best_only and averages_are_meant(swap, self.series.ranking.metrics[0][0])
+        """Return a block in which the model has the weights that were scored: maybe averages."""
+        meant = best_only and averages_are_meant(swap, self.store.ranking.metrics[0][0])
         if swap is not None and (meant or swap.swap_on_epoch):
             return holding_averages(model, swap)
         return contextlib.nullcontext()
 
-    def _best(self) -> Mapping[str, float] | None:
-        """Return the metrics to beat; a file that is gone no longer counts as best."""
-        gone = self._best_path is not None and not os.path.exists(self._best_path)
-        if gone and not self.series.writer.busy:
-            self.forget(None)
-        if self.best is None:
-            return None
-        return {**self._best_metrics, self.series.ranking.metrics[0][0]: self.best}
+    def _save(
+        self, model: Any, moment: Moment, path: str, verdict: Verdict, best_only: bool
+    ) -> None:
+        self._pending, self.failed = (moment, self.state_dict()), None
+        if verdict.kind == "improved":
+            self._set_best(moment.metrics, path)
+        try:
+            saved = self.store.save(
+                model,
+                path,
+                moment,
+                verdict.reason,
+                as_best=best_only,
+                preserves_others=self.best_only or self.store.retention is not None,
+            )
+        except BaseException:
+            if not self.store.writer.pending:  # it did not come to a save
+                self._take_back()
+            raise
+        self._settle(saved)
 
-    def _remember(self, metrics: Mapping[str, float], path: str) -> None:
-        self.best = metrics[self.series.ranking.metrics[0][0]]
-        self._best_metrics, self._best_path = dict(metrics), path
+    def collect(self) -> None:
+        """Settle a save that has ended in the background.
 
-    def path_of(self, moment: Moment) -> str:
-        """Return the file that a moment is saved to."""
-        position = moment.position
-        values: dict[str, float] = {"epoch": moment.epoch + 1}
-        if position.batch:
-            values["batch"] = position.batch
-        values |= moment.metrics
-        path, missing = naming.render(self.series.template, values)
-        for name in missing:
-            if name in naming.fields(os.path.dirname(self.series.template)) and "val_" not in name:
-                raise ConfigError(naming.unknown_directory_message(self.series.template, name))
-            what = missing_message(name, values)
-            self._warn_once(name, f"filepath {self.series.template!r}: {what}")
-        return path
+        Raises:
+            SaveError: If it has failed, unless that is a warning.
+        """
+        self._settle(self.store.writer.collect())
 
-    def _warn_once(self, key: str, message: str) -> None:
-        if key not in self._warned:
-            self._warned.add(key)
-            warn(message)
+    def flush(self) -> None:
+        """Wait for the save that is running, and settle it as `collect` does."""
+        self._settle(self.store.writer.wait())
+
+    def _settle(self, saved: Saved | None) -> None:
+        """Act on the outcome of a save, if there is one."""
+        if saved is None:
+            return
+        if not saved:
+            self._take_back()
+        self._pending = None
+        self.save_s = saved.duration_s or self.save_s
+        if saved.bad_weight is not None:
+            self.store.note("skip", reason=str(saved), epoch=_epoch_of(self.failed))
+            self.store.warn_once(
+                "not finite", f"ModelCheckpoint did not save {saved.path!r}: {saved}."
+            )
+        elif saved.error is None:
+            self.say(f"finished saving model to {saved.path}")
+        elif self.warn_only and isinstance(saved.error, OSError):
+            message = f"{saved.error} Training continues; the next save tries again."
+            self.store.warn_once(f"{saved.error.errno}", message)
+        else:
+            raise saved.error
+
+    def _take_back(self) -> None:
+        """Restore what was best before a save that has failed."""
+        if self._pending is not None:
+            self.failed, before = self._pending
+            self._pending = None
+            self._restore_best(before)
+
+
+def _epoch_of(moment: Moment | None) -> int | None:
+    return None if moment is None else moment.position.epoch
 
 
 def _is_planned(name: str, moment: Moment) -> bool:
-    """Say whether a metric of the validation is only to come (`validation_freq`)."""
+    """Return whether a metric of the validation is still to come (`validation_freq`)."""
     validated = any(key.startswith("val_") for key in moment.metrics)
     if validated or not moment.end_of_epoch or not name.startswith("val_"):
         return False

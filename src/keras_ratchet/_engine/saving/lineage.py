@@ -1,4 +1,4 @@
-"""Does a run go on from an earlier one that saved here, or is it a new one?"""
+"""Whether a run continues an earlier one that saved here, or is a new one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from keras_ratchet.policy.retention import age
 from keras_ratchet.types import CheckpointInfo
 
 _log = logging.getLogger("keras_ratchet")
-_MOST_FILES = 10  # that are compared: one costs about 2 ms for each layer
+_MAX_COMPARED = 10  # files; comparing one takes about 2 ms for each layer
 
 
 def run_of(callback_list: Any) -> str:
@@ -35,14 +35,13 @@ def run_of(callback_list: Any) -> str:
 def earlier(
     model: Any, saved: Iterable[CheckpointInfo], initial_epoch: int, asked: bool
 ) -> CheckpointInfo | None:
-    """Return a file of the run that this one goes on from, None if it is a new one.
+    """Return a file of the run that this one continues, or None if it is a new one.
 
-    It goes on if it is asked to, if its first epoch is not epoch 0, or if the model holds the
-    weights of a file that was saved here. A file of another architecture is never gone on from
-    unless asked for.
+    It continues one if asked to, if its first epoch is not epoch 0, or if the model has the weights
+    of a file that was saved here. A file of another architecture counts only if asked for.
 
     Args:
-        model: The model, when training begins.
+        model: The model, at the start of training.
         saved: The files that were saved under the same path or template.
         initial_epoch: Index of the first epoch.
         asked: Whether `fresh=False` was given.
@@ -55,28 +54,28 @@ def earlier(
     if initial_epoch:
         return next(iter(fitting), None)
     source = source_of(model)
-    likely_first = sorted(fitting, key=lambda s: s.path != source)[:_MOST_FILES]
-    return next((s for s in likely_first if holds(model, s.path)), None)
+    likely_first = sorted(fitting, key=lambda s: s.path != source)[:_MAX_COMPARED]
+    return next((s for s in likely_first if has_weights_of(model, s.path)), None)
 
 
-def holds(model: Any, path: str) -> bool:
-    """Return whether a model's weights are those of a file, whatever their names are there.
+def has_weights_of(model: Any, path: str) -> bool:
+    """Return whether a model's weights are those of a file, whatever their names.
 
-    The first weight that is not in the file ends the comparison, so of a file that the model
-    does not hold next to nothing is read.
+    The first weight that is not in the file ends the comparison, so next to nothing is read of
+    a file with other weights.
     """
     smallest_first = sorted(weights_of(model) or (), key=lambda v: math.prod(map(int, v.shape)))
     try:
         with open_weights(path) as weights:
             left = [weight for weight in weights if not weight.of_optimizer]
-            return bool(smallest_first) and all(_take(left, v) for v in smallest_first)
+            return bool(smallest_first) and all(_remove_equal(left, v) for v in smallest_first)
     except (OSError, LoadError) as error:
-        _log.info("%s is not compared with the model: %s", path, error)
+        _log.info("%s cannot be compared with the model: %s", path, error)
         return False
 
 
-def _take(left: list[Weight], variable: Any) -> bool:
-    """Remove the weight of a file that a variable holds; return whether there is one."""
+def _remove_equal(left: list[Weight], variable: Any) -> bool:
+    """Remove a weight that is equal to a variable from a list; return whether there is one."""
     value = np.asarray(keras.ops.convert_to_numpy(variable))
     same = (w for w in left if w.shape == value.shape and _are_equal(w.read(), value))
     found = next(same, None)

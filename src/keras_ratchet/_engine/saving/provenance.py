@@ -1,4 +1,4 @@
-"""What a manifest says about the model and the program that saved it."""
+"""Provenance: what a manifest says about the model and the software that saved it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from keras_ratchet._engine.capture.optimizers import all_variables
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that a checkpoint was written with."""
+    """Return the versions of the software that writes a checkpoint."""
     backend = keras.backend.backend()
     return {
         "keras": keras.__version__,
@@ -43,7 +43,7 @@ def _version(package: str) -> str:
 
 
 def save_time(earlier: Iterable[float]) -> float:
-    """Return the time now, in seconds; just after the earlier saves if the clock was set back.
+    """Return the time now, in seconds, or a time just after earlier saves if the clock went back.
 
     The newest checkpoint is the one with the latest time.
     """
@@ -51,27 +51,24 @@ def save_time(earlier: Iterable[float]) -> float:
 
 
 def note_source(model: Any, path: str) -> None:
-    """Note, on the model itself, the file that its weights were loaded from."""
+    """Remember, on the model itself, the file that its weights were loaded from."""
     model._keras_ratchet_source = os.path.realpath(path)
 
 
 def source_of(model: Any) -> str | None:
-    """Return the path of the file that `load_model` or `load_weights` loaded, if they did."""
+    """Return the path of the file that `load_model` or `load_weights` loaded, or None."""
     return getattr(model, "_keras_ratchet_source", None)
 
 
 def fingerprint(model: Any) -> str:
     """Return a digest of the model's weight names, shapes and dtypes, in their order."""
-    facts = [[v.name, list(v.shape), str(v.dtype)] for v in weights_of(model) or ()]
-    return str(xxhash.xxh3_128(json.dumps(facts).encode()).hexdigest())
+    weights = [[v.name, list(v.shape), str(v.dtype)] for v in weights_of(model) or ()]
+    return str(xxhash.xxh3_128(json.dumps(weights).encode()).hexdigest())
 
 
-def state_bytes(model: Any, weights_only: bool = False) -> int:
+def state_bytes(model: Any) -> int:
     """Return the size of the weights and of the optimizers' variables built so far, in bytes."""
-    variables = list(weights_of(model) or ())
-    if not weights_only:
-        variables += all_variables(model)
-    return sum(_bytes(v) for v in variables)
+    return sum(_bytes(v) for v in (*(weights_of(model) or ()), *all_variables(model)))
 
 
 def _bytes(variable: Any) -> int:
@@ -80,6 +77,6 @@ def _bytes(variable: Any) -> int:
 
 @functools.cache
 def _width_bytes(dtype: str) -> int:
-    """Return the size of one value; what NumPy has no dtype for counts as one byte."""
+    """Return the size of one value; one of an unknown dtype counts as one byte."""
     width = re.search(r"(8|16|32|64)", dtype)
     return int(width[0]) // 8 if width else 1

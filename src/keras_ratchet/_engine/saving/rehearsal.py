@@ -1,53 +1,86 @@
-"""A save gone through when training begins, without values: what would fail later fails now."""
+"""Checks at the start of a run, so that what would fail at the first save fails at once."""
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 
 from keras_ratchet._engine.capture import rng
 from keras_ratchet._engine.capture.best_weights import weights_of
-from keras_ratchet._formats import format_of
+from keras_ratchet._formats.base import Format
 from keras_ratchet._keras import rebuilding, saving
+from keras_ratchet._storage import atomic, disk, single_file
 from keras_ratchet._warn import warn
-from keras_ratchet.errors import ConfigError
+from keras_ratchet.errors import ConfigError, SaveError
 
 _log = logging.getLogger("keras_ratchet")
 
 
-class _Nothing:
-    """Takes the place of the values."""
+def check_target(path: str, fixed: bool) -> None:
+    """Raise now what a save to `path` would raise later.
+
+    Args:
+        path: The file, or (if not `fixed`) the part of a template before its first placeholder.
+        fixed: Whether `path` is the whole name of the file.
+
+    Raises:
+        SaveError: If the directory cannot be made or written, or the path is a directory.
+        ConfigError: If the name is longer than the file system allows.
+    """
+    directory = os.path.abspath(os.path.dirname(path))
+    try:
+        disk.make_directories(directory)
+        atomic.probe(directory)
+    except OSError as error:
+        raise SaveError(
+            error.errno, f"cannot write checkpoints to {directory!r}: {error.strerror}"
+        ) from error
+    limit = atomic.name_limit(directory) - single_file.LONGEST_ADDITION
+    if fixed and len(os.fsencode(os.path.basename(path))) > limit:
+        raise ConfigError(
+            f"The file name in filepath is too long: {limit} bytes are allowed in "
+            f"{directory!r}, where the manifest's name is {single_file.LONGEST_ADDITION} bytes "
+            f"longer. Got: {path!r}."
+        )
+    if fixed and os.path.isdir(path):
+        raise SaveError(
+            errno.EISDIR,
+            "Please specify a non-directory filepath for ModelCheckpoint. "
+            f"Filepath used is an existing directory: {path}",
+        )
+
+
+class _NoValues:
+    """Stands for the values."""
 
     def arrays(self) -> list[NDArray[Any]]:
         """Return nothing."""
         return []
 
 
-def rehearse(model: Any, path: str, whole: bool) -> None:
-    """Find out whether a model can be saved to a path, and loaded again.
+def rehearse(model: Any, path: str, file_format: Format) -> None:
+    """Freeze a model without its values, and warn if it could not be loaded again.
 
-    It costs about a millisecond for each layer. Variables are not read and nothing is written; a
-    model without variables yet (on TensorFlow, before its first batch) is left alone.
+    This takes about a millisecond for each layer. Variables are not read and nothing is written. A
+    model without variables yet (on TensorFlow, before its first batch) is not checked.
 
     Args:
-        model: The model, when training begins.
+        model: The model, at the start of the run.
         path: The file, or its template.
-        whole: Whether a `.weights.h5` file, too, is to hold the whole model.
+        file_format: The format of the file.
 
     Raises:
-        ConfigError: If it can never be saved there.
+        ConfigError: If it can never be saved in this format.
     """
-    form = format_of(path, whole)
-    method = "save_weights" if path.endswith(".weights.h5") and not whole else "save"
     known = getattr(model, "built", False) and bool(weights_of(model))
-    if form is None or not known or saving.has_own_saving(model, method):
+    if not known or saving.has_own_saving(model, file_format.save_method):
         return
     try:
-        form.freeze(model, _hold_nothing)
+        file_format.freeze(model, lambda sources: _NoValues())
     except ConfigError:
         raise
     except NotImplementedError as error:
@@ -61,16 +94,12 @@ def rehearse(model: Any, path: str, whole: bool) -> None:
             "this is still so at the first save, training ends there."
         )
         return
-    if form.suffix != ".weights.h5":
+    if file_format.save_method == "save":
         _check_rebuilding(model, path)
 
 
-def _hold_nothing(sources: Sequence[Any]) -> _Nothing:
-    return _Nothing()
-
-
 def _check_rebuilding(model: Any, path: str) -> None:
-    """Warn of layers that the file's reader cannot make again."""
+    """Warn of layers that cannot be made again when the file is loaded."""
     name = os.path.basename(path)
     if code := rebuilding.layers_that_run_code(model):
         kinds = " and ".join(code)
