@@ -286,7 +286,7 @@ def _found(checkpoints: Paths) -> list[CheckpointInfo]:
             raise ConfigError(
                 f"checkpoints must be a directory or a list of files. Got the file {where!r}."
             )
-        infos = of_newest_runs([info for info in listed(where) if not info.directory])
+        infos = of_newest_runs([info for info in listed(where) if not info.is_directory])
     else:
         infos = [checkpoint_at(path) for path in checkpoints]
     infos = [info for info in infos if info.name.endswith(_SUFFIXES)]

@@ -113,7 +113,7 @@ def _choose(path: str, which: str, whole: bool) -> str:
 def _unranked_problems(infos: list[CheckpointInfo], candidates: list[CheckpointInfo]) -> list[str]:
     """Return the problems of checkpoints that have no rank, as their manifests are damaged."""
     ranked = {info.name for info in candidates}
-    unknown = [verify(i.path) for i in infos if not i.manifest and i.name not in ranked]
+    unknown = [verify(i.path) for i in infos if not i.has_manifest and i.name not in ranked]
     return [f"{v.path!r} is corrupt: {v.problem}." for v in unknown if v.status == "corrupt"]
 
 

@@ -216,8 +216,8 @@ class CheckpointInfo:
     Attributes:
         name: File or directory name.
         path: Where it is.
-        manifest: Whether it has a manifest; without one most of what follows is unknown.
-        directory: Whether it is a snapshot directory rather than a single file.
+        has_manifest: Whether it has a manifest; without one most of what follows is unknown.
+        is_directory: Whether it is a snapshot directory rather than a single file.
         position: How much training was done.
         metrics: The logs of that moment.
         ranking: Names of the metrics that rank it and their modes, the first one first.
@@ -225,7 +225,7 @@ class CheckpointInfo:
         series: The file name template it was saved under.
         run: Which run saved it; "" if unknown. A resumed run stays the same one.
         saved_at: Seconds since 1970, UTC.
-        bytes: Size of its files.
+        size_bytes: Size of its files.
         versions: Of keras, backend, python and keras_ratchet.
         fingerprint: Digest of the model's weight names, shapes and dtypes.
         pinned: Whether it is protected from retention.
@@ -233,8 +233,8 @@ class CheckpointInfo:
 
     name: str
     path: str
-    manifest: bool = False
-    directory: bool = False
+    has_manifest: bool = False
+    is_directory: bool = False
     position: Position = field(default_factory=Position)
     metrics: Mapping[str, float] = field(default_factory=dict)
     ranking: tuple[tuple[str, str], ...] = ()
@@ -242,7 +242,7 @@ class CheckpointInfo:
     series: str = ""
     run: str = ""
     saved_at: float = 0.0
-    bytes: int = 0
+    size_bytes: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
     fingerprint: str = ""
     pinned: bool = False

@@ -148,7 +148,7 @@ def test_arguments_that_can_work_are_taken():
 def test_one_moment_under_two_names_has_one_vote():
     def info(name, epoch, value, **more):
         position = Position(epoch, 0, epoch * 10)
-        fields = {"manifest": True, "position": position, "metrics": {"val_loss": value}}
+        fields = {"has_manifest": True, "position": position, "metrics": {"val_loss": value}}
         return CheckpointInfo(name, f"/runs/{name}", **{**fields, **more})
 
     files = [
@@ -156,8 +156,8 @@ def test_one_moment_under_two_names_has_one_vote():
         info("epoch-03.keras", 3, 0.1),
         info("other-model.keras", 3, 0.1, fingerprint="f"),
         info("epoch-02.keras", 2, 0.1),
-        info("plain-a.keras", 0, 0, manifest=False, metrics={}),
-        info("plain-b.keras", 0, 0, manifest=False, metrics={}),
+        info("plain-a.keras", 0, 0, has_manifest=False, metrics={}),
+        info("plain-b.keras", 0, 0, has_manifest=False, metrics={}),
     ]
     names = [info.name for info in distinct(files)]
     assert names == [f.name for f in files if f.name != "epoch-03.keras"]

@@ -46,7 +46,7 @@ def test_after_every_change_the_catalog_says_what_a_fresh_look_says(steps):
         catalog = FileCatalog()
         for step in steps:
             do(directory, *step)
-            fresh = [r for r in listing.checkpoints(directory) if r.manifest]
+            fresh = [r for r in listing.checkpoints(directory) if r.has_manifest]
             assert catalog.list_files(directory) == fresh
 
 

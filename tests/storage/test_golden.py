@@ -58,10 +58,10 @@ def test_they_are_listed_with_all_that_was_known():
     assert first.saved_at == 1_700_000_001.5
     assert first.versions == {"keras": "3.15.1", "backend": "torch"}
     assert first.fingerprint == "0123456789abcdef0123456789abcdef"
-    assert first.bytes == (GOLDEN / "epoch-1.keras").stat().st_size
+    assert first.size_bytes == (GOLDEN / "epoch-1.keras").stat().st_size
     assert first.pinned
     assert not infos["epoch-2.keras"].pinned
-    assert snapshot.directory
+    assert snapshot.is_directory
     assert snapshot.position == Position(3, 4, None)
 
 

@@ -154,7 +154,7 @@ def test_a_hostile_manifest_is_refused(name, quick_path):
         outcome = keras_ratchet.verify(str(path.parent))
         assert outcome.status == "corrupt"
         [record] = keras_ratchet.checkpoints(quick_path)
-        assert not record.manifest
+        assert not record.has_manifest
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
@@ -233,7 +233,7 @@ def test_random_bytes_are_no_manifest(quick_path):
     path = Path(quick_path, "manifest.json")
     path.write_bytes(good)
     assert json.loads(good)["schema"] == 1
-    assert read_manifest(str(path)).files["w.bin"].bytes == 1
+    assert read_manifest(str(path)).files["w.bin"].size_bytes == 1
     for _ in range(200):
         data = bytearray(good)
         for _ in range(rng.choice([1, 3, 9])):

@@ -95,7 +95,7 @@ def kept(decisions):
 
 def newest(snapshots):
     """Oracle: the name of the newest of those that we saved, or None."""
-    ours = [s for s in snapshots if s.manifest]
+    ours = [s for s in snapshots if s.has_manifest]
     order = {s.name: (s.saved_at, s.position.epoch, s.position.batch) for s in ours}
     return max(order.values(), default=None), order
 
@@ -130,10 +130,10 @@ def test_a_plan_decides_about_each_checkpoint_once_and_says_why(found, rules, ra
 @given(snapshot_lists(), RULES, RANKINGS, st.sampled_from([None, "ckpt-0", "ckpt-1"]))
 def test_best_newest_pinned_resumed_and_unknown_ones_always_stay(found, rules, ranking, resumed):
     stay = kept(plan(found, rules, ranking, NOW, resumed))
-    assert {s.name for s in found if s.pinned or not s.manifest or s.name == resumed} <= stay
+    assert {s.name for s in found if s.pinned or not s.has_manifest or s.name == resumed} <= stay
     latest, order = newest(found)
     assert not order or any(order[name] == latest for name in stay & order.keys())
-    rated = [s for s in found if s.manifest and ranking.metrics[0][0] in s.metrics]
+    rated = [s for s in found if s.has_manifest and ranking.metrics[0][0] in s.metrics]
     best = [s for s in rated if not any(better(other, s, ranking) for other in rated)]
     assert not rated or {s.name for s in best} & stay
 
@@ -167,7 +167,7 @@ def test_the_order_from_best_to_worst_is_that_of_the_oracle(found, ranking):
 
 @given(snapshot_lists(), st.integers(1, 4), RANKINGS)
 def test_keep_best_keeps_the_k_best_and_keep_last_the_n_newest(found, k, ranking):
-    ours = [replace(s, manifest=True, pinned=False, metrics={"val_loss": 0.0} | s.metrics)
+    ours = [replace(s, has_manifest=True, pinned=False, metrics={"val_loss": 0.0} | s.metrics)
             for s in found]  # fmt: skip
     ranking = replace(ranking, metrics=(("val_loss", "min"),))
     best = {s.name for s in ranking.sort(ours)[:k]}

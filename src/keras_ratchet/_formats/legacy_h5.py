@@ -17,7 +17,7 @@ from keras_ratchet.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class FrozenLegacyGroup:
     """What one layer, or the optimizer, saves: path and array number of each variable."""
 
     path: str
@@ -30,7 +30,7 @@ class FrozenLegacy:
 
     attributes: tuple[tuple[str, Any], ...]
     layer_names: tuple[str, ...]
-    groups: tuple[Group, ...]
+    groups: tuple[FrozenLegacyGroup, ...]
     values: Captured
 
 
@@ -47,7 +47,7 @@ class LegacyH5:
         """Return all that the file needs of the model."""
         sources = Sources()
         groups = tuple(
-            Group(g.path, tuple((str(v.path), sources.add(v)) for v in g.variables))
+            FrozenLegacyGroup(g.path, tuple((str(v.path), sources.add(v)) for v in g.variables))
             for g in legacy_h5.groups_of(model)
         )
         _check_names(groups)
@@ -73,7 +73,7 @@ class LegacyH5:
             file.write(piece)
 
 
-def _check_names(groups: Iterable[Group]) -> None:
+def _check_names(groups: Iterable[FrozenLegacyGroup]) -> None:
     """Raise a ConfigError if two variables have the same name, which HDF5 cannot store."""
     for group in groups:
         counts = Counter(name for name, _ in group.arrays)
@@ -85,7 +85,7 @@ def _check_names(groups: Iterable[Group]) -> None:
             )
 
 
-def _fill(h5: Any, sketch: Sketch, group: Group, arrays: list[NDArray[Any]]) -> None:
+def _fill(h5: Any, sketch: Sketch, group: FrozenLegacyGroup, arrays: list[NDArray[Any]]) -> None:
     """Create what Keras creates for one layer, or for the optimizer, in the same order."""
     inner = h5.create_group(group.path)
     legacy_h5.write_names(inner, "weight_names", [name for name, _ in group.arrays])

@@ -15,7 +15,7 @@ from keras_ratchet._keras import saving
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class FrozenGroup:
     """What one object of a model saves.
 
     Attributes:
@@ -33,7 +33,7 @@ class Group:
 class FrozenWeights:
     """A model's weights at one moment."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[FrozenGroup, ...]
     values: Captured
 
 
@@ -53,7 +53,7 @@ class WeightsH5:
             raise ValueError("The model has not been built, so it has no weights to save.")
         sources = Sources()
         groups = tuple(
-            Group(part.path, part.name, tuple((k, sources.add(v)) for k, v in values.items()))
+            FrozenGroup(part.path, part.name, tuple((k, sources.add(v)) for k, v in values.items()))
             for part in self.parts(model).savers
             if (values := saving.own_values(part.owner)) or part.name is not None
         )
@@ -82,7 +82,7 @@ class WeightsH5:
         return layout.size, layout.pieces(arrays)
 
 
-def _fill(h5: Any, sketch: Sketch, group: Group, arrays: list[NDArray[Any]]) -> None:
+def _fill(h5: Any, sketch: Sketch, group: FrozenGroup, arrays: list[NDArray[Any]]) -> None:
     """Create what Keras's `H5IOStore` creates for one object, in the same order."""
     above = h5.create_group(group.path) if group.path else h5
     inner = above.create_group("vars")

@@ -83,7 +83,7 @@ class FileCatalog:
             with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
                 known[name] = self._look_up(os.path.join(directory, name), by_name[name])
         self._known = known
-        infos = [info for _, info in known.values() if info.manifest]
+        infos = [info for _, info in known.values() if info.has_manifest]
         return _sorted(replace(i, pinned=f"{i.name}.pin" in pins) for i in infos)
 
     def _look_up(self, path: str, manifest_paths: list[str]) -> tuple[_Stamp, CheckpointInfo]:
@@ -114,7 +114,7 @@ def delete_unless_changed(checkpoint: CheckpointInfo) -> bool:
     """
     if not verify(checkpoint.path):
         return False
-    if checkpoint.directory:
+    if checkpoint.is_directory:
         delete_snapshot(checkpoint.path)
     else:
         delete_file(checkpoint.path)
@@ -175,15 +175,15 @@ def _bare_info(path: str) -> CheckpointInfo:
     """Return what is known about a checkpoint without a manifest."""
     info = os.stat(path)
     size = info.st_size if os.path.isfile(path) else 0
-    return CheckpointInfo(os.path.basename(path), path, bytes=size, saved_at=info.st_mtime)
+    return CheckpointInfo(os.path.basename(path), path, size_bytes=size, saved_at=info.st_mtime)
 
 
 def _info(path: str, manifest: Manifest) -> CheckpointInfo:
     return CheckpointInfo(
         name=os.path.basename(path),
         path=path,
-        manifest=True,
-        directory=os.path.isdir(path),
+        has_manifest=True,
+        is_directory=os.path.isdir(path),
         position=manifest.position,
         metrics=dict(manifest.metrics),
         ranking=manifest.ranking,
@@ -191,7 +191,7 @@ def _info(path: str, manifest: Manifest) -> CheckpointInfo:
         series=manifest.series,
         run=manifest.run,
         saved_at=manifest.saved_at,
-        bytes=sum(entry.bytes for entry in manifest.files.values()),
+        size_bytes=sum(entry.size_bytes for entry in manifest.files.values()),
         versions=dict(manifest.versions),
         fingerprint=manifest.fingerprint,
         pinned=os.path.exists(pin_path(path)),

@@ -42,11 +42,11 @@ class FileEntry:
     """Size and digest of one file.
 
     Attributes:
-        bytes: Its length.
+        size_bytes: Its length.
         digest: XXH3-128 of its bytes, as 32 hexadecimal digits.
     """
 
-    bytes: int
+    size_bytes: int
     digest: str
 
 
@@ -83,7 +83,7 @@ class Manifest:
         data = {
             "schema": SCHEMA,
             "files": {
-                name: {"bytes": entry.bytes, "xxh3_128": entry.digest}
+                name: {"bytes": entry.size_bytes, "xxh3_128": entry.digest}
                 for name, entry in self.files.items()
             },
             "position": {
@@ -209,4 +209,4 @@ def entry_of(path: str) -> FileEntry:
 
 def matches(path: str, entry: FileEntry) -> bool:
     """Return whether a file has the size and digest of `entry`; the size is compared first."""
-    return os.path.getsize(path) == entry.bytes and entry_of(path) == entry
+    return os.path.getsize(path) == entry.size_bytes and entry_of(path) == entry

@@ -26,13 +26,13 @@ class Verification:
         path: The file or snapshot directory.
         status: "ok", "unverified" (there is no manifest) or "corrupt".
         problem: What is wrong, in a sentence; "" if nothing is.
-        bytes: How many bytes were read.
+        size_bytes: How many bytes were read.
     """
 
     path: str
     status: str
     problem: str = ""
-    bytes: int = 0
+    size_bytes: int = 0
 
     def __bool__(self) -> bool:
         return self.status == "ok"
@@ -87,9 +87,9 @@ def _compare(path: str, real: str) -> Verification:
     except OSError as error:
         return Verification(path, "corrupt", f"it cannot be read: {error.strerror or error}")
     if any(manifest.files[name] == actual for manifest in manifests):
-        return Verification(path, "ok", bytes=actual.bytes)
+        return Verification(path, "ok", size_bytes=actual.size_bytes)
     problem = _difference(name, manifests[0].files[name], actual)
-    return Verification(path, "corrupt", problem, actual.bytes)
+    return Verification(path, "corrupt", problem, actual.size_bytes)
 
 
 def _without_manifest(path: str, real: str) -> Verification:
@@ -123,7 +123,7 @@ def _check_files(path: str, manifest: Manifest) -> tuple[str, int]:
             actual = _entry_of_plain_file(os.path.join(path, name), expected)
         except OSError as error:
             return f"{name} cannot be read: {error.strerror or error}", total
-        total += actual.bytes
+        total += actual.size_bytes
         if actual != expected:
             return _difference(name, expected, actual), total
     return _foreign(path, manifest.files), total
@@ -134,7 +134,7 @@ def _entry_of_plain_file(path: str, expected: FileEntry) -> FileEntry:
     info = os.lstat(path)
     if not stat.S_ISREG(info.st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file")
-    if info.st_size != expected.bytes:
+    if info.st_size != expected.size_bytes:
         return FileEntry(info.st_size, "")
     return entry_of(path)
 
@@ -145,6 +145,6 @@ def _foreign(path: str, files: Mapping[str, FileEntry]) -> str:
 
 
 def _difference(name: str, expected: FileEntry, actual: FileEntry) -> str:
-    if expected.bytes != actual.bytes:
-        return f"{name} has {actual.bytes} bytes where {expected.bytes} were saved"
+    if expected.size_bytes != actual.size_bytes:
+        return f"{name} has {actual.size_bytes} bytes where {expected.size_bytes} were saved"
     return f"the bytes of {name} are not those that were saved (digest differs)"

@@ -132,11 +132,11 @@ def verify_all(snapshots: Sequence[CheckpointInfo]) -> dict[str, Verification]:
     if not sys.stderr.isatty():  # where click writes the bar's label
         return {snapshot.path: verify_one(snapshot.path) for snapshot in snapshots}
     outcomes = {}
-    total = sum(snapshot.bytes for snapshot in snapshots)
+    total = sum(snapshot.size_bytes for snapshot in snapshots)
     with click.progressbar(length=total, label="verifying", file=sys.stderr) as bar:
         for snapshot in snapshots:
             outcomes[snapshot.path] = verify_one(snapshot.path)
-            bar.update(snapshot.bytes)
+            bar.update(snapshot.size_bytes)
     return outcomes
 
 

@@ -38,7 +38,7 @@ def opened(path: str, optimizer: bool) -> Iterator[list[Weight]]:
 def _file(path: str) -> str:
     """Return the Keras file of a checkpoint."""
     snapshot = _select.one(path)
-    if snapshot.directory:
+    if snapshot.is_directory:
         raise LoadError(
             f"{path!r} is a snapshot for resuming a run, not a Keras file: `ratchet show` and "
             "`ratchet verify` read it."

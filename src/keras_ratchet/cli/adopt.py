@@ -111,5 +111,5 @@ def _report(adopted: list[CheckpointInfo], as_json: bool) -> None:
         return
     for s in adopted:
         _output.say(
-            f"adopted  {s.path}  {readable(s.bytes)}  {_output.metrics(s.metrics)}".rstrip()
+            f"adopted  {s.path}  {readable(s.size_bytes)}  {_output.metrics(s.metrics)}".rstrip()
         )

@@ -60,10 +60,10 @@ def _print(
     rows = [
         [
             s.name,
-            str(s.position.epoch) if s.manifest else "-",
+            str(s.position.epoch) if s.has_manifest else "-",
             _step(s),
             *(_output.number(s.metrics.get(name)) for name in names),
-            readable(s.bytes),
+            readable(s.size_bytes),
             _output.age(s.saved_at),
             " ".join(marks[s.name]),
             _status(s, outcomes),
@@ -88,7 +88,7 @@ def _step(snapshot: CheckpointInfo) -> str:
 
 
 def _status(snapshot: CheckpointInfo, outcomes: Mapping[str, Verification]) -> str:
-    if not snapshot.manifest and snapshot.path not in outcomes:
+    if not snapshot.has_manifest and snapshot.path not in outcomes:
         return _NO_MANIFEST
     outcome = outcomes.get(snapshot.path)
     if outcome is None:

@@ -29,7 +29,7 @@ class _Step:
     @property
     def frees(self) -> int:
         """How many bytes it frees, or would."""
-        return self.decision.checkpoint.bytes if self.outcome in ("delete", "deleted") else 0
+        return self.decision.checkpoint.size_bytes if self.outcome in ("delete", "deleted") else 0
 
 
 @click.command()
@@ -128,7 +128,7 @@ def _report(directory: str, steps: Sequence[_Step], done: bool, as_json: bool) -
             step.outcome,
             step.decision.checkpoint.name,
             str(step.decision.checkpoint.position.epoch),
-            readable(step.decision.checkpoint.bytes),
+            readable(step.decision.checkpoint.size_bytes),
             _why(step),
         ]
         for step in steps
@@ -158,5 +158,5 @@ def _data(step: _Step) -> dict[str, object]:
         "keep": step.outcome in ("keep", "changed"),
         "outcome": step.outcome,
         "reason": _why(step),
-        "bytes": snapshot.bytes,
+        "bytes": snapshot.size_bytes,
     }

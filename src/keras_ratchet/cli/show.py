@@ -28,13 +28,13 @@ def show(path: str, as_json: bool) -> None:
     files = _files(snapshot)
     marks = _select.marks(_select.checkpoints_in(os.path.dirname(snapshot.path)))[snapshot.name]
     if as_json:
-        records = {name: {"bytes": r.bytes, "xxh3_128": r.digest} for name, r in files.items()}
+        records = {name: {"bytes": r.size_bytes, "xxh3_128": r.digest} for name, r in files.items()}
         _output.emit(_output.as_data(snapshot) | {"marks": marks, "files": records})
         return
     _output.say(snapshot.path, bold=True)
-    lines = _facts(snapshot, marks) if snapshot.manifest else _bare(snapshot)
+    lines = _facts(snapshot, marks) if snapshot.has_manifest else _bare(snapshot)
     lines += [
-        (f"file {name}", f"{r.bytes} bytes, XXH3-128 {r.digest}") for name, r in files.items()
+        (f"file {name}", f"{r.size_bytes} bytes, XXH3-128 {r.digest}") for name, r in files.items()
     ]
     width = max(len(label) for label, _ in lines)
     for label, value in lines:
@@ -42,9 +42,9 @@ def show(path: str, as_json: bool) -> None:
 
 
 def _files(snapshot: CheckpointInfo) -> Mapping[str, FileEntry]:
-    if not snapshot.manifest:
+    if not snapshot.has_manifest:
         return {}
-    if snapshot.directory:
+    if snapshot.is_directory:
         return snapshot_manifest(snapshot.path).files
     manifest = manifest_of(snapshot.path)
     return {} if manifest is None else manifest.files
@@ -67,7 +67,7 @@ def _facts(snapshot: CheckpointInfo, marks: list[str]) -> list[tuple[str, str]]:
         ("ranked by", ", then ".join(ranked) or "-"),
         ("series", snapshot.series or "-"),
         ("run", snapshot.run or "-"),
-        ("size", readable(snapshot.bytes)),
+        ("size", readable(snapshot.size_bytes)),
         ("written by", ", ".join(f"{k} {v}" for k, v in snapshot.versions.items()) or "-"),
         ("fingerprint", snapshot.fingerprint or "-"),
     ]
@@ -77,5 +77,5 @@ def _bare(snapshot: CheckpointInfo) -> list[tuple[str, str]]:
     return [
         ("manifest", "none, so nothing is known about it; `ratchet adopt` writes one"),
         ("modified", f"{_output.clock(snapshot.saved_at)}, {_output.age(snapshot.saved_at)} ago"),
-        ("size", readable(snapshot.bytes)),
+        ("size", readable(snapshot.size_bytes)),
     ]

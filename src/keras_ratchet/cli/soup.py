@@ -96,7 +96,7 @@ def soup(
 
 def _members(snapshots: Sequence[CheckpointInfo], ranking: Ranking, k: int) -> list[CheckpointInfo]:
     """Return the k best that are whole, the best first."""
-    files_only = [s for s in snapshots if not s.directory and s.name.endswith(_SUFFIXES)]
+    files_only = [s for s in snapshots if not s.is_directory and s.name.endswith(_SUFFIXES)]
     members: list[CheckpointInfo] = []
     for snapshot in distinct(_select.best_first(files_only, ranking)):
         if len(members) == k:
@@ -243,7 +243,7 @@ def _report(
         _output.emit({"path": output, "metric": name, "members": data, "bytes": weights.bytes})
         return
     rows = [
-        [m.name, str(m.position.epoch), _output.number(m.metrics[name]), readable(m.bytes)]
+        [m.name, str(m.position.epoch), _output.number(m.metrics[name]), readable(m.size_bytes)]
         for m in members
     ]
     _output.table(["name", "epoch", name, "size"], rows, {"epoch", name, "size"})

@@ -32,7 +32,7 @@ def verify(ctx: click.Context, paths: tuple[str, ...], as_json: bool) -> None:
             problem = f": {outcome.problem}" if outcome.problem else ""
             line = f"{outcome.status.ljust(10)}  {outcome.path}{problem}"
             _output.say(line, fg=_COLOURS[outcome.status])
-        total = readable(sum(outcome.bytes for outcome in outcomes))
+        total = readable(sum(outcome.size_bytes for outcome in outcomes))
         known = sum(outcome.status == "ok" for outcome in outcomes)
         _output.say(
             f"{_output.count(len(outcomes), 'checkpoint')}: {known} ok, {corrupt} corrupt, "

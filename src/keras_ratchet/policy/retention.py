@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
 from keras_ratchet.errors import ConfigError
+from keras_ratchet.policy._arguments import whole_number
 from keras_ratchet.policy.monitor import Mode, one_of
 from keras_ratchet.types import CheckpointInfo
 
@@ -81,8 +82,8 @@ def of_newest_runs(checkpoints: Iterable[CheckpointInfo]) -> list[CheckpointInfo
     be another model, or measured on other data, so it no longer counts as best.
     """
     checkpoints = list(checkpoints)
-    newest = {s.series: s.run for s in sorted(checkpoints, key=age) if s.manifest}
-    return [s for s in checkpoints if not s.manifest or s.run == newest[s.series]]
+    newest = {s.series: s.run for s in sorted(checkpoints, key=age) if s.has_manifest}
+    return [s for s in checkpoints if not s.has_manifest or s.run == newest[s.series]]
 
 
 def age(checkpoint: CheckpointInfo) -> tuple[float, float, float]:
@@ -114,14 +115,14 @@ class _Rule:
         """Return the names of those that stay, each with the reason."""
         raise NotImplementedError
 
-    def __or__(self, other: Retention) -> AnyOf:
-        mine = self.rules if isinstance(self, AnyOf) else (self,)
-        theirs = other.rules if isinstance(other, AnyOf) else (other,)
-        return AnyOf((*mine, *theirs))
+    def __or__(self, other: Retention) -> KeepAny:
+        mine = self.rules if isinstance(self, KeepAny) else (self,)
+        theirs = other.rules if isinstance(other, KeepAny) else (other,)
+        return KeepAny((*mine, *theirs))
 
 
 @dataclass(frozen=True, slots=True)
-class AnyOf(_Rule):
+class KeepAny(_Rule):
     """Keep the checkpoints that at least one of the rules keeps."""
 
     rules: tuple[Retention, ...]
@@ -145,7 +146,7 @@ class KeepBest(_Rule):
     k: int = 1
 
     def __post_init__(self) -> None:
-        _count("keep_best", self.k)
+        whole_number("keep_best", self.k, at_least=1)
 
     def keeps(self, context: Context) -> dict[str, str]:
         """Return the names of those that stay, each with the reason."""
@@ -171,7 +172,7 @@ class KeepLast(_Rule):
     n: int = 1
 
     def __post_init__(self) -> None:
-        _count("keep_last", self.n)
+        whole_number("keep_last", self.n, at_least=1)
 
     def keeps(self, context: Context) -> dict[str, str]:
         """Return the names of those that stay, each with the reason."""
@@ -189,7 +190,7 @@ class KeepEvery(_Rule):
     m: int
 
     def __post_init__(self) -> None:
-        _count("keep_every", self.m)
+        whole_number("keep_every", self.m, at_least=1)
 
     def keeps(self, context: Context) -> dict[str, str]:
         """Return the names of those that stay, each with the reason."""
@@ -241,7 +242,7 @@ def combined(
         rules.append(KeepEvery(keep_every))
     if keep_for_s is not None:
         rules.append(KeepNewer(keep_for_s))
-    return AnyOf(tuple(rules)) if rules else None
+    return KeepAny(tuple(rules)) if rules else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +277,7 @@ def plan(
         A decision for each, oldest first.
     """
     ordered = sorted(checkpoints, key=age)
-    context = Context([s for s in ordered if s.manifest], ranking, now_s)
+    context = Context([s for s in ordered if s.has_manifest], ranking, now_s)
     kept = rule.keeps(context) | _protected(ordered, context, resumed_from)
     return [Decision(s, s.name in kept, kept.get(s.name, "no rule keeps it")) for s in ordered]
 
@@ -284,14 +285,11 @@ def plan(
 def _protected(
     ordered: Sequence[CheckpointInfo], context: Context, resumed_from: str | None
 ) -> dict[str, str]:
-    kept = {s.name: "it has no manifest, so it may not be ours" for s in ordered if not s.manifest}
+    kept = {
+        s.name: "it has no manifest, so it may not be ours" for s in ordered if not s.has_manifest
+    }
     kept |= {name: "the newest" for name in KeepLast(1).keeps(context)}
     kept |= KeepBest(1).keeps(context)
     if resumed_from is not None:
         kept |= {s.name: "training resumed from it" for s in ordered if s.name == resumed_from}
     return kept | {s.name: "pinned" for s in ordered if s.pinned}
-
-
-def _count(argument: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{argument} must be a whole number, at least 1. Got: {value!r}.")

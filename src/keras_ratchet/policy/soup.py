@@ -91,7 +91,7 @@ def distinct(ranked: Sequence[CheckpointInfo]) -> list[CheckpointInfo]:
     kept = []
     for info in ranked:
         moment = (info.position, tuple(sorted(info.metrics.items())), info.fingerprint)
-        if not info.manifest or not info.metrics or moment not in seen:
+        if not info.has_manifest or not info.metrics or moment not in seen:
             kept.append(info)
         seen.add(moment)
     return kept

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_ratchet import _backends
-from keras_ratchet._backends.base import Foreign
-
-Resolve = Callable[[], list[NDArray[Any]]]
+from keras_ratchet._backends.base import Foreign, Resolve
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ class LockedDirectory:
             epoch=manifest.position.epoch,
             batch=manifest.position.batch,
             **more,
-            bytes=sum(entry.bytes for entry in manifest.files.values()),
+            bytes=sum(entry.size_bytes for entry in manifest.files.values()),
             blocked_s=round(blocked_s, 4),
             written_s=round(written_s, 4),
         )
