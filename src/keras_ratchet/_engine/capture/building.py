@@ -23,6 +23,7 @@ CURE = (
     "Build the model before training: call it, or each part of it without an input shape, on a "
     "batch, as in `model(x[:1])`; create metrics and optimizers in `__init__` or `compile`"
 )
+Flags = dict[str, bool]
 
 
 def build(model: Any) -> None:
@@ -97,9 +98,6 @@ def step_twice(model: Any, capture: Callable[[], Any], complete: Callable[[Any],
         return original(*second)
 
     model.train_function = twice
-
-
-Flags = dict[str, bool]
 
 
 def flags_of(model: Any, places: Places, named: Mapping[str, Any] | None = None) -> Flags:

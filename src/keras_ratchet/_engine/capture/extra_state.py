@@ -23,6 +23,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+import keras_ratchet
 from keras_ratchet import _backends
 from keras_ratchet._backends.base import Foreign
 from keras_ratchet._keras.anatomy import layers_of
@@ -36,6 +37,7 @@ _FOLLOWED = (keras.layers.Layer, keras.metrics.Metric, keras.losses.Loss)
 # `compile` stores them next to the losses and metrics that it is given, which are followed
 _NOT_FOLLOWED = (keras.optimizers.Optimizer, keras.callbacks.Callback, keras.Variable)
 _empty: set[type] = set()  # classes in whose objects nothing is ever found, to be fast
+EXTRA = "extra/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,13 +186,10 @@ def _is_users_module(name: str) -> bool:
     if path is None:
         return name not in sys.builtin_module_names
     places = {sysconfig.get_path(place) for place in ("stdlib", "purelib", "platlib")}
-    ours = os.path.dirname(os.path.dirname(__file__))
+    ours = os.path.dirname(keras_ratchet.__file__)
     return not os.path.realpath(path).startswith(
         tuple(os.path.realpath(place) + os.sep for place in (*places, ours))
     )
-
-
-EXTRA = "extra/"
 
 
 def named_extras(model: Any, found: Reach | None = None) -> dict[str, Any]:

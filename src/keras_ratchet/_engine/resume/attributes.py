@@ -44,6 +44,14 @@ _UNCHANGING = (str, bytes, bool, int, float, type(None))
 _PARTS = (keras.layers.Layer, keras.metrics.Metric, keras.losses.Loss, keras.Variable)
 _OTHERS = (keras.optimizers.Optimizer, keras.callbacks.Callback, keras.random.SeedGenerator)
 _LIBRARIES = ("keras", "tensorflow", "torch", "jax", "jaxlib", "keras_ratchet")
+_LOST = (
+    "changed during training and cannot be saved. Use numbers, arrays, or lists and dicts of them "
+    "there, or Keras variables."
+)
+_BAKED = (
+    "changed during training, but a compiled step keeps the value with which it was traced. "
+    "Make it a Keras variable: self.add_weight(..., trainable=False)."
+)
 
 
 class AttributeStates:
@@ -124,16 +132,6 @@ class AttributeStates:
         self._told |= {*lost, *baked}
         told = ((lost, _LOST), (baked, _BAKED))
         return [f"{', '.join(names)} {why}" for names, why in told if names]
-
-
-_LOST = (
-    "changed during training and cannot be saved. Use numbers, arrays, or lists and dicts of them "
-    "there, or Keras variables."
-)
-_BAKED = (
-    "changed during training, but a compiled step keeps the value with which it was traced. "
-    "Make it a Keras variable: self.add_weight(..., trainable=False)."
-)
 
 
 class _Begun:

@@ -23,6 +23,9 @@ from keras_ratchet._keras import anatomy, data_adapters, metrics
 
 _FATAL = ("optimizer", "layers")
 _FATAL_IN_MID_EPOCH = ("batch_size", "batches_per_epoch", "data", "steps_per_execution")
+RATE = "learning_rate"
+_WITHOUT_MEANING = ("name", "trainable", "seed", "dtype")
+_LONGEST = 32
 
 
 def facts_of(model: Any, cursor: DataCursor) -> dict[str, Any]:
@@ -111,11 +114,6 @@ def other_backend(state: TrainState) -> bool:
 
 def _kind(optimizer: Any) -> str:
     return type(getattr(optimizer, "inner_optimizer", None) or optimizer).__name__
-
-
-RATE = "learning_rate"
-_WITHOUT_MEANING = ("name", "trainable", "seed", "dtype")
-_LONGEST = 32
 
 
 def arguments_of(model: Any) -> dict[str, Any]:

@@ -25,6 +25,12 @@ from keras_ratchet._keras import data_adapters, fit
 from keras_ratchet._warn import warn
 from keras_ratchet.types import Seekable, Stateful
 
+_CUTS = ("_TakeDataset", "_TakeWhileDataset")
+_AHEAD = ("_PrefetchDataset",)
+_WRAP = "Wrap it: keras_ratchet.data.resumable(...)."
+_WHOLE_BYTES = 1 << 28  # some hundredths of a second
+_ROWS = 4096
+
 
 class DataCursor:
     """Captures the state of the data of a `fit` at the start of an epoch, and restores it.
@@ -200,11 +206,6 @@ class DataCursor:
         return bool(steps) and steps != whole
 
 
-_CUTS = ("_TakeDataset", "_TakeWhileDataset")
-_AHEAD = ("_PrefetchDataset",)
-_WRAP = "Wrap it: keras_ratchet.data.resumable(...)."
-
-
 @dataclass(frozen=True, slots=True)
 class SourceState:
     """The state that a source has by itself.
@@ -296,10 +297,6 @@ def _looked_at(pipeline: Any) -> str | None:
         "Keras draws a batch to learn shapes, and it is unknown for how many more this tf.data "
         f"pipeline has drawn random numbers ahead (prefetch). {_WRAP}"
     )
-
-
-_WHOLE_BYTES = 1 << 28  # some hundredths of a second
-_ROWS = 4096
 
 
 def digest_of(arrays: Iterable[NDArray[Any]]) -> str:

@@ -34,6 +34,17 @@ _MOMENTS: dict[str, Callable[[Any], Any]] = {
     "datetime": datetime.fromisoformat,
 }
 RANDOM = (random.Random, np.random.RandomState, np.random.Generator)
+_TENSOR = "keras_ratchet.tensor"
+_SCALARS = (str, bytes, bool, int, float, type(None), np.ndarray, np.generic)
+# what symbolic tensors raise depends on their framework
+NO_DATA = (
+    TypeError,
+    ValueError,
+    RecursionError,
+    NotImplementedError,
+    AttributeError,
+    RuntimeError,
+)
 
 
 def encode(value: Any, arrays: dict[str, NDArray[Any]], path: str) -> Any:
@@ -215,19 +226,6 @@ def _random(kind: str, state: Any) -> Any:
         raise ValueError(f"{kind!r} is not a known kind of random generator")
     set_random_state(generator, kind, state)
     return generator
-
-
-_TENSOR = "keras_ratchet.tensor"
-_SCALARS = (str, bytes, bool, int, float, type(None), np.ndarray, np.generic)
-# what symbolic tensors raise depends on their framework
-NO_DATA = (
-    TypeError,
-    ValueError,
-    RecursionError,
-    NotImplementedError,
-    AttributeError,
-    RuntimeError,
-)
 
 
 def plain(value: Any, graphs: bool = False) -> Any:

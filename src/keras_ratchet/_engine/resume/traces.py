@@ -25,6 +25,10 @@ from keras_ratchet._engine.resume.state_codec import fingerprint
 
 _MANY = 64  # elements of a container that are looked into
 _LIBRARIES = ("site-packages", "dist-packages")
+_NO_STATE = (
+    *("threading", "_thread", "queue", "concurrent", "multiprocessing", "subprocess", "asyncio"),
+    *("logging", "_io", "io", "socket", "selectors", "weakref", "contextlib", "keras"),
+)
 
 
 def trace_of(value: Any) -> Any:
@@ -79,12 +83,6 @@ def _is_of_a_library(kind: type) -> bool:
     name = kind.__module__
     file = str(getattr(sys.modules.get(name), "__file__", "") or "")
     return name.partition(".")[0] in sys.stdlib_module_names or any(x in file for x in _LIBRARIES)
-
-
-_NO_STATE = (
-    *("threading", "_thread", "queue", "concurrent", "multiprocessing", "subprocess", "asyncio"),
-    *("logging", "_io", "io", "socket", "selectors", "weakref", "contextlib", "keras"),
-)
 
 
 def look(value: Any) -> Any:
