@@ -458,7 +458,7 @@ def test_callbacks_that_cannot_be_told_apart_go_on_by_their_order_with_a_warning
 
 
 def test_a_callback_that_goes_by_another_metric_begins_without_memory_and_says_so():
-    with pytest.warns(UserWarning, match=r"start without a state: Best\('val_b'\)"):
+    with pytest.warns(UserWarning, match=r"start without saved state: Best\('val_b'\)"):
         assert gone_on([Best("val_a")], [Best("val_b")]) == [0.0]
 
 

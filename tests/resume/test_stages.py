@@ -147,7 +147,7 @@ def test_a_script_without_its_first_stage_goes_on_with_a_warning(tmp_path):
     whole = process(str(tmp_path / "a"), STAGES[:2])
     assert process(str(tmp_path / "b"), STAGES[:2], KillIn(1, 4)) is None
     directory = str(tmp_path / "b")
-    with pytest.warns(UserWarning, match="no longer in the script"):
+    with pytest.warns(UserWarning, match="removed from the script"):
         mine = process(directory, STAGES[1:2])
     for a, b in zip(mine[1], whole[1], strict=True):
         np.testing.assert_array_equal(a, b)

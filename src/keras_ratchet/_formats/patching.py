@@ -84,7 +84,7 @@ def _patched(
         array = value()
         old = sum(map(len, _bytes_of(original, array.nbytes)))
         if array.shape != weight.shape or old != array.nbytes:
-            raise LoadError(f"weight {weight.name!r} has no place for {array.shape} values.")
+            raise LoadError(f"weight {weight.name!r} cannot hold an array of shape {array.shape}.")
         yield array.tobytes()
         at = offset + array.nbytes
     yield from _bytes_of(original, None)

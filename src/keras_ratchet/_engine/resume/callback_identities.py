@@ -80,12 +80,12 @@ def _match_changed(
         warn(
             "These callbacks differ from those of the interrupted run, and there is more than "
             f"one of a class: {_names(guessed, present)}. They are matched by their order; if "
-            "that is not right, give them the arguments that they had."
+            "that is wrong, give them their previous arguments."
         )
     if forgotten:
         warn(
-            f"These callbacks monitor another metric than when training was interrupted, so they "
-            f"start without a state: {_names(forgotten, present)}."
+            "These callbacks monitor another metric than when training was interrupted, so "
+            f"they start without saved state: {_names(forgotten, present)}."
         )
 
 

@@ -91,9 +91,9 @@ class DataStates:
         if untold := [name for name in left_out if name not in self._told]:
             self._told.update(untold)
             warn(
-                f"Resume may not be exact: training has changed {', '.join(untold)}, too large for "
-                f"every snapshot, so it is not saved. A cache that is filled again loses "
-                f"nothing. Else give the data set state_dict() and load_state_dict()."
+                f"Resume may not be exact: training has changed {', '.join(untold)}, too large "
+                "for every snapshot, so it is not saved. A cache that is filled again loses "
+                "nothing. Otherwise, give the data set state_dict() and load_state_dict()."
             )
 
     def load(self, state: Mapping[str, Any]) -> None:

@@ -53,7 +53,7 @@ def adopt(model: Any, directory: str) -> int:
     if problems:
         raise CorruptError(
             f"The backup that Keras wrote in {directory!r} cannot be read. "
-            f"{' '.join(problems)} To start from scratch, delete its files or give another "
+            f"{' '.join(problems)} To start from scratch, delete its files or use another "
             "directory."
         )
     return 0

@@ -169,7 +169,7 @@ class Resumer:
             _log.warning("%s (learning_rate='script')", found[0])
             return found[1:]
         rates[RATE] = saved["optimizer"][RATE]
-        which = f"{found[0]} (the saved one is used; learning_rate='script' takes the other)"
+        which = f"{found[0]} (the saved one is used; learning_rate='script' uses the other)"
         return [which, *found[1:]]
 
     def _restore_if_it_fits(self, model: Any, state: TrainState) -> None:

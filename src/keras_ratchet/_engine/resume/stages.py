@@ -145,7 +145,7 @@ class Stage:
         warn(
             f"The snapshot in {self.directory!r} belongs to `fit` number {len(before) + 1} "
             "with this directory, and this is number 1, with the same epochs: resuming from "
-            "it, as if those before it were no longer in the script."
+            "it, as if the earlier ones had been removed from the script."
         )
         self._before = before
 
