@@ -105,7 +105,7 @@ def ranking_by(
         mode = {name: better for s in snapshots for name, better in s.ranking}.get(metric, loss)
     if mode is None:
         raise click.UsageError(
-            f"It is unknown whether a small or a large {metric!r} better? Pass --mode min "
+            f"It is unknown whether a small or a large {metric!r} is better. Pass --mode min "
             "or --mode max."
         )
     return Ranking(((metric, _mode(mode)),), known.ties)

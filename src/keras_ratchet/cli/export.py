@@ -34,7 +34,7 @@ def _write_torch(arrays: Arrays, file: io.RawIOBase) -> None:
     except ImportError:
         raise click.UsageError(
             'PyTorch is not installed: pip install "keras-ratchet[torch]", or export to '
-            "safetensors, which needs nothing."
+            "safetensors, which needs no extra package."
         ) from None
     torch.save({name: _tensor(torch, array) for name, array in arrays.items()}, file)
 
