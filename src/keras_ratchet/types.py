@@ -305,6 +305,9 @@ class Model(Protocol):
     stop_training: bool
     stop_evaluating: bool
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the outputs for inputs."""
+
     def compile(self, *args: Any, **kwargs: Any) -> Any:
         """Set optimizer, loss and metrics."""
 
