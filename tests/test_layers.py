@@ -25,7 +25,7 @@ LOWER = {
     "averaging": {"_engine", "policy", "_storage", "_formats", "_backends", "_keras"}
     | {"loading", "errors", "types"},
     "refitting": {"_engine", "policy", "_keras", "callbacks", "loading", "errors", "types"},
-    "run": {"callbacks", "errors"},
+    "run": {"callbacks", "errors", "types"},
     "plots": {"_storage", "errors", "types"},
     "cli": {"policy", "_storage", "plots", "errors", "types"}
     | {"_formats.readers", "_formats.safetensors", "_formats.numeric", "_formats.patching"},

@@ -19,7 +19,7 @@ from keras_ratchet._storage.verify import verify
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import CorruptError, LoadError
 from keras_ratchet.policy.retention import age, of_newest_runs, ranking_of
-from keras_ratchet.types import CheckpointInfo
+from keras_ratchet.types import CheckpointInfo, Model
 
 _log = logging.getLogger("keras_ratchet")
 
@@ -78,7 +78,7 @@ def _loaded(
     return model
 
 
-def load_weights(model: Any, path: str | os.PathLike[str], which: str = "best") -> None:
+def load_weights(model: Model, path: str | os.PathLike[str], which: str = "best") -> None:
     """Load weights into a model from a file, or from a directory of checkpoints.
 
     Args:

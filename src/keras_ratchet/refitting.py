@@ -14,6 +14,7 @@ from keras_ratchet._keras.metrics import metric_direction
 from keras_ratchet.errors import ConfigError, UnknownDirectionError
 from keras_ratchet.policy._arguments import is_whole_number
 from keras_ratchet.policy.monitor import Mode, Monitor, missing_message, one_of
+from keras_ratchet.types import Model
 
 Match = Literal["epochs", "steps"]
 _OURS = ("epochs", "initial_epoch", "validation_split", "validation_data", "x", "y")
@@ -248,7 +249,7 @@ def _steps_per_epoch(x: Any, arguments: Mapping[str, Any]) -> int:
         return 1
 
 
-def _stop_after(steps: int, model: Any) -> Any:
+def _stop_after(steps: int, model: Model) -> Any:
     """Return a callback that ends training after so many steps."""
     done = before = 0
 

@@ -12,6 +12,7 @@ import keras
 from keras_ratchet.callbacks.backup_and_restore import BackupAndRestore
 from keras_ratchet.callbacks.base import abandon
 from keras_ratchet.errors import ConfigError
+from keras_ratchet.types import Model
 
 T = TypeVar("T")
 
@@ -51,7 +52,7 @@ class Run:
     def __init__(
         self,
         directory: str | os.PathLike[str],
-        model: Any,
+        model: Model,
         *,
         optimizer: Any = None,
         callbacks: Sequence[Any] = (),
@@ -152,7 +153,7 @@ class Run:
 class _KerasOptimizer:
     """Gives a Keras optimizer the two methods that torch's have."""
 
-    def __init__(self, optimizer: Any, model: Any) -> None:
+    def __init__(self, optimizer: Any, model: Model) -> None:
         if not isinstance(optimizer, keras.optimizers.Optimizer):
             raise ConfigError(f"optimizer must be a torch or Keras optimizer. Got: {optimizer!r}.")
         if not model.built:

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from keras_ratchet.types import Model
+
 
 class Captured(Protocol):
     """Values captured from a model: they do not change while training continues."""
@@ -33,7 +35,7 @@ class Format(Protocol):
     suffix: str
     save_method: str
 
-    def freeze(self, model: Any, capture: Capture) -> Any:
+    def freeze(self, model: Model, capture: Capture) -> Any:
         """Return what the file needs of the model.
 
         Args:

@@ -19,6 +19,7 @@ from typing import Any
 from keras_ratchet._formats.base import Capture
 from keras_ratchet._formats.weights_h5 import FrozenWeights, WeightsH5
 from keras_ratchet._keras import saving
+from keras_ratchet.types import Model
 
 try:
     from zlib_ng.zlib_ng import crc32
@@ -48,7 +49,7 @@ class KerasArchive:
     def __init__(self) -> None:
         self._weights = WeightsH5()
 
-    def freeze(self, model: Any, capture: Capture) -> FrozenArchive:
+    def freeze(self, model: Model, capture: Capture) -> FrozenArchive:
         """Return all that the file needs of the model."""
         configuration = saving.configuration(model)
         assets = saving.assets_of(self._weights.parts(model))

@@ -14,6 +14,7 @@ from keras_ratchet._formats.base import Capture, Captured
 from keras_ratchet._formats.h5_layout import LastLayout, Sketch, Sources
 from keras_ratchet._keras import legacy_h5
 from keras_ratchet.errors import ConfigError
+from keras_ratchet.types import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class LegacyH5:
     def __init__(self) -> None:
         self._layout = LastLayout()
 
-    def freeze(self, model: Any, capture: Capture) -> FrozenLegacy:
+    def freeze(self, model: Model, capture: Capture) -> FrozenLegacy:
         """Return all that the file needs of the model."""
         sources = Sources()
         groups = tuple(

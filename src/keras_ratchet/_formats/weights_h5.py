@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from keras_ratchet._formats.base import Capture, Captured
 from keras_ratchet._formats.h5_layout import LastLayout, Sketch, Sources
 from keras_ratchet._keras import saving
+from keras_ratchet.types import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class WeightsH5:
         self._parts: saving.Parts | None = None
         self._layout = LastLayout()
 
-    def freeze(self, model: Any, capture: Capture) -> FrozenWeights:
+    def freeze(self, model: Model, capture: Capture) -> FrozenWeights:
         """Return all that the file needs of the model."""
         if not model.built:
             raise ValueError("The model has not been built, so it has no weights to save.")
@@ -59,7 +60,7 @@ class WeightsH5:
         )
         return FrozenWeights(groups, capture(sources.items))
 
-    def parts(self, model: Any) -> saving.Parts:
+    def parts(self, model: Model) -> saving.Parts:
         """Return the objects that a model is made of; find them again only if that has changed."""
         if self._parts is None or not self._parts.are_those_of(model):
             self._parts = saving.parts_of(model)

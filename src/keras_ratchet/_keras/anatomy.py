@@ -20,8 +20,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from keras_ratchet.types import Model
 
-def layers_of(model: Any) -> list[Any]:
+
+def layers_of(model: Model) -> list[Any]:
     """Return the model and all layers in it, each once; none if it is no Keras model."""
     flatten = getattr(model, "_flatten_layers", None)
     if flatten is None:
@@ -76,14 +78,14 @@ def built_for(optimizer: Any) -> list[Any]:
     return list(optimizer._trainable_variables) if optimizer.built else []
 
 
-def has_own_train_step(model: Any) -> bool:
+def has_own_train_step(model: Model) -> bool:
     """Return whether the model trains itself otherwise than Keras's `train_step` would."""
     import keras
 
     return getattr(type(model), "train_step", None) is not keras.Model.train_step
 
 
-def is_whole(model: Any) -> bool:
+def is_whole(model: Model) -> bool:
     """Return whether every layer of a model is built."""
     return all(layer.built for layer in layers_of(model))
 

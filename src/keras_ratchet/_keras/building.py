@@ -15,11 +15,12 @@ import logging
 from typing import Any
 
 from keras_ratchet._keras.metrics import metrics_are_known
+from keras_ratchet.types import Model
 
 _log = logging.getLogger("keras_ratchet")
 
 
-def create_variables(model: Any, iterator: Any, variables: bool = True) -> None:
+def create_variables(model: Model, iterator: Any, variables: bool = True) -> None:
     """Create what Keras's own `train_step` creates in the first step, before it.
 
     torch and jax have done so by now; tensorflow defers it to the first step. Where it cannot be

@@ -24,6 +24,7 @@ import types
 from typing import Any
 
 from keras_ratchet._keras.seeds import has_global_seed
+from keras_ratchet.types import Model
 
 _PROVED = ("3.12", "3.13", "3.14", "3.15", "3.16")
 
@@ -140,12 +141,12 @@ def draws_unseeded(iterator: Any) -> bool:
     return bool(getattr(iterator.data_adapter, "_shuffle", False)) and not has_global_seed()
 
 
-def steps_at_once(model: Any) -> int:
+def steps_at_once(model: Model) -> int:
     """Return how many batches one step of `fit` stands for, in its count of batches."""
     return int(getattr(model, "steps_per_execution", None) or 1)
 
 
-def draw(model: Any, arguments: tuple[Any, ...]) -> int:
+def draw(model: Model, arguments: tuple[Any, ...]) -> int:
     """Draw the batches of one step without training on them; return for how many it counts.
 
     `fit` calls `train_function(data)` on torch, with a list of batches, `(iterator)` on

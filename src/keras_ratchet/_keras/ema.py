@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from keras_ratchet.types import CallbackList
 
-def swap_callback(callback_list: Any) -> Any:
+
+def swap_callback(callback_list: CallbackList) -> Any:
     """Return the `SwapEMAWeights` of a callback list, or None."""
     import keras
 

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_ratchet._keras.callbacks import frames_from
+from keras_ratchet.types import Model
 
 
 def epoch_iterator() -> Any:
@@ -60,7 +61,7 @@ def first_epoch() -> int:
     return int(locals_of_fit().get("initial_epoch") or 0)
 
 
-def initial_epoch(model: Any) -> int:
+def initial_epoch(model: Model) -> int:
     """Return the epoch that the `fit` that is calling starts with, after a resume too."""
     restored = getattr(model, "_initial_epoch", None)
     return int(restored) if restored else first_epoch()

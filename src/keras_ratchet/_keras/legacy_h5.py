@@ -28,11 +28,13 @@ from typing import Any
 
 import h5py
 
+from keras_ratchet.types import Model
+
 _log = logging.getLogger("keras_ratchet")
 
 
 @contextlib.contextmanager
-def compile_config_kept(model: Any) -> Iterator[None]:
+def compile_config_kept(model: Model) -> Iterator[None]:
     """Preserve the arguments of `compile`, of which Keras's saver drops the optimizer."""
     repair_compile_config(model)
     arguments = _compile_arguments(model)
@@ -44,7 +46,7 @@ def compile_config_kept(model: Any) -> Iterator[None]:
         arguments.update(before)
 
 
-def repair_compile_config(model: Any) -> None:
+def repair_compile_config(model: Model) -> None:
     """Give a compiled model its optimizer back if a `.h5` save of Keras's has taken it."""
     arguments = _compile_arguments(model)
     optimizer = getattr(model, "optimizer", None)
@@ -54,12 +56,12 @@ def repair_compile_config(model: Any) -> None:
         arguments.update({"optimizer": optimizer, **rest})
 
 
-def _compile_arguments(model: Any) -> dict[str, Any]:
+def _compile_arguments(model: Model) -> dict[str, Any]:
     config = getattr(getattr(model, "_compile_config", None), "config", None)
     return config if isinstance(config, dict) else {}
 
 
-def compile_from_file(model: Any, path: str, custom_objects: Mapping[str, Any] | None) -> None:
+def compile_from_file(model: Model, path: str, custom_objects: Mapping[str, Any] | None) -> None:
     """Compile a model that was loaded uncompiled from a `.h5` file, and restore its optimizer.
 
     Args:
@@ -135,7 +137,7 @@ def groups_of(model: Any) -> list[LegacyGroup]:
     return groups
 
 
-def attributes_of(model: Any) -> list[tuple[str, Any]]:
+def attributes_of(model: Model) -> list[tuple[str, Any]]:
     """Return the attributes of a `.h5` file: versions, and the configuration as JSON."""
     from keras.src.legacy.saving import json_utils, saving_options, saving_utils
 

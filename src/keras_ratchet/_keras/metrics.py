@@ -15,8 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from keras_ratchet.types import Model
 
-def metrics_are_known(model: Any, names: Iterable[str] | None = None) -> bool:
+
+def metrics_are_known(model: Model, names: Iterable[str] | None = None) -> bool:
     """Return whether every metric object of the model exists by now that `names` may stand for.
 
     On TensorFlow they are made in the first batch.
@@ -53,7 +55,7 @@ def _may_be(name: str, key: str) -> bool:
     return name == key or name.endswith(f"_{key}")
 
 
-def metric_direction(model: Any, name: str) -> str | None:
+def metric_direction(model: Model, name: str) -> str | None:
     """Return "min" or "max" for a metric of the model by its name in the logs, or None.
 
     Per-output metrics are found too: `val_decoder_mae` is metric `mae` of output `decoder`.
@@ -68,18 +70,18 @@ def metric_direction(model: Any, name: str) -> str | None:
     return "max" if known[max(fits, key=len)]._direction == "up" else "min"
 
 
-def is_metric(model: Any, name: str) -> bool:
+def is_metric(model: Model, name: str) -> bool:
     """Return whether `name` in the logs may be a loss or a metric of the model, once they exist."""
     name = name.removeprefix("val_")
     return name.endswith("loss") or any(_may_be(name, m.name) for m in _metric_objects(model))
 
 
-def is_training_metric(model: Any, name: str) -> bool:
+def is_training_metric(model: Model, name: str) -> bool:
     """Return whether `name` is the loss or a compiled metric, averaged over the training epoch."""
     return name == "loss" or any(metric.name == name for metric in _metric_objects(model))
 
 
-def is_running_mean(model: Any, name: str) -> bool:
+def is_running_mean(model: Model, name: str) -> bool:
     """Return whether `name` in the logs of a batch is the mean over the epoch so far.
 
     So it is if the model's metric of this name is a mean that has counted something; a
@@ -91,7 +93,7 @@ def is_running_mean(model: Any, name: str) -> bool:
     return any(float(keras.ops.convert_to_numpy(metric.count)) > 0 for metric in means)
 
 
-def _metric_objects(model: Any) -> Iterator[Any]:
+def _metric_objects(model: Model) -> Iterator[Any]:
     from keras.src.trainers import compile_utils
 
     for metric in getattr(model, "metrics", None) or ():
@@ -101,7 +103,7 @@ def _metric_objects(model: Any) -> Iterator[Any]:
             yield metric
 
 
-def loss_weights(model: Any) -> Any:
+def loss_weights(model: Model) -> Any:
     """Return the `loss_weights` that `compile` was given, or None."""
     config = getattr(getattr(model, "_compile_config", None), "config", None) or {}
     return config.get("loss_weights")

@@ -17,11 +17,13 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from keras_ratchet.types import Model
+
 _MOST_WEIGHTS = 1_000_000  # a layer that is larger may load a network of its own when it is made
 _RUNS_CODE = ("Lambda", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer")
 
 
-def own_layers(model: Any) -> list[Any]:
+def own_layers(model: Model) -> list[Any]:
     """Return one layer of each class that is not Keras's, small ones only."""
     found: dict[type, Any] = {}
     for layer in _in_config(model):
@@ -30,7 +32,7 @@ def own_layers(model: Any) -> list[Any]:
     return list(found.values())
 
 
-def layers_that_run_code(model: Any) -> list[str]:
+def layers_that_run_code(model: Model) -> list[str]:
     """Return the classes of layers that Keras makes again only with `safe_mode=False`."""
     names = dict.fromkeys(type(layer).__name__ for layer in _in_config(model))
     return [name for name in names if name in _RUNS_CODE]

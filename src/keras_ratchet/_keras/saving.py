@@ -33,9 +33,10 @@ from typing import Any
 import numpy as np
 
 from keras_ratchet._keras.legacy_h5 import repair_compile_config
+from keras_ratchet.types import Model
 
 
-def has_own_saving(model: Any, method: str) -> bool:
+def has_own_saving(model: Model, method: str) -> bool:
     """Return whether the model's class overrides `save` or `save_weights`."""
     import keras
 
@@ -83,12 +84,12 @@ class Parts:
         """The objects that save files."""
         return [part for part in self.found if hasattr(part.owner, "save_assets")]
 
-    def are_those_of(self, model: Any) -> bool:
+    def are_those_of(self, model: Model) -> bool:
         """Return whether the model still has these parts; ten times faster than another walk."""
         return self.found[0].owner is model and _links(self.found) == self.links
 
 
-def parts_of(model: Any) -> Parts:
+def parts_of(model: Model) -> Parts:
     """Return what Keras's saver finds when it walks over a model.
 
     No object is asked for its values. The walk costs about a millisecond for each layer.
@@ -215,7 +216,7 @@ def _files_below(directory: str, above: str) -> Iterator[tuple[str, bytes]]:
             yield above + name, file.read()
 
 
-def configuration(model: Any) -> dict[str, bytes]:
+def configuration(model: Model) -> dict[str, bytes]:
     """Return the JSON members of a `.keras` archive, by name."""
     from keras.src.saving import saving_lib
 

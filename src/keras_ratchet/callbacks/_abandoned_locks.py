@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_ratchet.callbacks._signals import Loop
+from keras_ratchet.types import CallbackList
 
 POLL_S = 1.0
 
@@ -111,7 +112,7 @@ def _released(callback: Any) -> bool:
 _leftovers = _Leftovers()  # the process's, as are its locks
 
 
-def watch_lock(callback: Any, callback_list: Any) -> None:
+def watch_lock(callback: Any, callback_list: CallbackList) -> None:
     """Have a callback's lock released if the `fit` that is calling ends by an exception.
 
     Args:

@@ -14,6 +14,7 @@ from keras_ratchet.policy import naming
 from keras_ratchet.policy.monitor import one_of
 from keras_ratchet.policy.retention import Retention
 from keras_ratchet.policy.schedule import EveryBatches, IfBusy
+from keras_ratchet.types import Model
 
 _ALWAYS = ("loss", "val_loss", "learning_rate", "lr")
 OnSaveError = Literal["raise", "warn"]
@@ -86,7 +87,7 @@ def check_placeholders(filepath: str, rule: Retention | None, best_and_last: boo
         )
 
 
-def check_place(callback: Any, callbacks: Iterable[Any], model: Any) -> None:
+def check_place(callback: Any, callbacks: Iterable[Any], model: Model) -> None:
     """Raise a ConfigError if two callbacks save to one path, or if a directory cannot be filled in.
 
     Args:
@@ -114,7 +115,7 @@ def _is_known(callback: Any) -> bool:
     return type(callback).__module__.partition(".")[0] in ("keras", "keras_ratchet")
 
 
-def _unknown(filepath: str, model: Any) -> Iterable[str]:
+def _unknown(filepath: str, model: Model) -> Iterable[str]:
     """Yield the placeholders in the directories of a path that cannot be metrics of a model."""
     for name in naming.fields(os.path.dirname(filepath)):
         if name in (*naming.COUNTERS, *_ALWAYS) or not metrics_are_known(model, [name]):

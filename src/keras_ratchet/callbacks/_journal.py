@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any, Protocol
 
+from keras_ratchet.types import CallbackList
+
 
 class Journal(Protocol):
     """What a callback that saves has as `_run_journal`: it adds lines to `.ratchet/journal.jsonl`.
@@ -20,7 +22,7 @@ class Journal(Protocol):
         """Add a line."""
 
 
-def note(callback_list: Any, event: str, **fields: Any) -> None:
+def note(callback_list: CallbackList, event: str, **fields: Any) -> None:
     """Add a line to the journal of each directory that the callbacks of a list save to.
 
     Args:

@@ -14,6 +14,7 @@ from keras_ratchet._keras.fit import step_result
 from keras_ratchet.callbacks._logs import metrics_of
 from keras_ratchet.callbacks._session import Session
 from keras_ratchet.errors import ResumeError
+from keras_ratchet.types import CallbackList, Model
 
 
 class LastInList(keras.callbacks.Callback):
@@ -107,7 +108,7 @@ class EndFit(keras.callbacks.Callback):
         last: What was last in the list.
     """
 
-    def __init__(self, model: Any, last: LastInList) -> None:
+    def __init__(self, model: Model, last: LastInList) -> None:
         super().__init__()
         self.set_model(model)
         self._last = last
@@ -141,7 +142,7 @@ class SkipBatches(keras.callbacks.Callback):
         resumer: Whose state says how many batches to skip.
     """
 
-    def __init__(self, model: Any, callback_list: Any, resumer: Resumer) -> None:
+    def __init__(self, model: Model, callback_list: CallbackList, resumer: Resumer) -> None:
         super().__init__()
         self._is_done = False
         self._resumer = resumer
@@ -188,7 +189,7 @@ class SkipBatches(keras.callbacks.Callback):
 
 
 def skip_steps(
-    model: Any, batches: int, logs: Mapping[str, float], at_end: Callable[[], None]
+    model: Model, batches: int, logs: Mapping[str, float], at_end: Callable[[], None]
 ) -> None:
     """Have `fit` draw the first batches of an epoch without training on them.
 

@@ -9,7 +9,7 @@ from typing import Any
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import MetricError, MissingMetricError
 from keras_ratchet.policy.monitor import missing_message
-from keras_ratchet.types import Moment, Position
+from keras_ratchet.types import CallbackList, Moment, Position
 
 Writers = Callable[[], Sequence[str]]
 _NO_VALIDATION = (
@@ -68,7 +68,7 @@ def no_writers() -> Sequence[str]:
     return ()
 
 
-def writers_before(callback: Any, callback_list: Any, in_fit: bool) -> list[str]:
+def writers_before(callback: Any, callback_list: CallbackList, in_fit: bool) -> list[str]:
     """Return the names of whatever may add metrics to the logs before a callback reads them.
 
     Args:

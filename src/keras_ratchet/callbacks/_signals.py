@@ -27,6 +27,7 @@ from keras_ratchet.callbacks._worker_signals import Workers
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy._arguments import is_number
 from keras_ratchet.policy.deadline import Deadline
+from keras_ratchet.types import CallbackList, Model
 
 _log = logging.getLogger("keras_ratchet")
 DeadlineArgument = float | str | datetime.datetime | None
@@ -132,7 +133,7 @@ class CtrlC(_Handler):
         if not self._users:
             self._uninstall()
 
-    def _watch(self, model: Any, loop: Loop) -> None:
+    def _watch(self, model: Model, loop: Loop) -> None:
         self._model = weakref.ref(model)
         self._loop = loop
         self._process = os.getpid()
@@ -154,7 +155,7 @@ class CtrlC(_Handler):
                 _log.warning("Ctrl-C: training ends after this batch; press again to stop at once.")
 
 
-def watch_ctrl_c(model: Any, callback_list: Any, user: Any) -> CtrlC:
+def watch_ctrl_c(model: Model, callback_list: CallbackList, user: Any) -> CtrlC:
     """Take over SIGINT until `release`; the callbacks of one loop share what is returned.
 
     Outside the main thread, or where somebody else handles SIGINT already, the CtrlC that is

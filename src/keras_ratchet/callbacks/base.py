@@ -14,6 +14,7 @@ from keras_ratchet.callbacks._drop_in import check_subclass
 from keras_ratchet.callbacks._journal import Journal
 from keras_ratchet.callbacks._signals import CtrlC, watch_ctrl_c
 from keras_ratchet.errors import ConfigError
+from keras_ratchet.types import Model
 
 
 class RatchetCallback(keras.callbacks.Callback):
@@ -34,7 +35,7 @@ class RatchetCallback(keras.callbacks.Callback):
         self._running = False
         self._ctrl_c = CtrlC()
 
-    def set_model(self, model: Any) -> None:
+    def set_model(self, model: Model) -> None:
         """Store the model, and the callback list that this callback is in.
 
         Raises:
@@ -152,7 +153,7 @@ def _abandon(callback: Any, error: BaseException) -> None:
         error.add_note(f"{type(callback).__name__} could not clean up: {failure!r}")
 
 
-def refuse_keras_2(model: Any, name: str) -> None:
+def refuse_keras_2(model: Model, name: str) -> None:
     """Raise a ConfigError if a model is one of Keras 2, which has other hooks."""
     roots = {kind.__module__.partition(".")[0] for kind in type(model).__mro__}
     if "tf_keras" in roots:

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from keras_ratchet.callbacks.base import abandon
+from keras_ratchet.types import Model
 
 
 @contextlib.contextmanager
-def guard(model: Any, callbacks: Any) -> Iterator[Any]:
+def guard(model: Model, callbacks: Any) -> Iterator[Any]:
     """Restore the best weights also when training ends by an exception.
 
     Keras calls no hook of a callback when `fit` is left by an exception: a data error in the

@@ -18,6 +18,7 @@ from keras_ratchet._engine.capture import optimizers, rng
 from keras_ratchet._engine.capture.variable_names import Places
 from keras_ratchet._keras import anatomy, fit
 from keras_ratchet._keras.building import create_variables
+from keras_ratchet.types import Model
 
 CURE = (
     "Build the model before training: call it, or each part of it without an input shape, on a "
@@ -26,7 +27,7 @@ CURE = (
 Flags = dict[str, bool]
 
 
-def build(model: Any) -> None:
+def build(model: Model) -> None:
     """Create what Keras would create in the first step, where nothing but `fit` decides about it.
 
     A `train_step` of the user's may train a part of the model only, with any optimizer.
@@ -35,13 +36,13 @@ def build(model: Any) -> None:
     create_variables(model, fit.epoch_iterator(), keras_trains)
 
 
-def is_complete(model: Any) -> bool:
+def is_complete(model: Model) -> bool:
     """Return whether the first step will make no variables, as far as can be seen."""
     built = (one.built for one in optimizers.keras_optimizers(model).values())
     return anatomy.is_whole(model) and all(built)
 
 
-def built_for(model: Any, named: Mapping[str, Any]) -> dict[str, list[str]]:
+def built_for(model: Model, named: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return, for each Keras optimizer that is built, the places of its variables in its order.
 
     Args:
@@ -57,7 +58,7 @@ def built_for(model: Any, named: Mapping[str, Any]) -> dict[str, list[str]]:
     return found
 
 
-def build_optimizers(model: Any, places: Places, saved: Mapping[str, Sequence[str]]) -> None:
+def build_optimizers(model: Model, places: Places, saved: Mapping[str, Sequence[str]]) -> None:
     """Build optimizers for the variables that they had been built for, in that order.
 
     `model.optimizer` is made again if it is built for others: a callback had compiled the model
@@ -78,7 +79,7 @@ def build_optimizers(model: Any, places: Places, saved: Mapping[str, Sequence[st
             model.make_train_function(force=True)
 
 
-def step_twice(model: Any, capture: Callable[[], Any], complete: Callable[[Any], None]) -> None:
+def step_twice(model: Model, capture: Callable[[], Any], complete: Callable[[Any], None]) -> None:
     """Have the next step run twice on its batch: to make what is missing, and for good.
 
     Args:
@@ -100,7 +101,7 @@ def step_twice(model: Any, capture: Callable[[], Any], complete: Callable[[Any],
     model.train_function = twice
 
 
-def flags_of(model: Any, places: Places, named: Mapping[str, Any] | None = None) -> Flags:
+def flags_of(model: Model, places: Places, named: Mapping[str, Any] | None = None) -> Flags:
     """Return what is trainable and what is not: layers and variables, by place.
 
     Args:
@@ -115,7 +116,7 @@ def flags_of(model: Any, places: Places, named: Mapping[str, Any] | None = None)
     return flags | {name: bool(variable.trainable) for name, variable in own}
 
 
-def set_flags(model: Any, places: Places, flags: Mapping[str, bool]) -> None:
+def set_flags(model: Model, places: Places, flags: Mapping[str, bool]) -> None:
     """Make layers and variables trainable, or not, as they were.
 
     A layer hands its flag down to those in it, so that the upper ones come first; a shared one
@@ -151,17 +152,17 @@ class FlagsWatch:
         self._traced: Flags = {}
         self._functions: list[Any] = []
 
-    def start(self, model: Any, places: Places) -> None:
+    def start(self, model: Model, places: Places) -> None:
         """Record the flags that the script has set."""
         self._begin = flags_of(model, places)
 
-    def start_epoch(self, model: Any, places: Places) -> None:
+    def start_epoch(self, model: Model, places: Places) -> None:
         """Record the flags with which a new train function will be traced."""
         function = getattr(model, "train_function", None)
         if not any(function is known for known in self._functions):
             self._functions, self._traced = [function], flags_of(model, places)
 
-    def state(self, model: Any, places: Places, named: Mapping[str, Any]) -> dict[str, Flags]:
+    def state(self, model: Model, places: Places, named: Mapping[str, Any]) -> dict[str, Flags]:
         """Return the flags of now, and what was otherwise at the two other moments."""
         now = flags_of(model, places, named)
         return {
@@ -182,12 +183,12 @@ class FlagsWatch:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         return [f"which variables are trainable ({shown}{more}): as they were when saved"]
 
-    def restore(self, model: Any, places: Places, saved: Mapping[str, Flags]) -> None:
+    def restore(self, model: Model, places: Places, saved: Mapping[str, Flags]) -> None:
         """Set the flags of the moment at which the run was saved."""
         if saved:
             set_flags(model, places, saved["now"])
 
-    def trace_as_before(self, model: Any, places: Places, saved: Mapping[str, Flags]) -> None:
+    def trace_as_before(self, model: Model, places: Places, saved: Mapping[str, Flags]) -> None:
         """Have the next step of `fit` traced with the flags that it had been traced with.
 
         Unless somebody makes another train function before.

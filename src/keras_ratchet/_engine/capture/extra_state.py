@@ -28,6 +28,7 @@ from keras_ratchet import _backends
 from keras_ratchet._backends.base import Foreign
 from keras_ratchet._keras.anatomy import layers_of
 from keras_ratchet._keras.attributes import attributes_beyond_base
+from keras_ratchet.types import Model
 
 _DEPTH = 5
 _ITEMS = 1000  # of a container; longer ones hold data
@@ -128,7 +129,7 @@ class Reach:
         self._layers |= {id(layer) for layer in layers}
 
 
-def reach(model: Any) -> Reach:
+def reach(model: Model) -> Reach:
     """Follow the attributes of a Keras model; of other models nothing is found."""
     found = Reach()
     layers = layers_of(model)
@@ -192,7 +193,7 @@ def _is_users_module(name: str) -> bool:
     )
 
 
-def named_extras(model: Any, found: Reach | None = None) -> dict[str, Any]:
+def named_extras(model: Model, found: Reach | None = None) -> dict[str, Any]:
     """Return all of it, each with a name that is the same in the next run of the script.
 
     Args:
@@ -203,17 +204,17 @@ def named_extras(model: Any, found: Reach | None = None) -> dict[str, Any]:
     return {f"{EXTRA}{extra.key}": extra.variable for extra in extras}
 
 
-def weights_beyond(model: Any) -> list[Any]:
+def weights_beyond(model: Model) -> list[Any]:
     """Return what the model computes with that is none of its weights."""
     return [extra.variable for extra in reach(model).extras if extra.is_weight]
 
 
-def streams_beyond(model: Any) -> list[Any]:
+def streams_beyond(model: Model) -> list[Any]:
     """Return states of random generators that are none of the model's variables."""
     return [extra.variable for extra in reach(model).extras if not extra.is_weight]
 
 
-def restore_extras(model: Any, saved: Mapping[str, NDArray[Any]]) -> None:
+def restore_extras(model: Model, saved: Mapping[str, NDArray[Any]]) -> None:
     """Restore what was saved and is there, and what follows from variables that were restored."""
     backend = _backends.current()
     for name, variable in named_extras(model).items():
@@ -223,7 +224,7 @@ def restore_extras(model: Any, saved: Mapping[str, NDArray[Any]]) -> None:
     finalize(model)
 
 
-def missing_extras(model: Any, saved: Mapping[str, NDArray[Any]]) -> list[str]:
+def missing_extras(model: Model, saved: Mapping[str, NDArray[Any]]) -> list[str]:
     """Return a sentence if something was saved and has no place now, else nothing."""
     here = named_extras(model)
     gone = sorted(name for name in saved if name.startswith(EXTRA) and name not in here)
@@ -233,7 +234,7 @@ def missing_extras(model: Any, saved: Mapping[str, NDArray[Any]]) -> list[str]:
     return [f"saved state outside the model's variables has no place in this model: {names}"]
 
 
-def finalize(model: Any) -> None:
+def finalize(model: Model) -> None:
     """Have layers derive again what they compute from variables that were set (Normalization)."""
     for layer in layers_of(model):
         if layer.built and layer.variables and hasattr(layer, "finalize_state"):

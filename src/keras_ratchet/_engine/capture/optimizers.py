@@ -14,13 +14,14 @@ from typing import Any
 from keras_ratchet import _backends
 from keras_ratchet._keras import anatomy, attributes
 from keras_ratchet.errors import ConfigError
+from keras_ratchet.types import Model
 
 _MAX_DEPTH = 4
 _MAX_LENGTH = 256  # of a container: a longer one holds data
 _FOREIGN = ("keras", "tensorflow", "torch", "jax", "numpy", "builtins", "tf_keras", "keras_ratchet")
 
 
-def optimizers_of(model: Any) -> dict[str, Any]:
+def optimizers_of(model: Model) -> dict[str, Any]:
     """Return Keras's and torch's optimizers by name, `model.optimizer` first.
 
     Those inside others (in a LossScaleOptimizer) are not told apart.
@@ -46,23 +47,23 @@ def is_keras(optimizer: Any) -> bool:
     return anatomy.is_optimizer(optimizer)
 
 
-def keras_optimizers(model: Any) -> dict[str, Any]:
+def keras_optimizers(model: Model) -> dict[str, Any]:
     """Return Keras's optimizers by name."""
     return {name: one for name, one in optimizers_of(model).items() if is_keras(one)}
 
 
-def torch_optimizers(model: Any) -> dict[str, Any]:
+def torch_optimizers(model: Model) -> dict[str, Any]:
     """Return torch's optimizers by name."""
     return {name: one for name, one in optimizers_of(model).items() if _is_torchs(one)}
 
 
-def all_variables(model: Any) -> list[Any]:
+def all_variables(model: Model) -> list[Any]:
     """Return the variables of all Keras optimizers, each once."""
     every = [v for one in keras_optimizers(model).values() for v in one.variables]
     return list({id(v): v for v in every}.values())
 
 
-def named_variables(model: Any) -> dict[str, Any]:
+def named_variables(model: Model) -> dict[str, Any]:
     """Return the variables of all Keras optimizers by place, such as `d_optimizer/00002`."""
     found: dict[str, Any] = {}
     seen: set[int] = set()
@@ -79,7 +80,7 @@ def named_variables(model: Any) -> dict[str, Any]:
     return found
 
 
-def torch_states(model: Any) -> dict[str, Any]:
+def torch_states(model: Model) -> dict[str, Any]:
     """Return the states of torch's optimizers by name, as plain data and arrays (copies)."""
     return {
         name: _backends.torch_plain(one.state_dict())
@@ -87,7 +88,7 @@ def torch_states(model: Any) -> dict[str, Any]:
     }
 
 
-def put_torch_states(model: Any, states: Mapping[str, Any]) -> None:
+def put_torch_states(model: Model, states: Mapping[str, Any]) -> None:
     """Restore the states of torch's optimizers; those that are not there are left out."""
     for name, one in torch_optimizers(model).items():
         if name in states:
@@ -104,7 +105,7 @@ class AllOptimizers:
         ConfigError: If it has none whose state can be captured.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Model) -> None:
         self._model = model
         found = optimizers_of(model)
         if not any(hasattr(o, "variables") or hasattr(o, "state_dict") for o in found.values()):

@@ -18,6 +18,7 @@ from typing import Any
 
 from keras_ratchet._engine.capture import optimizers
 from keras_ratchet._keras import anatomy, saving
+from keras_ratchet.types import Model
 
 COLLECTIONS = ("model", "optimizer", "metrics")
 
@@ -30,7 +31,7 @@ class Places:
         self._layers: dict[str, Any] = {}
         self._metrics: dict[str, Any] = {}
 
-    def variables(self, model: Any, collections: Iterable[str] = COLLECTIONS) -> dict[str, Any]:
+    def variables(self, model: Model, collections: Iterable[str] = COLLECTIONS) -> dict[str, Any]:
         """Return the variables that training changes, by name, in a fixed order.
 
         Args:
@@ -48,12 +49,12 @@ class Places:
             named |= _under("metrics", own)
         return named
 
-    def layers(self, model: Any) -> dict[str, Any]:
+    def layers(self, model: Model) -> dict[str, Any]:
         """Return the layers by path, those above others first; "" is the model."""
         self._look(model)
         return self._layers
 
-    def _look(self, model: Any) -> None:
+    def _look(self, model: Model) -> None:
         layers = anatomy.layers_of(model)
         metrics = list(getattr(model, "metrics", None) or ())
         made_of = [id(model), *map(id, layers), 0, *map(id, metrics)]
@@ -64,7 +65,7 @@ class Places:
         self._metrics = _by_path(found, anatomy.is_metric, metrics)
         self._made_of = made_of
 
-    def _of_layers(self, model: Any) -> Iterator[tuple[str, Any]]:
+    def _of_layers(self, model: Model) -> Iterator[tuple[str, Any]]:
         seen: set[int] = set()
         for place, variable in _numbered(self._layers, anatomy.own_variables):
             seen.add(id(variable))

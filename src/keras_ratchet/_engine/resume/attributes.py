@@ -31,7 +31,7 @@ from keras_ratchet._engine.resume.state_codec import (
 from keras_ratchet._engine.resume.traces import inside
 from keras_ratchet._keras.attributes import names_read_by_steps, own_attributes, settings
 from keras_ratchet._warn import warn
-from keras_ratchet.types import Position
+from keras_ratchet.types import Model, Position
 
 _RANDOM = (
     "draws random numbers from a state that TensorFlow hides. Use keras.random with a "
@@ -61,13 +61,13 @@ class AttributeStates:
         model: The model, built, before any state is restored.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Model) -> None:
         attributes = _attributes(model)
         self._begun = {(key, name): _Begun(value) for key, _, name, value in attributes}
         self._told: set[str] = set()
         self._has_looked_for_ops = False
 
-    def look(self, model: Any, position: Position, found: Reach) -> dict[str, dict[str, Any]]:
+    def look(self, model: Model, position: Position, found: Reach) -> dict[str, dict[str, Any]]:
         """Return what `capture` does; after the first step, warn of what cannot be saved.
 
         Args:
@@ -88,7 +88,7 @@ class AttributeStates:
             warn(f"Resume will not be exact. {' '.join(sentences)}")
         return changed
 
-    def capture(self, model: Any, found: Reach | None = None) -> dict[str, dict[str, Any]]:
+    def capture(self, model: Model, found: Reach | None = None) -> dict[str, dict[str, Any]]:
         """Return what has changed and can be saved, as plain data, by owner and name."""
         changed: dict[str, dict[str, Any]] = {}
         for key, _, name, value in _attributes(model, found):
@@ -100,7 +100,7 @@ class AttributeStates:
                 changed.setdefault(key, {})[name] = owned(plain(value))
         return changed
 
-    def restore(self, model: Any, saved: Mapping[str, Mapping[str, Any]]) -> None:
+    def restore(self, model: Model, saved: Mapping[str, Mapping[str, Any]]) -> None:
         """Restore what was saved; what had not changed then gets the value that it began with."""
         for key, owner, name, value in list(_attributes(model)):
             begun = self._begun.get((key, name))
@@ -114,7 +114,7 @@ class AttributeStates:
                 if name not in vars(owners[key]):
                     _put(owners[key], name, values[name])
 
-    def complaints(self, model: Any, compiled: bool, found: Reach | None = None) -> list[str]:
+    def complaints(self, model: Model, compiled: bool, found: Reach | None = None) -> list[str]:
         """Return, once for each, sentences about what has changed and will not be exact."""
         lost, baked = [], []
         for key, owner, name, value in _attributes(model, found):
@@ -167,7 +167,7 @@ class _Begun:
         return bool(inside(value) != self._inside)
 
 
-def _attributes(model: Any, found: Reach | None = None) -> Iterator[tuple[str, Any, str, Any]]:
+def _attributes(model: Model, found: Reach | None = None) -> Iterator[tuple[str, Any, str, Any]]:
     """Yield key, owner, name and value of each attribute that the user may set.
 
     What holds a framework's state (a `tf.Variable`) is left to `extra_state`.
@@ -179,7 +179,7 @@ def _attributes(model: Any, found: Reach | None = None) -> Iterator[tuple[str, A
                 yield key, owner, name, value
 
 
-def _owners(model: Any, found: Reach) -> dict[str, Any]:
+def _owners(model: Model, found: Reach) -> dict[str, Any]:
     """Return what has attributes: what can be reached, and the optimizers."""
     outer = optimizers.keras_optimizers(model)
     inner = {f"{name}.inner": getattr(one, "inner_optimizer", None) for name, one in outer.items()}

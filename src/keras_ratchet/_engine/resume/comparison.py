@@ -20,6 +20,7 @@ from keras_ratchet._engine.resume.data_cursor import DataCursor
 from keras_ratchet._engine.resume.train_state import TrainState, shape_differences
 from keras_ratchet._engine.saving.provenance import versions
 from keras_ratchet._keras import anatomy, data_adapters, metrics
+from keras_ratchet.types import Model
 
 _FATAL = ("optimizer", "layers")
 _FATAL_IN_MID_EPOCH = ("batch_size", "batches_per_epoch", "data", "steps_per_execution")
@@ -28,7 +29,7 @@ _WITHOUT_MEANING = ("name", "trainable", "seed", "dtype")
 _LONGEST = 32
 
 
-def facts_of(model: Any, cursor: DataCursor) -> dict[str, Any]:
+def facts_of(model: Model, cursor: DataCursor) -> dict[str, Any]:
     """Return what is compared, as plain data."""
     kinds = [type(layer).__name__ for layer in anatomy.layers_of(model)[1:]]
     return {
@@ -56,7 +57,7 @@ class Differences:
 
 
 def differences(
-    model: Any, named: Mapping[str, Any], state: TrainState, now: dict[str, Any]
+    model: Model, named: Mapping[str, Any], state: TrainState, now: dict[str, Any]
 ) -> Differences:
     """Compare a run with the one that was saved.
 
@@ -83,7 +84,7 @@ def differences(
 
 
 def _compare_variables(
-    model: Any, named: Mapping[str, Any], state: TrainState, found: Differences
+    model: Model, named: Mapping[str, Any], state: TrainState, found: Differences
 ) -> None:
     found.fatal += shape_differences(named, state.variables)
     own_step = anatomy.has_own_train_step(model)
@@ -116,7 +117,7 @@ def _kind(optimizer: Any) -> str:
     return type(getattr(optimizer, "inner_optimizer", None) or optimizer).__name__
 
 
-def arguments_of(model: Any) -> dict[str, Any]:
+def arguments_of(model: Model) -> dict[str, Any]:
     """Return the arguments in the script, as plain data."""
     optimizer = getattr(model, "optimizer", None)
     optimizer = getattr(optimizer, "inner_optimizer", None) or optimizer

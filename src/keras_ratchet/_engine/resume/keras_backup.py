@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import tempfile
-from typing import Any
 
 from keras_ratchet._engine.capture.variable_names import Places
 from keras_ratchet._engine.resume.train_state import capture_variables, restore_variables
@@ -18,13 +17,14 @@ from keras_ratchet._formats.safety import check_file
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import CorruptError, LoadError, ResumeError
 from keras_ratchet.policy._arguments import is_whole_number
+from keras_ratchet.types import Model
 
 _WEIGHTS = "latest.weights.h5"
 _METADATA = "training_metadata.json"
 _MAX_METADATA_BYTES = 1 << 20
 
 
-def adopt(model: Any, directory: str) -> int:
+def adopt(model: Model, directory: str) -> int:
     """Load the backup, if there is one; return the epoch to resume with.
 
     Args:
@@ -85,7 +85,7 @@ def _epoch(path: str) -> int:
     return epoch
 
 
-def _load(model: Any, path: str) -> None:
+def _load(model: Model, path: str) -> None:
     named = Places().variables(model)
     before = capture_variables(named)
     try:

@@ -41,7 +41,7 @@ from keras_ratchet._engine.resume.train_state import (
 from keras_ratchet._keras import fit
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import ResumeError
-from keras_ratchet.types import Position
+from keras_ratchet.types import Model, Position
 
 _log = logging.getLogger("keras_ratchet")
 
@@ -103,7 +103,7 @@ class Resumer:
         """Seconds of training, those of earlier runs included."""
         return self._elapsed_before_s + time.monotonic() - self._began
 
-    def find(self, model: Any, epochs: int | None) -> TrainState | None:
+    def find(self, model: Model, epochs: int | None) -> TrainState | None:
         """Return the state to resume from, compared with this run, or None.
 
         A run that had done all its epochs is resumed if there are more of them now; one that was
@@ -172,7 +172,7 @@ class Resumer:
         which = f"{found[0]} (the saved one is used; learning_rate='script' uses the other)"
         return [which, *found[1:]]
 
-    def _restore_if_it_fits(self, model: Any, state: TrainState) -> None:
+    def _restore_if_it_fits(self, model: Model, state: TrainState) -> None:
         """Give the model the values that a finished run had ended with."""
         building.build_optimizers(model, self.places, state.built_for)
         named = self.places.variables(model)
@@ -181,7 +181,7 @@ class Resumer:
             restore_variables(named, state.variables)
             optimizers.put_torch_states(model, state.torch_optimizers)
 
-    def restore(self, model: Any) -> None:
+    def restore(self, model: Model) -> None:
         """Restore variables, optimizers, what is trainable, and callbacks."""
         if self.state is None:
             return
@@ -223,7 +223,7 @@ class Resumer:
                 f"{building.CURE}."
             )
 
-    def before_step(self, model: Any, first: bool) -> None:
+    def before_step(self, model: Model, first: bool) -> None:
         """Note what the next step is traced with; the first one makes what is pending.
 
         It starts from the present values: callbacks may have set some since the state was restored
@@ -250,11 +250,13 @@ class Resumer:
                 model, lambda: self._values_now(model), lambda values: self._complete(model, values)
             )
 
-    def _values_now(self, model: Any) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    def _values_now(self, model: Model) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         known = self.places.variables(model) | named_extras(model)
         return capture_variables(known), optimizers.torch_states(model)
 
-    def _complete(self, model: Any, values: tuple[dict[str, NDArray[Any]], dict[str, Any]]) -> None:
+    def _complete(
+        self, model: Model, values: tuple[dict[str, NDArray[Any]], dict[str, Any]]
+    ) -> None:
         assert self.state is not None
         named = self.places.variables(model)
         if lost := [name for name in self.pending if name not in named]:
@@ -296,14 +298,14 @@ class Resumer:
         self._epoch_rng = rng.capture()
         self._epoch_cursor = self.cursor.capture()
 
-    def before_validation(self, model: Any) -> BeforeValidation:
+    def before_validation(self, model: Model) -> BeforeValidation:
         """Return copies of what a validation changes."""
         metrics = self.places.variables(model, ("metrics",))
         return BeforeValidation(capture_variables(metrics), rng.capture())
 
     def capture(
         self,
-        model: Any,
+        model: Model,
         position: Position,
         logs: Mapping[str, float],
         progress: Mapping[str, Any],
@@ -352,7 +354,7 @@ class Resumer:
             finished=finished,
         )
 
-    def _comparable(self, model: Any) -> dict[str, Any]:
+    def _comparable(self, model: Model) -> dict[str, Any]:
         """Return what the next resume compares with, and needs to find its way."""
         return facts_of(model, self.cursor) | {
             "complete": building.is_complete(model),

@@ -24,6 +24,7 @@ from keras_ratchet._engine.resume.state_codec import owned
 from keras_ratchet._engine.resume.train_state import TrainState
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import ResumeError
+from keras_ratchet.types import Model
 
 Standing = Literal["mine", "done", "past"]  # past: of an earlier one, which is finished
 _WAY = (
@@ -52,7 +53,7 @@ class Stage:
         is_done: Whether it was finished before the interruption.
     """
 
-    model: Any
+    model: Model
     directory: str
     plan: tuple[int, int | None]
     is_done: bool = field(default=False, init=False)

@@ -16,7 +16,7 @@ from keras_ratchet._engine.saving.provenance import fingerprint, source_of
 from keras_ratchet._formats.readers import Weight, open_weights
 from keras_ratchet.errors import LoadError
 from keras_ratchet.policy.retention import age
-from keras_ratchet.types import CheckpointInfo
+from keras_ratchet.types import CheckpointInfo, Model
 
 _log = logging.getLogger("keras_ratchet")
 _MAX_COMPARED = 10  # files; comparing one takes about 2 ms for each layer
@@ -33,7 +33,7 @@ def run_of(callback_list: Any) -> str:
 
 
 def earlier(
-    model: Any, saved: Iterable[CheckpointInfo], initial_epoch: int, asked: bool
+    model: Model, saved: Iterable[CheckpointInfo], initial_epoch: int, asked: bool
 ) -> CheckpointInfo | None:
     """Return a file of the run that this one continues, or None if it is a new one.
 
@@ -58,7 +58,7 @@ def earlier(
     return next((s for s in likely_first if has_weights_of(model, s.path)), None)
 
 
-def has_weights_of(model: Any, path: str) -> bool:
+def has_weights_of(model: Model, path: str) -> bool:
     """Return whether a model's weights are those of a file, whatever their names.
 
     The first weight that is not in the file ends the comparison, so next to nothing is read of

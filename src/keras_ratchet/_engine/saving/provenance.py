@@ -18,6 +18,7 @@ import xxhash
 
 from keras_ratchet._engine.capture.best_weights import weights_of
 from keras_ratchet._engine.capture.optimizers import all_variables
+from keras_ratchet.types import Model
 
 
 def versions() -> dict[str, str]:
@@ -55,18 +56,18 @@ def note_source(model: Any, path: str) -> None:
     model._keras_ratchet_source = os.path.realpath(path)
 
 
-def source_of(model: Any) -> str | None:
+def source_of(model: Model) -> str | None:
     """Return the path of the file that `load_model` or `load_weights` loaded, or None."""
     return getattr(model, "_keras_ratchet_source", None)
 
 
-def fingerprint(model: Any) -> str:
+def fingerprint(model: Model) -> str:
     """Return a digest of the model's weight names, shapes and dtypes, in their order."""
     weights = [[v.name, list(v.shape), str(v.dtype)] for v in weights_of(model) or ()]
     return str(xxhash.xxh3_128(json.dumps(weights).encode()).hexdigest())
 
 
-def state_bytes(model: Any) -> int:
+def state_bytes(model: Model) -> int:
     """Return the size of the weights and of the optimizers' variables built so far, in bytes."""
     return sum(_bytes(v) for v in (*(weights_of(model) or ()), *all_variables(model)))
 

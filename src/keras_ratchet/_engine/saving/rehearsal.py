@@ -16,6 +16,7 @@ from keras_ratchet._keras import rebuilding, saving
 from keras_ratchet._storage import atomic, disk, single_file
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import ConfigError, SaveError
+from keras_ratchet.types import Model
 
 _log = logging.getLogger("keras_ratchet")
 
@@ -62,7 +63,7 @@ class _NoValues:
         return []
 
 
-def rehearse(model: Any, path: str, file_format: Format) -> None:
+def rehearse(model: Model, path: str, file_format: Format) -> None:
     """Freeze a model without its values, and warn if it could not be loaded again.
 
     This takes about a millisecond for each layer. Variables are not read and nothing is written. A
@@ -98,7 +99,7 @@ def rehearse(model: Any, path: str, file_format: Format) -> None:
         _check_rebuilding(model, path)
 
 
-def _check_rebuilding(model: Any, path: str) -> None:
+def _check_rebuilding(model: Model, path: str) -> None:
     """Warn of layers that cannot be made again when the file is loaded."""
     name = os.path.basename(path)
     if code := rebuilding.layers_that_run_code(model):
