@@ -37,8 +37,4 @@ class Roadblock:
     def lift(self):
         """Let the saves go on."""
         self._lifted.set()
-        self._writer.wait()
-
-
-def _is_true(lifted):
-    assert lifted, "a roadblock that nobody lifted within 60 s"
+        assert self._writer.wait(), "a roadblock that nobody lifted within 60 s"
