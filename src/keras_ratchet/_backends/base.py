@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 Resolve = Callable[[], list[NDArray[Any]]]
@@ -111,16 +110,3 @@ class Backend(Protocol):
 
     def set_rng_state(self, state: dict[str, Any]) -> None:
         """Restore that state; streams that are missing in it do not change."""
-
-
-def all_finite(value: NDArray[Any]) -> bool:
-    """Return whether an array of any dtype holds neither NaN nor infinity.
-
-    One sum, without temporary memory, decides nearly every case; only if it is not finite (an
-    overflow, or a value that is not) are all values looked at.
-    """
-    if value.size == 0 or value.dtype.kind in "biuSUO?":
-        return True
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = value.sum(dtype=np.float64) if value.dtype.kind == "f" else np.nan
-    return bool(np.isfinite(total)) or bool(np.isfinite(value).all())

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_ratchet import _backends
-from keras_ratchet._backends.base import Foreign, all_finite
+from keras_ratchet._backends.base import Foreign
 from keras_ratchet._engine.capture.best_weights import computed_with
 
 _log = logging.getLogger("keras_ratchet")
@@ -81,7 +81,7 @@ class FiniteWatch:
 
     def accepts(self, variable: Any, value: NDArray[Any]) -> bool:
         """Say whether a value of a variable is finite but for the constants in it."""
-        if all_finite(value):
+        if _all_finite(value):
             self._seen.setdefault(_key(variable), variable)
             return True
         if _key(variable) not in self._seen and not getattr(variable, "trainable", True):
@@ -119,7 +119,7 @@ class FiniteWatch:
 
     def _first_look(self, variable: Any, value: NDArray[Any]) -> None:
         self._seen[_key(variable)] = variable
-        if not all_finite(value):
+        if not _all_finite(value):
             self._places[_key(variable)] = ~np.isfinite(value)
 
 
@@ -136,3 +136,16 @@ def path_of(variable: Any) -> str:
 def _watched(model: Any, optimizer: Any) -> Iterator[Any]:
     yield from computed_with(model)
     yield from getattr(optimizer, "variables", ())
+
+
+def _all_finite(value: NDArray[Any]) -> bool:
+    """Return whether an array of any dtype holds neither NaN nor infinity.
+
+    One sum, without temporary memory, decides nearly every case; only if it is not finite (an
+    overflow, or a value that is not) are all values looked at.
+    """
+    if value.size == 0 or value.dtype.kind in "biuSUO?":
+        return True
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = value.sum(dtype=np.float64) if value.dtype.kind == "f" else np.nan
+    return bool(np.isfinite(total)) or bool(np.isfinite(value).all())

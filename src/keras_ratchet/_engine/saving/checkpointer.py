@@ -16,9 +16,8 @@ from keras_ratchet._engine.saving.lineage import earlier
 from keras_ratchet._keras import fit
 from keras_ratchet._storage.earlier_runs import next_name
 from keras_ratchet.policy import naming
-from keras_ratchet.policy.best import is_best
 from keras_ratchet.policy.monitor import missing_message
-from keras_ratchet.policy.retention import Ranking
+from keras_ratchet.policy.retention import Ranking, is_best
 from keras_ratchet.types import CheckpointInfo, Moment, Verdict
 
 _log = logging.getLogger("keras_ratchet")
@@ -220,8 +219,10 @@ class Checkpointer:
         self, model: Any, swap: Any, best_only: bool
     ) -> contextlib.AbstractContextManager[None]:
         """Return a block in which the model has the weights that were scored: maybe averages."""
+        if swap is None:
+            return contextlib.nullcontext()
         meant = best_only and averages_are_meant(swap, self.store.ranking.metrics[0][0])
-        if swap is not None and (meant or swap.swap_on_epoch):
+        if meant or swap.swap_on_epoch:
             return holding_averages(model, swap)
         return contextlib.nullcontext()
 
