@@ -148,15 +148,16 @@ class SnapshotStore:
             The outcome; None if the save runs in the background: `writer` then returns it.
         """
         self._place.restore()
+        size_bytes = state_bytes(model)
         save = _Save(
             state,
             self._manifest(model, state, reason),
-            state_bytes(model),
+            size_bytes,
             open_jobs(model),
             time.perf_counter() - blocked_s,
             blocked_s,
         )
-        if self.runs_in_background(model):
+        if runs_in_background(self.background, size_bytes):
             self.writer.start(lambda: self._write(save), model)
             return None
         drain()
