@@ -12,18 +12,20 @@ import hypothesis
 import pytest
 from support import background_saves, collector
 
+collect_ignore = ["support"]  # modules that tests import, some of them in a process of their own
+
 hypothesis.settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _saves_beside_training():
+def _saves_in_background():
     background_saves.apply()
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _ctrl_c_is_heard():
-    """A shell lets what it starts in the background ignore Ctrl-C, which tests press."""
+def _ctrl_c_works():
+    """A process that a shell starts in the background ignores Ctrl-C, which tests press."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -1,6 +1,6 @@
-"""Saves beside training, in tests: all of them, held up for a while, waited for.
+"""Saves in the background: all of them, held up for a while, waited for.
 
-With RATCHET_BACKGROUND=1 in the environment every save is written beside training.
+With RATCHET_BACKGROUND=1 in the environment every save is written in the background.
 """
 
 import os
