@@ -10,13 +10,15 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
-from keras_ratchet import _backends
-from keras_ratchet._engine.averaging.averager import Averager, Member, average, undisturbed
+from keras_ratchet._engine.averaging.averager import Averager, Member, average, preserve_non_weights
 from keras_ratchet._engine.averaging.moving_statistics import StatisticsData
 from keras_ratchet._engine.averaging.validation import Validation, validation_of
-from keras_ratchet._engine.capture.best_weights import VariableCopies, computed_with, weights_of
+from keras_ratchet._engine.capture.best_weights import (
+    VariableCopies,
+    all_weights_of,
+    preserved,
+    weights_of,
+)
 from keras_ratchet._engine.capture.extra_state import finalize
 from keras_ratchet._keras.metrics import metric_direction
 from keras_ratchet._storage.listing import checkpoint_at
@@ -183,7 +185,7 @@ class _CheckpointAverager:
         if validation is not None:
             validation.check(self._model)
         statistics = None if data is None else StatisticsData(data, batch_size or 32)
-        with _unless_it_fails(self._model), undisturbed(self._model):
+        with _unless_it_fails(self._model), preserve_non_weights(self._model):
             members = self._members(validation)
             averager = Averager(
                 self._model,
@@ -207,7 +209,7 @@ class _CheckpointAverager:
     ) -> AverageRecord:
         candidates = [member.candidate for member in members]
         if validation is None:
-            averager.mean(len(members))
+            averager.assign_mean(len(members))
             return unmeasured(kind, self._monitor.name, candidates)
         best = None if self._is_ranked else candidates[0].value
         return average(averager, kind, candidates, self._monitor, best)
@@ -270,7 +272,7 @@ class _CheckpointAverager:
 
     def _copies(self, spare: VariableCopies | None = None) -> VariableCopies:
         copies = spare or VariableCopies()
-        copies.keep(computed_with(self._model), {})
+        copies.capture(all_weights_of(self._model), {})
         return copies
 
 
@@ -325,17 +327,12 @@ def _at_least_one(members: list[Member]) -> list[Member]:
 @contextlib.contextmanager
 def _unless_it_fails(model: Any) -> Iterator[None]:
     """Put the weights back if the block fails, and the optimizer's variables in any case."""
-    backend = _backends.current()
-    slots = list(getattr(getattr(model, "optimizer", None), "variables", ()))
-    before = [(variable, np.array(backend.view(variable))) for variable in slots]
     weights = VariableCopies()
-    weights.keep(computed_with(model), {})
-    try:
-        yield
-    except BaseException:
-        weights.restore()
-        finalize(model)
-        raise
-    finally:
-        for variable, value in before:
-            backend.assign(variable, value)
+    weights.capture(all_weights_of(model), {})
+    with preserved(getattr(getattr(model, "optimizer", None), "variables", ())):
+        try:
+            yield
+        except BaseException:
+            weights.restore()
+            finalize(model)
+            raise

@@ -122,7 +122,7 @@ def test_training_goes_on_from_the_best_weights_after_a_cut():
     assert seen == [3.0, 2.0, 5.0]  # cut after the 4th epoch: back to the 2nd
     assert stamp_of(model) == 2.0  # and after the 6th
     assert "training continues from the weights of epoch 2" in ours.reductions[0].why
-    assert not ours._kept.filled
+    assert not ours._best_weights.is_captured
 
 
 def test_the_optimizer_goes_back_too_if_asked_to():

@@ -77,7 +77,7 @@ def test_a_poisoned_batch_leaves_no_trace():
     ours, rollback = make(), Rollback(**AT_ONCE)
     train(ours, data, [rollback], epochs=3)
     assert differences(ours, expected([5], make, epochs=3)) == []
-    assert [(r.epoch, r.batch, r.to_epoch, r.to_batch) for r in rollback.rollbacks] == [
+    assert [(r.epoch_index, r.batch_index, r.to_epoch, r.to_batch) for r in rollback.rollbacks] == [
         (0, 5, 0, 5),
         (1, 5, 1, 5),
         (2, 5, 2, 5),
@@ -128,7 +128,7 @@ def test_the_batches_since_the_good_state_are_lost_and_no_others():
     model = net()
     train(model, poisoned([7]), [rollback])
     # taken after batch 3, good after 5; taken after 6, and not yet good when batch 8 comes
-    assert (rollback.rollbacks[0].to_batch, rollback.rollbacks[0].batch) == (3, 7)
+    assert (rollback.rollbacks[0].to_batch, rollback.rollbacks[0].batch_index) == (3, 7)
     assert differences(model, expected([3, 4, 5, 6, 7])) == []
     assert differences(model, expected([7])) == ["state", "history"]
 
@@ -281,7 +281,7 @@ def test_a_spike_is_undone_if_asked_for():
     asked = {"spike_z": 8.0, "window": 5}
     ours, rollback = net(), Rollback(**AT_ONCE, **asked)
     train(ours, (x, y), [rollback])
-    assert [(r.kind, r.batch) for r in rollback.rollbacks] == [("spike", 6)]
+    assert [(r.kind, r.batch_index) for r in rollback.rollbacks] == [("spike", 6)]
     assert "standard deviations from the mean" in rollback.rollbacks[0].why
     assert differences(ours, expected([6])) == []
     calm, silent = net(), Rollback(**AT_ONCE)
@@ -298,7 +298,7 @@ def test_a_spike_is_found_where_every_batch_logs_its_own_loss():
 
     rollback = Rollback("own", spike_z=8.0, window=5, **AT_ONCE)
     train(net(), rows(), [Dictate(), rollback])
-    assert [(r.kind, r.batch) for r in rollback.rollbacks] == [("spike", 6)]
+    assert [(r.kind, r.batch_index) for r in rollback.rollbacks] == [("spike", 6)]
 
 
 def test_random_numbers_go_back_only_if_asked_to():
@@ -336,7 +336,7 @@ def test_batches_that_end_at_once_are_undone_at_once(backend):
     model = net(steps_per_execution=at_once, **GRAPH)
     train(model, poisoned([5]), [rollback])
     lost = [5] if at_once == 1 else [4, 5]
-    assert [(r.batch, r.to_batch) for r in rollback.rollbacks] == [(5, lost[0])]
+    assert [(r.batch_index, r.to_batch) for r in rollback.rollbacks] == [(5, lost[0])]
     assert (
         differences(model, expected(lost, lambda: net(steps_per_execution=at_once, **GRAPH))) == []
     )
@@ -368,7 +368,7 @@ def test_a_model_that_is_built_by_fit_has_a_state_before_its_first_batch():
 
     model, rollback = make(), Rollback(**AT_ONCE)
     train(model, poisoned([0]), [rollback])
-    assert [(r.batch, r.to_batch) for r in rollback.rollbacks] == [(0, 0)]
+    assert [(r.batch_index, r.to_batch) for r in rollback.rollbacks] == [(0, 0)]
     assert is_finite(model)
 
 
@@ -385,7 +385,7 @@ def test_one_copy_or_two_and_none_after_fit():
 
     class Look(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
-            states = rollback._rescuer.states
+            states = rollback._engine.points
             held[batch] = [
                 {id(b) for b in one._weights._weights.buffers}
                 for one in (states.good, states._candidate)
@@ -396,7 +396,7 @@ def test_one_copy_or_two_and_none_after_fit():
         train(net(), rows(), [rollback, Look()])
         assert len([one for one in held[9] if one]) == copies
         assert set.union(*held[5]) == set.union(*held[9])  # the same buffers all the time
-        assert not rollback._rescuer.states.good.filled
+        assert not rollback._engine.points.good.is_captured
 
 
 def test_an_exception_leaves_a_good_model():
@@ -424,7 +424,7 @@ def test_a_loop_of_ones_own_goes_back_too(tmp_path):
     xs, ys = rows()
     for batch in [b for b in range(BATCHES) if b != 3] * 2:
         oracle.train_on_batch(xs[batch * BATCH :][:BATCH], ys[batch * BATCH :][:BATCH])
-    assert [r.batch for r in rollback.rollbacks] == [3, 3]
+    assert [r.batch_index for r in rollback.rollbacks] == [3, 3]
     mine, theirs = ([*m.trainable_variables, *m.optimizer.variables] for m in (model, oracle))
     assert [v.tobytes() for v in values(mine)] == [v.tobytes() for v in values(theirs)]
 
@@ -445,7 +445,7 @@ def test_a_loop_with_an_optimizer_of_torch_goes_back_to_the_same_state_again_and
     model, kept = net(), BestWeights(optimizer)
     step()
     expected = moments()
-    kept.keep(model, {})
+    kept.capture(model, {})
     for _ in range(3):
         step()
         kept.restore(model)

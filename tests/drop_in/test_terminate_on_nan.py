@@ -84,7 +84,7 @@ def test_a_model_that_is_built_by_fit_has_weights_to_go_back_to():
 def test_restore_false_keeps_what_is_not_finite_as_keras_does():
     model, ours = net(), TerminateOnNaN(restore=False)
     train(model, poisoned([5]), [ours])
-    assert not is_finite(model) and not ours._kept.filled
+    assert not is_finite(model) and not ours._kept.is_captured
     assert str(ours.stop_reason) == "loss is nan in epoch 1, batch 6"
 
 
@@ -199,7 +199,7 @@ def test_one_buffer_and_none_after_fit():
 
     train(net(), rows(), [ours, keras.callbacks.LambdaCallback(on_train_batch_end=look)], epochs=3)
     assert held[0] and all(one == held[0] for one in held)
-    assert not ours._kept.filled
+    assert not ours._kept.is_captured
 
 
 def test_names_of_metrics_are_names():

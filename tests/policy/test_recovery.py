@@ -36,18 +36,18 @@ def through_json(state):
 
 def play(rule, script, between=lambda state: state):
     """Drive a rule as the callback does; return the verdicts and the states that were taken."""
-    state, seen = rule.taken(RollbackState(), good=True), []
+    state, seen = rule.after_capture(RollbackState(), good=True), []
     for ended, value, running, new_epoch in script:
         if new_epoch:
-            state = between(rule.epoch_begins(state))
-            if rule.is_due_at_begin(state):
-                state = rule.taken(state, good=rule.confirm == 0)
+            state = between(rule.start_epoch(state))
+            if rule.is_due_at_epoch_start(state):
+                state = rule.after_capture(state, good=rule.confirm == 0)
         state, verdict = rule.check(between(state), ended, value, running)
         seen.append((verdict.kind, verdict.reason))
         if verdict:
-            state = rule.gone_back(state, RunningMean())
+            state = rule.after_rollback(state, RunningMean())
         elif rule.is_due(between(state)):
-            state = rule.taken(state, good=rule.confirm == 0)
+            state = rule.after_capture(state, good=rule.confirm == 0)
             seen.append(("taken", ""))
     return seen
 
@@ -150,12 +150,12 @@ def test_an_infinity_is_no_spike_but_not_finite_and_enters_no_window():
 
 def drive(rule, losses):
     """Return for each loss what became of the candidate, after a first state was taken."""
-    state, kinds = rule.taken(RollbackState(), good=True), []
+    state, kinds = rule.after_capture(RollbackState(), good=True), []
     for loss in losses:
         state, verdict = rule.check(state, 1, loss)
         kinds.append(verdict.kind)
         if rule.is_due(state):
-            state = rule.taken(state, good=False)
+            state = rule.after_capture(state, good=False)
     return kinds
 
 
@@ -171,12 +171,12 @@ def test_a_state_is_good_after_so_many_batches():
 
 def test_an_incident_takes_the_candidate_away():
     rule = RollbackRule(Spikes("loss"), every=2, confirm=3)
-    state = rule.taken(RollbackState(), good=True)
+    state = rule.after_capture(RollbackState(), good=True)
     for loss in (1.0, 1.0):
         state, _ = rule.check(state, 1, loss)
-    state = rule.taken(state, good=False)
+    state = rule.after_capture(state, good=False)
     _, incident = rule.check(state, 1, math.nan)
-    state = rule.gone_back(state, RunningMean())
+    state = rule.after_rollback(state, RunningMean())
     assert incident and state.candidate is None and state.pending == 0
     assert [rule.check(state, 1, 1.0)[1].kind for _ in range(9)] == ["fine"] * 9
 
@@ -216,19 +216,19 @@ def test_the_first_state_has_its_own_loss_only_for_those_after_it_may_be_on_a_ba
 
 def test_with_confirm_0_a_state_is_good_at_once():
     rule = RollbackRule(Spikes("loss"), every=1, confirm=0)
-    state, verdict = rule.check(rule.taken(RollbackState(), good=True), 1, 1.0)
+    state, verdict = rule.check(rule.after_capture(RollbackState(), good=True), 1, 1.0)
     assert verdict.kind == "fine" and rule.is_due(state)
-    assert rule.taken(state, good=True).candidate is None
+    assert rule.after_capture(state, good=True).candidate is None
 
 
 def test_with_epochs_a_state_is_due_when_an_epoch_begins_and_none_waits():
     rule = RollbackRule(Spikes("loss"), every="epoch", confirm=2)
-    state = rule.taken(RollbackState(), good=True)
+    state = rule.after_capture(RollbackState(), good=True)
     for _ in range(1000):
         state, _ = rule.check(state, 1, 1.0)
         assert not rule.is_due(state)
-    assert rule.is_due_at_begin(state)
-    assert not rule.is_due_at_begin(rule.taken(state, good=False))
+    assert rule.is_due_at_epoch_start(state)
+    assert not rule.is_due_at_epoch_start(rule.after_capture(state, good=False))
 
 
 def test_batches_that_end_at_once_count_as_many():
@@ -238,16 +238,16 @@ def test_batches_that_end_at_once_count_as_many():
     state, _ = rule.check(state, 4, 3.0, running=True)
     assert state.good == (2.0,)
     assert state.mean == RunningMean(8, 3.0)
-    state, _ = rule.check(rule.taken(state, good=False), 2, 3.0, running=True)
+    state, _ = rule.check(rule.after_capture(state, good=False), 2, 3.0, running=True)
     assert state.good == (3.0,)
 
 
 def test_the_running_mean_begins_anew_with_an_epoch_and_after_going_back():
     rule = RollbackRule(Spikes("loss", 1.0, 2), every=9, confirm=1)
     state, _ = rule.check(RollbackState(), 5, 10.0, running=True)
-    state, _ = rule.check(rule.epoch_begins(state), 1, 2.0, running=True)
+    state, _ = rule.check(rule.start_epoch(state), 1, 2.0, running=True)
     assert state.recent == (10.0, 2.0)
-    state = rule.gone_back(state, RunningMean(3, 1.0))
+    state = rule.after_rollback(state, RunningMean(3, 1.0))
     state, _ = rule.check(state, 1, 1.5, running=True)
     assert state.recent == (2.0, 3.0)
 

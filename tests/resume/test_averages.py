@@ -130,7 +130,7 @@ def test_a_resume_that_forgets_the_runners_up_would_be_noticed(tmp_path, monkeyp
     monkeypatch.setattr(
         TopKWeights, "state_dict", lambda self, monitor, whole=TopKWeights.state_dict: {
             **whole(self, monitor),
-            **({"others": []} if self.best.filled else {}),
+            **({"others": []} if self.best.is_captured else {}),
         }
     )  # fmt: skip
     outcome = run.chain(KillAtEnd())

@@ -62,7 +62,8 @@ def test_a_run_that_goes_back_is_resumed_in_mid_epoch_as_if_it_had_not_been_cut(
     whole, cut = both(tmp_path, callbacks, kills, save_freq=1)
     assert cut.differences(whole) == []
     assert record(cut.callbacks[0]) == record(whole.callbacks[0])
-    assert [(r.epoch, r.batch) for r in whole.callbacks[0].rollbacks] == [(1, 4), (2, 3)]
+    places = [(r.epoch_index, r.batch_index) for r in whole.callbacks[0].rollbacks]
+    assert places == [(1, 4), (2, 3)]
     assert all(np.isfinite(w).all() for w in cut.weights)
 
 
@@ -187,7 +188,7 @@ def test_no_snapshot_is_taken_of_a_state_that_has_gone_bad(tmp_path, freq, first
     seen = run(tmp_path / "ours", rollback)
     assert all(seen.values()) and len(seen) == len(poisoned_ones)
     # without a snapshot to be taken the loss of the next batch tells
-    assert [r.batch for r in rollback.rollbacks] == [5 if freq == "epoch" else 4, 9]
+    assert [r.batch_index for r in rollback.rollbacks] == [5 if freq == "epoch" else 4, 9]
 
 
 def test_a_stop_by_nan_keeps_the_snapshots_and_takes_none_of_it(tmp_path):

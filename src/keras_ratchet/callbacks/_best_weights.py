@@ -8,12 +8,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from keras_ratchet._engine.averaging.averager import Averager, Cut, average, needs_data, undisturbed
+from keras_ratchet._engine.averaging.averager import (
+    Averager,
+    OutOfTime,
+    average,
+    needs_data_message,
+    preserve_non_weights,
+)
 from keras_ratchet._engine.averaging.moving_statistics import StatisticsData
 from keras_ratchet._engine.averaging.top_k_weights import TopKWeights
 from keras_ratchet._engine.averaging.validation import Validation, validation_of
 from keras_ratchet._engine.capture.best_weights import BestWeights, weights_of
-from keras_ratchet._engine.capture.ema import restored, scored_sources
+from keras_ratchet._engine.capture.ema import mark_not_swapped, scored_sources
 from keras_ratchet._engine.capture.finite import FiniteWatch
 from keras_ratchet._keras import fit
 from keras_ratchet._keras.metrics import is_training_metric
@@ -44,7 +50,7 @@ class BestEpoch:
     @property
     def is_captured(self) -> bool:
         """Whether there is something to restore."""
-        return self._best.filled
+        return self._best.is_captured
 
     def clear(self) -> None:
         """Free the memory."""
@@ -61,7 +67,7 @@ class BestEpoch:
             swap: The `SwapEMAWeights` of the callback list, or None.
         """
         self._swap = swap
-        self._watch.begin(model)
+        self._watch.start(model)
 
     def on_validation_end(self, logs: Any) -> None:
         """Note what a validation of `fit` measured, before other callbacks may change it."""
@@ -69,7 +75,7 @@ class BestEpoch:
     def finite_or_nan(self, model: Any, value: float) -> float:
         """Return the value of this epoch, or NaN if the weights that were scored are not finite."""
         self._find_sources(model)
-        bad = self._watch.bad(model, sources=self._sources)
+        bad = self._watch.find_bad(model, sources=self._sources)
         if bad is None:
             return value
         _log.warning("%s=%g counts as NaN: weight %s is not finite", self._metric, value, bad)
@@ -104,7 +110,7 @@ class BestEpoch:
         return self._capture(model, epoch, value, order)
 
     def _capture(self, model: Any, epoch: int, value: float, order: Monitor) -> Any:
-        return self._best.keep(model, self._sources)
+        return self._best.capture(model, self._sources)
 
     def capture_runner_up(self, model: Any, epoch: int, value: float, order: Monitor) -> None:
         """Capture the weights of an epoch that is not the best, if they are wanted."""
@@ -124,7 +130,7 @@ class BestEpoch:
             What became of the average, if one was asked for.
         """
         self._best.restore(model)
-        restored(self._swap)
+        mark_not_swapped(self._swap)
         return None
 
     def state_dict(self, order: Monitor) -> dict[str, Any]:
@@ -238,17 +244,21 @@ class BestEpochsAverage(BestEpoch):
         if not self.is_captured or not self._top.wants(value, order):
             return
         self._find_sources(model)
-        if self._watch.bad(model, sources=self._sources) is None:
+        if self._watch.find_bad(model, sources=self._sources) is None:
             self._add(model, epoch, value, order)
 
     def _add(self, model: Any, epoch: int, value: float, order: Monitor) -> None:
-        self._top.keep(model, self._sources, epoch, value, order)
-        if self._data is None and not self._refusal and (found := self._top.moving(model)):
-            self._refuse(needs_data(found[0]))  # early, not after the whole training
+        self._top.capture(model, self._sources, epoch, value, order)
+        if (
+            self._data is None
+            and not self._refusal
+            and (found := self._top.moving_statistics(model))
+        ):
+            self._refuse(needs_data_message(found[0]))  # early, not after the whole training
 
     def _refuse(self, reason: str) -> None:
         self._refusal = reason
-        self._top.drop_others()
+        self._top.drop_runners_up()
         message = f"average={self._kind!r} is not possible: {reason}."
         warn(f"{message} The best epoch will be restored.")
 
@@ -265,7 +275,7 @@ class BestEpochsAverage(BestEpoch):
         if not reason:
             try:
                 return self._average(model, order, hurry)
-            except Cut:
+            except OutOfTime:
                 reason = hurry()
             except MetricError as error:
                 reason = str(error)
@@ -279,7 +289,7 @@ class BestEpochsAverage(BestEpoch):
         candidates = [member.candidate for member in members]
         is_fits = self._validation.is_fits and self._swap is None
         is_measured = is_fits and self._validated_best == self._top.value
-        with undisturbed(model):
+        with preserve_non_weights(model):
             averager = Averager(
                 model,
                 members,
@@ -291,7 +301,7 @@ class BestEpochsAverage(BestEpoch):
             )
             best = candidates[0].value if is_measured else None
             record = average(averager, self._kind, candidates, order, best)
-        restored(self._swap)
+        mark_not_swapped(self._swap)
         return record
 
     def state_dict(self, order: Monitor) -> dict[str, Any]:
@@ -310,7 +320,7 @@ class BestEpochsAverage(BestEpoch):
         own: dict[str, Any] = {"epoch": epoch, "value": value, "others": []}
         best = self._top.load_state_dict({**own, **state}, model)
         if self._refusal:
-            self._top.drop_others()
+            self._top.drop_runners_up()
         return best
 
 

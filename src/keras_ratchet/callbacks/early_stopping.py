@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from keras_ratchet._engine.capture.best_weights import check_optimizer
-from keras_ratchet._engine.capture.ema import follow
+from keras_ratchet._engine.capture.ema import reset_averages
 from keras_ratchet._keras.callbacks import print_message
 from keras_ratchet._keras.ema import finish_swap
 from keras_ratchet._warn import warn
@@ -315,7 +315,7 @@ class EarlyStopping(MonitorCallback, keras.callbacks.EarlyStopping):
         is_captured = self._best_weights.is_captured
         self._restore(f"training ended with {type(error).__name__}")
         if is_captured:
-            follow(self._model)
+            reset_averages(self._model)
 
     def _restore(self, skip_average: str = "") -> None:
         """Restore what was captured, if anything was, and free the memory."""

@@ -1,26 +1,26 @@
-"""Cut the learning rate when a metric no longer improves."""
+"""OutOfTime the learning rate when a metric no longer improves."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_ratchet._engine.capture.best_weights import BestWeights, check_optimizer
-from keras_ratchet._engine.capture.ema import restored, scored_sources
+from keras_ratchet._engine.capture.ema import mark_not_swapped, scored_sources
 from keras_ratchet._engine.capture.finite import FiniteWatch
-from keras_ratchet._engine.capture.learning_rate import LearningRates, rates_of
+from keras_ratchet._engine.capture.learning_rate import rates_of
 from keras_ratchet._engine.capture.optimizers import optimizers_of
 from keras_ratchet._keras.callbacks import print_message
 from keras_ratchet.callbacks import _journal
 from keras_ratchet.callbacks._drop_in import stand_in
 from keras_ratchet.callbacks._logs import MetricWatch
-from keras_ratchet.callbacks._rate_cuts import Cuts
+from keras_ratchet.callbacks._rate_cuts import RateCuts
 from keras_ratchet.callbacks.monitor_callback import MonitorCallback
 from keras_ratchet.policy.monitor import DeltaMode
 from keras_ratchet.policy.plateau import Plateau, PlateauState, Reduction, check_rates
@@ -33,7 +33,7 @@ class ReduceLROnPlateau(MonitorCallback, keras.callbacks.ReduceLROnPlateau):
     """Reduce the learning rate when a metric has stopped improving.
 
     Takes every argument of `keras.callbacks.ReduceLROnPlateau`, in its place and with its meaning.
-    docs/differences.md lists where the two differ on purpose. NaN is no improvement and never best.
+    docs/differences.md lists where the two differ on purpose. NaN never improves and is never best.
 
     Args:
         monitor: Key of the metric in the logs.
@@ -41,13 +41,13 @@ class ReduceLROnPlateau(MonitorCallback, keras.callbacks.ReduceLROnPlateau):
         patience: Number of epochs without an improvement after which it is cut.
         verbose: 1 prints a line for each cut.
         mode: "min", "max" or "auto".
-        min_delta: How much better a value has to be to count as an improvement.
+        min_delta: How much better a value must be to count as an improvement.
         cooldown: Number of epochs after a cut for which nothing is counted.
         min_lr: The learning rate is not cut below this.
         min_delta_mode: "absolute", or "relative" to the magnitude of the value to improve on.
-        restore_best_weights: Whether training goes on from the weights of the best epoch (that of
-            the best value, however small its lead) after each cut.
-        restore_optimizer: Whether the optimizer's slots and iterations go back with them.
+        restore_best_weights: Whether training continues from the weights of the best epoch (that
+            of the best value, by however small a margin) after each cut.
+        restore_optimizer: Whether the optimizer's slots and iterations are restored with them.
 
     Attributes:
         best: The value to improve on by `min_delta`, or None.
@@ -59,9 +59,9 @@ class ReduceLROnPlateau(MonitorCallback, keras.callbacks.ReduceLROnPlateau):
 
     Raises:
         ConfigError: If an argument cannot work.
-        ScheduleError: At train begin, if the learning rate belongs to a schedule.
+        ScheduleError: At the start of training, if the learning rate belongs to a schedule.
         MissingMetricError: At the end of the first epoch, if the metric is not in the logs and
-            will not be; for a `val_` metric after the first validation without it.
+            cannot appear later; for a `val_` metric after the first validation without it.
 
     Example:
         ```python
@@ -87,6 +87,7 @@ class ReduceLROnPlateau(MonitorCallback, keras.callbacks.ReduceLROnPlateau):
         restore_best_weights: bool = False,
         restore_optimizer: Any = False,
     ) -> None:
+        self._state = PlateauState()
         super().__init__(monitor, mode, None, min_delta, min_delta_mode=min_delta_mode)
         check_rates(factor, min_lr)
         self.factor = factor
@@ -100,87 +101,110 @@ class ReduceLROnPlateau(MonitorCallback, keras.callbacks.ReduceLROnPlateau):
         self._reset()
 
     def _reset(self) -> None:
-        self._take(PlateauState())
+        self._state = PlateauState()
         self.reductions: list[Reduction] = []
         self._metric = MetricWatch(self.monitor, type(self).__name__)
-        self._kept = BestWeights(self.restore_optimizer)
+        self._best_weights = BestWeights(self.restore_optimizer)
         self._watch = FiniteWatch()
-        self._cuts = Cuts(self)
+        self._cuts = RateCuts()
 
     def _without_run(self) -> dict[str, Any]:
-        kept = {"_kept": BestWeights(self.restore_optimizer), "_watch": FiniteWatch()}
+        kept = {"_best_weights": BestWeights(self.restore_optimizer), "_watch": FiniteWatch()}
         return {**super()._without_run(), **kept}
+
+    @property
+    def wait(self) -> int:
+        """Epochs since the last improvement."""
+        return self._state.wait
+
+    @wait.setter
+    def wait(self, epochs: int) -> None:
+        self._state = replace(self._state, wait=epochs)
+
+    @property
+    def cooldown_counter(self) -> int:
+        """Epochs of `cooldown` that are left."""
+        return self._state.cooldown
+
+    @cooldown_counter.setter
+    def cooldown_counter(self, epochs: int) -> None:
+        self._state = replace(self._state, cooldown=epochs)
+
+    @property
+    def best(self) -> float | None:
+        """The value to improve on by `min_delta`, or None."""
+        return self._state.reference
+
+    @best.setter
+    def best(self, value: float | None) -> None:
+        self._state = replace(self._state, reference=value)
+
+    @property
+    def best_value(self) -> float | None:
+        """The best value, or None."""
+        return self._state.best
+
+    @property
+    def best_epoch(self) -> int:
+        """Index, from 0, of the epoch of `best_value`."""
+        return self._state.best_epoch or 0
 
     def _plateau(self) -> Plateau:
         return Plateau(self._rule, self.patience, self.cooldown)
 
-    def _state(self) -> PlateauState:
-        best_epoch = None if self.best_value is None else self.best_epoch
-        return PlateauState(
-            self.wait, self.cooldown_counter, self.best, self.best_value, best_epoch
-        )
-
-    def _take(self, state: PlateauState) -> None:
-        self.wait, self.cooldown_counter = state.wait, state.cooldown
-        self.best, self.best_value = state.reference, state.best
-        self.best_epoch = state.best_epoch or 0
-
     def in_cooldown(self) -> bool:
-        """Say whether the epochs after a cut are still not counted."""
+        """Return whether the epochs after a cut are still not counted."""
         return self.cooldown_counter > 0
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Forget the last run; find out now whether cuts can work."""
+        """Forget the last run; check that cuts can work."""
         self._reset()
         super().on_train_begin(logs)
         self._set_monitor_op_early()
-        self._watch.begin(self.model)
+        self._watch.start(self.model)
         if optimizers_of(self._model):
-            self._rates().check(type(self).__name__, f"remove {type(self).__name__}")
+            rates_of(self._model).check(type(self).__name__, f"remove {type(self).__name__}")
         if self.restore_best_weights:
             check_optimizer(self._model, self.restore_optimizer)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Add the learning rate to the logs; look at the metric, cut if it is time."""
+        """Add the learning rate to the logs; check the metric, and cut if it is time."""
         super().on_epoch_end(epoch, logs)
         if self.monitor_op is None:
             self._settle_direction()
         logs = {} if logs is None else logs
-        self._cuts.look(rates := self._rates().read())
+        rates = rates_of(self._model).read()
+        self._cuts.check(rates, self, self._list)
         for name, rate in rates.items():
             logs[f"learning_rate_{name}" if name else "learning_rate"] = rate
         value = self._metric.read(logs, self._writers)
         if value is None:
             return
         sources = scored_sources(self.model, self._swap(), self.monitor)
-        beats = self._rule.beats(value, self.best_value)
-        if beats and self._watch.bad(self.model, sources=sources):
-            value = math.nan
         before = self.best_value
-        state, verdict = self._plateau().check(self._state(), epoch, value)
-        self._take(state)
+        if self._rule.beats(value, before) and self._watch.find_bad(self.model, sources=sources):
+            value = math.nan
+        plateau = self._plateau()
+        self._state, verdict = plateau.check(self._state, epoch, value)
         if self.restore_best_weights and self.best_value != before:
-            self._kept.keep(self.model, sources)
+            self._best_weights.capture(self.model, sources)
         if verdict and self._cut(epoch, verdict.reason):
-            self._take(self._plateau().cut(state))
-
-    def _rates(self) -> LearningRates:
-        return rates_of(self._model)
+            self._state = plateau.cut(self._state)
 
     def _cut(self, epoch: int, why: str) -> bool:
-        """Cut the learning rates that are above `min_lr`; say whether there were any."""
-        rates = self._rates()
+        """Cut the learning rates that are above `min_lr`; return False if there are none."""
+        rates = rates_of(self._model)
         before = rates.read()
         cut = {n: before[n] for n in rates.settable if before[n] > np.float32(self.min_lr)}
         if not cut:
             return False
-        if self._kept.filled:
-            self._kept.restore(self.model)
-            restored(self._swap())
+        if self._best_weights.is_captured:
+            self._best_weights.restore(self.model)
+            mark_not_swapped(self._swap())
             why = f"{why}; training continues from the weights of epoch {self.best_epoch + 1}"
         after = before | {n: max(r * self.factor, self.min_lr) for n, r in cut.items()}
         rates.write(after)
-        self._cuts.left(after)
+        self._cuts.note(after)
         for name in cut:
             self._tell(epoch, f" {name}" if name else "", after[name], why)
         first = next(iter(cut))
@@ -197,25 +221,25 @@ class ReduceLROnPlateau(MonitorCallback, keras.callbacks.ReduceLROnPlateau):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Free the memory."""
-        self._kept = BestWeights(self.restore_optimizer)
+        self._best_weights = BestWeights(self.restore_optimizer)
         self._watch.clear()
         super().on_train_end(logs)
         self._check_at_end(self._metric.check_at_end)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a restart must not forget."""
+        """Return the state for a resume."""
         return {
-            "plateau": self._state().to_json(),
+            "plateau": self._state.to_json(),
             "reductions": [asdict(record) for record in self.reductions],
-            "kept": self._kept.state_dict(),
+            "kept": self._best_weights.state_dict(),
             "constants": self._watch.state_dict(self._model),
             "seen": self._metric.seen,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state that `state_dict` returned; training has begun."""
-        self._take(PlateauState.from_json(state["plateau"]))
+        """Continue from what `state_dict` returned; training has started."""
+        self._state = PlateauState.from_json(state["plateau"])
         self.reductions = [Reduction(**record) for record in state["reductions"]]
         self._metric.seen = state["seen"]
-        self._kept.load_state_dict(state["kept"], self._model)
+        self._best_weights.load_state_dict(state["kept"], self._model)
         self._watch.load_state_dict(state["constants"], self._model)

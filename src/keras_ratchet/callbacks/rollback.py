@@ -1,4 +1,4 @@
-"""Go back to the last good state when a training goes bad."""
+"""Roll back to the last good state when training diverges."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 import keras
 
 from keras_ratchet._engine.capture.building import build
-from keras_ratchet._engine.capture.ema import restored
+from keras_ratchet._engine.capture.ema import mark_not_swapped
 from keras_ratchet._engine.rollback.recovery_point import RecoveryPoints
 from keras_ratchet._engine.rollback.rollback_engine import RollbackEngine
 from keras_ratchet._keras.callbacks import print_message
 from keras_ratchet.callbacks import _journal
 from keras_ratchet.callbacks._logs import MetricWatch
-from keras_ratchet.callbacks._rate_cuts import Cuts
+from keras_ratchet.callbacks._rate_cuts import RateCuts
 from keras_ratchet.callbacks.base import RatchetCallback
 from keras_ratchet.callbacks.terminate_on_nan import TerminateOnNaN
 from keras_ratchet.errors import ConfigError
@@ -30,38 +30,39 @@ _log = logging.getLogger("keras_ratchet")
 
 
 class Rollback(RatchetCallback):
-    """Go back to the last good state when the loss or a weight is NaN or infinite, and go on.
+    """Roll back to the last good state when the loss or a weight is NaN or infinite, and continue.
 
-    The weights and the optimizer are put back, the learning rate is cut, and training goes on
-    with the next batch: what the batches since then have taught is lost, the poisoned batch
-    included. After too many times the model keeps the good state and training stops.
-    docs/recovering.md tells what a good state is and what it costs.
+    The weights and the optimizer are restored, the learning rate is cut, and training continues
+    with the next batch: the updates since the good state are lost, that of the poisoned batch
+    included. After too many rollbacks the model keeps the good state and training stops.
+    docs/recovering.md explains what a good state is and what it costs.
 
     Args:
         monitor: Key of the metric in the logs of a batch.
-        factor: What the learning rate is multiplied by each time; 1.0 leaves it alone.
-        max_rollbacks: How often at the most; the next incident stops training.
-        every: A state is taken after this many batches, or "epoch": when an epoch begins.
-        confirm: How many batches without an incident make it a good one. With 0 it is good at
-            once, and host memory holds one copy of weights and optimizer instead of two.
+        factor: What the learning rate is multiplied by at each rollback; 1.0 leaves it alone.
+        max_rollbacks: Number of rollbacks after which the next incident stops training.
+        every: The state is captured after this many batches, or "epoch": at the start of each.
+        confirm: Number of batches without an incident that make a state a good one. With 0 it is
+            good at once, and host memory holds one copy of weights and optimizer instead of two.
         spike_z: A batch whose loss is this many standard deviations above the mean of the last
-            `window` is an incident too. None: only what is not finite is.
+            `window` is an incident too. None: only values that are not finite are.
         window: Number of batches for `spike_z`.
         mode: "min" if smaller is better, "max" if larger is.
-        restore_rng: Whether the random streams are put back too. Otherwise the next batch is
+        restore_rng: Whether the random streams are restored too. Otherwise the next batch is
             trained with other random numbers than the last attempt.
         optimizer: True for the model's; in a custom loop the loop's (Keras or torch).
-        verbose: 1 prints a line each time.
+        verbose: 1 prints a line for each rollback.
 
     Attributes:
-        rollbacks: A record of each time: `epoch`, `batch`, `why`, `to_epoch`, `to_batch`,
-            `learning_rate`.
+        rollbacks: A record of each rollback: `epoch_index` and `batch_index` of the incident,
+            `kind`, `why`, the completed epochs and batches that it went back to, `to_epoch` and
+            `to_batch`, and `learning_rate`.
         stop_reason: A `StopReason` once this callback has stopped training, else None.
 
     Raises:
-        ConfigError: If an argument cannot work; at train begin also if TerminateOnNaN is in the
-            list, which would stop where this goes back.
-        ScheduleError: At train begin, if the learning rate belongs to a schedule.
+        ConfigError: If an argument cannot work; at the start of training also if TerminateOnNaN
+            is in the list, which would stop where this rolls back.
+        ScheduleError: At the start of training, if the learning rate belongs to a schedule.
         MissingMetricError: After the first batch, if the metric is not in its logs.
 
     Example:
@@ -105,27 +106,27 @@ class Rollback(RatchetCallback):
     def _reset(self) -> None:
         self.stop_reason: StopReason | None = None
         self._metric = MetricWatch(self.monitor, type(self).__name__)
-        self._rescuer = RollbackEngine(self._rule, self._retries, self._no_states())
-        self._cuts = Cuts(self)
+        self._engine = RollbackEngine(self._rule, self._retries, self._no_points())
+        self._cuts = RateCuts()
 
-    def _no_states(self) -> RecoveryPoints:
+    def _no_points(self) -> RecoveryPoints:
         return RecoveryPoints(self.optimizer, self.restore_rng)
 
     def _without_run(self) -> dict[str, Any]:
-        rescuer = replace(self._rescuer, states=self._no_states())
-        return {**super()._without_run(), "_rescuer": rescuer}
+        engine = replace(self._engine, points=self._no_points())
+        return {**super()._without_run(), "_engine": engine}
 
     @property
     def rollbacks(self) -> list[RolledBack]:
-        """A record of each time that training went back, and on."""
-        return self._rescuer.rollbacks
+        """A record of each rollback."""
+        return self._engine.rollbacks
 
     @property
     def _needs_batch_hooks(self) -> bool:
         return True
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Find out now whether going back can work."""
+        """Check that rolling back can work."""
         super().on_train_begin(logs)
         self._reset()
         for callback in getattr(self._list, "callbacks", ()):
@@ -135,69 +136,70 @@ class Rollback(RatchetCallback):
                     "Rollback also stops, after max_rollbacks."
                 )
         build(self.model)
-        self._rescuer.begin(self.model, type(self).__name__)
+        self._engine.check(self.model, type(self).__name__)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Note the epoch."""
+        """Store the epoch."""
         super().on_epoch_begin(epoch, logs)
-        self._rescuer.epoch_begins(epoch)
-        self._cuts.epoch_begins()
+        self._engine.start_epoch(epoch)
+        self._cuts.start_epoch()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Take the first state; look, once an epoch, whether the last cut has lasted."""
-        if self._cuts.due:
-            self._cuts.look(self._rescuer.rates(self.model))
-        if self._rescuer.needs_model:
-            self._act(self._rescuer.batch_begins(self.model))
+        """Capture a state if one is due; check, once an epoch, whether the last cut has lasted."""
+        if self._cuts.is_due:
+            self._cuts.check(self._engine.rates(self.model), self, self._list)
+        if self._engine.needs_model:
+            self._act(self._engine.start_batch(self.model))
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """RankingMetric the batches that have ended; go back, or take a state when it is time."""
+        """Check the batches that have ended; roll back, or capture a state if one is due."""
         value = self._metric.read(logs or {})
         if value is not None:
             last = batch + 1 >= ((self.params or {}).get("steps") or math.inf)
-            self._act(self._rescuer.batch_ends(self, batch, value, last))
+            self._act(self._engine.end_batch(self, batch, value, last))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Look at the weights, before anybody saves them."""
+        """Check the weights, before a callback saves them."""
         super().on_epoch_end(epoch, logs)
-        self._act(self._rescuer.look(self.model))
+        self._act(self._engine.check_weights(self.model))
 
     def on_snapshot_begin(self) -> None:
-        """Look at the weights; BackupAndRestore calls this before it saves."""
-        self._act(self._rescuer.look(self.model))
+        """Check the weights; BackupAndRestore calls this before it saves."""
+        self._act(self._engine.check_weights(self.model))
 
     def on_train_end(self, logs: Any = None) -> None:
         """Free the memory."""
-        self._rescuer.states = self._no_states()
+        self._engine.points = self._no_points()
         super().on_train_end(logs)
 
     def _wind_down(self, error: BaseException) -> None:
-        self._rescuer.rescue(self.model)
-        self._rescuer.states = self._no_states()
+        self._engine.restore_if_bad(self.model)
+        self._engine.points = self._no_points()
 
     def _act(self, record: RolledBack | None) -> None:
-        """Tell of what has happened, if anything has; stop if it was too often."""
+        """Report a rollback, if there was one; stop training if there were too many."""
         if record is None:
             return
-        restored(self._swap())
+        mark_not_swapped(self._swap())
         level = logging.INFO if self.verbose > 0 else logging.WARNING  # not twice on the screen
-        _log.log(level, "epoch %d, batch %d: %s", record.epoch + 1, record.batch + 1, record)
-        facts = {"epoch": record.epoch, "batch": record.batch + 1, "reason": str(record)}
-        _journal.note(self._list, "rollback", **facts)
+        epoch, batch = record.epoch_index, record.batch_index
+        _log.log(level, "epoch %d, batch %d: %s", epoch + 1, batch + 1, record)
+        reason = str(record)
+        _journal.note(self._list, "rollback", epoch=epoch, batch=batch + 1, reason=reason)
         if self.verbose > 0:
-            print_message(f"\nEpoch {record.epoch + 1}: {record}")
+            print_message(f"\nEpoch {epoch + 1}: {record}")
         if self._retries.factor < 1:
-            self._cuts.left(self._rescuer.rates(self.model))
-        if (end := self._rescuer.gave_up) is not None:
-            self.stop_reason = StopReason(end.kind, end.reason, end.values, record.epoch)
+            self._cuts.note(self._engine.rates(self.model))
+        if (end := self._engine.gave_up) is not None:
+            self.stop_reason = StopReason(end.kind, end.reason, end.values, epoch)
             self.model.stop_training = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a restart must not forget."""
+        """Return the state for a resume."""
         reason = None if self.stop_reason is None else self.stop_reason.to_dict()
-        return {"rescuer": self._rescuer.state_dict(self._model), "stop_reason": reason}
+        return {"rescuer": self._engine.state_dict(self._model), "stop_reason": reason}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state that `state_dict` returned; training has begun."""
-        self._rescuer.load_state_dict(state["rescuer"], self.model)
+        """Continue from what `state_dict` returned; training has started."""
+        self._engine.load_state_dict(state["rescuer"], self.model)
         self.stop_reason = StopReason.from_dict(state["stop_reason"])

@@ -11,7 +11,7 @@ import keras
 
 from keras_ratchet._engine.capture.best_weights import BestWeights
 from keras_ratchet._engine.capture.building import build, is_complete
-from keras_ratchet._engine.capture.ema import follow, restored
+from keras_ratchet._engine.capture.ema import mark_not_swapped, reset_averages
 from keras_ratchet._engine.capture.finite import FiniteWatch
 from keras_ratchet._engine.capture.optimizers import AllOptimizers, optimizers_of
 from keras_ratchet._keras.anatomy import is_whole
@@ -93,7 +93,7 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
         super().on_train_begin(logs)
         build(self.model)
         self._kept = self._empty()
-        self._watch.begin(self.model, self._optimizer)
+        self._watch.start(self.model, self._optimizer)
 
     @property
     def _optimizer(self) -> Any:
@@ -117,7 +117,7 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
         self._due = self.restore and not self._stepped and not is_complete(self.model)
         self._stepped = True
         if self.restore and is_whole(self.model) and self._problem() is None:
-            self._kept.keep(self.model, {})
+            self._kept.capture(self.model, {})
             self._kept_epoch = self._epoch
 
     def on_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -158,9 +158,9 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
             reason: For the record.
         """
         back = ""
-        if self._kept.filled:
+        if self._kept.is_captured:
             self._kept.restore(self.model)
-            restored(self._swap())
+            mark_not_swapped(self._swap())
             back = f"; weights and optimizer are those of the start of epoch {self._kept_epoch + 1}"
         _log.warning("%s%s", reason, back)
         facts = {"kind": "not finite", "epoch": self._epoch + 1, "reason": f"{reason}{back}"}
@@ -177,9 +177,9 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
         super().on_train_end(logs)
 
     def _wind_down(self, error: BaseException) -> None:
-        if self._kept.filled and self._problem() is not None:
+        if self._kept.is_captured and self._problem() is not None:
             self._kept.restore(self.model)
-            follow(self.model)
+            reset_averages(self.model)
         self._kept = BestWeights()
 
     def state_dict(self) -> dict[str, Any]:

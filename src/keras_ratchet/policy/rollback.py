@@ -22,7 +22,7 @@ from typing import Any
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy._arguments import whole_number
 from keras_ratchet.policy.spikes import RunningMean, Spikes
-from keras_ratchet.types import Verdict
+from keras_ratchet.types import IncidentKind, Verdict
 
 _LEAST_TO_COMPARE = 5
 
@@ -78,7 +78,7 @@ class RollbackRule:
         >>> state, kinds = RollbackState(), []
         >>> for loss in [1.0, 0.9, 0.9, 0.8, 0.8, 0.7, float("nan")]:
         ...     state, verdict = rule.check(state, 1, loss)
-        ...     state = rule.taken(state, good=False) if rule.is_due(state) else state
+        ...     state = rule.after_capture(state, good=False) if rule.is_due(state) else state
         ...     kinds.append(verdict.kind)
         >>> kinds
         ['fine', 'fine', 'fine', 'fine', 'fine', 'good', 'not finite']
@@ -95,7 +95,7 @@ class RollbackRule:
             whole_number("every", self.every, 1, "is 'epoch' or a number of batches")
         whole_number("confirm", self.confirm, 0, "is a number of batches")
 
-    def epoch_begins(self, state: RollbackState) -> RollbackState:
+    def start_epoch(self, state: RollbackState) -> RollbackState:
         """Note that the running mean begins anew."""
         return replace(state, mean=RunningMean())
 
@@ -131,11 +131,11 @@ class RollbackRule:
             return False
         return state.pending >= int(self.every)
 
-    def is_due_at_begin(self, state: RollbackState) -> bool:
+    def is_due_at_epoch_start(self, state: RollbackState) -> bool:
         """Say whether a state is to be taken now that an epoch begins."""
         return self.every == "epoch" and state.candidate is None
 
-    def taken(self, state: RollbackState, good: bool) -> RollbackState:
+    def after_capture(self, state: RollbackState, good: bool) -> RollbackState:
         """Note that a state was taken.
 
         Args:
@@ -146,7 +146,7 @@ class RollbackRule:
             state, pending=0, candidate=None if good else (), good=() if good else state.good
         )
 
-    def gone_back(self, state: RollbackState, mean: RunningMean) -> RollbackState:
+    def after_rollback(self, state: RollbackState, mean: RunningMean) -> RollbackState:
         """Note that the good state is in place again.
 
         Args:
@@ -178,21 +178,21 @@ class RollbackRule:
 
 @dataclass(frozen=True, slots=True)
 class RolledBack:
-    """The record of going back once.
+    """The record of one rollback.
 
     Attributes:
-        epoch: Index, from 0, of the epoch in which it happened.
-        batch: Index, from 0, of the last batch that had ended.
+        epoch_index: Index, from 0, of the epoch in which it happened.
+        batch_index: Index, from 0, of the last batch that had ended.
         kind: "not finite" or "spike".
         why: The same for people.
-        to_epoch: Completed epochs in the state that was gone back to.
+        to_epoch: Completed epochs in the state that was restored.
         to_batch: Completed batches of the epoch after those.
-        learning_rate: With which training goes on; of the first optimizer if there are several.
+        learning_rate: With which training continues; of the first optimizer if there are several.
     """
 
-    epoch: int
-    batch: int
-    kind: str
+    epoch_index: int
+    batch_index: int
+    kind: IncidentKind
     why: str
     to_epoch: int
     to_batch: int
@@ -203,6 +203,17 @@ class RolledBack:
             f"{self.why}: back to the state after {self.to_epoch} epochs and {self.to_batch} "
             f"batches, learning rate {self.learning_rate:.4g}"
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as plain data, under the names in which it is stored."""
+        data = asdict(self)
+        return {"epoch": data.pop("epoch_index"), "batch": data.pop("batch_index"), **data}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RolledBack:
+        """Return the record that `to_dict` described."""
+        rest = {name: value for name, value in data.items() if name not in ("epoch", "batch")}
+        return cls(epoch_index=data["epoch"], batch_index=data["batch"], **rest)
 
 
 @dataclass(frozen=True, slots=True)

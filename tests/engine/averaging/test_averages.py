@@ -11,11 +11,11 @@ from support.models import data, dense, fit
 from keras_ratchet import _backends
 from keras_ratchet._engine.averaging.averager import (
     Averager,
-    Cut,
     Member,
+    OutOfTime,
     average,
-    moving,
-    undisturbed,
+    moving_statistics,
+    preserve_non_weights,
 )
 from keras_ratchet._engine.averaging.moving_statistics import StatisticsData, reestimate
 from keras_ratchet._engine.averaging.validation import Validation, validation_of
@@ -114,7 +114,7 @@ def test_it_can_be_cut_short():
     measured = averager(
         network(), snapshots, Validation({}, lambda model: 0.5), cut=lambda: next(cuts)
     )
-    with pytest.raises(Cut):
+    with pytest.raises(OutOfTime):
         average(measured, "soup", [Candidate("a", 1.0)] * 3, LOSS, 1.0)
 
 
@@ -189,14 +189,14 @@ def normalized(**arguments):
 
 def test_moving_statistics_are_found_by_what_training_has_done():
     model, snapshots = normalized()
-    names = [model.weights[i].name for i in moving(model.weights, snapshots)]
+    names = [model.weights[i].name for i in moving_statistics(model.weights, snapshots)]
     assert names == ["moving_mean", "moving_variance"]
     measured = averager(model, snapshots, Validation({}, lambda model: 0.0))
     assert "moving_mean" in measured.refusal() and "average_data" in measured.refusal()
     model.layers[1].trainable = False  # frozen: they are the same in every epoch
     same = [[*snapshots[0][:4], *snapshots[i][4:]] for i in (0, 1)]
     same = [[*same[i][:2], *snapshots[0][2:6], *snapshots[i][6:]] for i in (0, 1)]
-    assert not moving(model.weights, same)
+    assert not moving_statistics(model.weights, same)
 
 
 def inputs_of_the_normalization(model, x):
@@ -318,7 +318,7 @@ def test_nothing_but_the_weights_is_changed():
     others = [*model.non_trainable_variables, *model.optimizer.variables, *model.metrics_variables]
     before = bits(others)
     streams = random.getstate(), np.random.get_state(legacy=False)["state"]["key"].tobytes()
-    with undisturbed(model):
+    with preserve_non_weights(model):
         model.evaluate(x, y + 1, verbose=0)
         reestimate(model, StatisticsData(x, 8))
         random.random(), np.random.random()
@@ -352,7 +352,7 @@ def test_an_evaluation_that_fails_leaves_a_model_that_can_be_restored():
     for broken in (0, 1, 2):
         validation = validation_of(Failing(broken), {})
         measured = averager(model, snapshots, validation, data=StatisticsData(x))
-        with pytest.raises(Exception, match=r"disk is gone|UNKNOWN"), undisturbed(model):
+        with pytest.raises(Exception, match=r"disk is gone|UNKNOWN"), preserve_non_weights(model):
             measured.score((0, 1))
         measured.put((0,))
         assert bits(model.get_weights()) == bits(snapshots[0])

@@ -1,4 +1,4 @@
-"""Means of weights, tried in the model itself: the host holds the members and nothing more."""
+"""Means of weights, tried in the model itself, so that the host holds only the members."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from keras_ratchet import _backends
 from keras_ratchet._engine.averaging.moving_statistics import StatisticsData, reestimate
 from keras_ratchet._engine.averaging.validation import Validation
 from keras_ratchet._engine.capture import rng
-from keras_ratchet._engine.capture.best_weights import computed_with, weights_of
+from keras_ratchet._engine.capture.best_weights import all_weights_of, preserved, weights_of
 from keras_ratchet._engine.capture.extra_state import finalize, streams_beyond
 from keras_ratchet._engine.capture.finite import FiniteWatch
 from keras_ratchet._formats.numeric import is_float, mean_of
@@ -31,10 +31,12 @@ class Member:
     values: Sequence[NDArray[Any]]
 
 
-def moving(variables: Sequence[Any], members: Sequence[Sequence[NDArray[Any]]]) -> list[int]:
-    """Return the indices of the weights that training has changed, but no gradient.
+def moving_statistics(
+    variables: Sequence[Any], members: Sequence[Sequence[NDArray[Any]]]
+) -> list[int]:
+    """Return the indices of non-trainable float weights that differ between members.
 
-    Those are moving statistics; what is frozen is the same in all members.
+    Those are moving statistics; frozen weights are the same in all members.
 
     Args:
         variables: The model's weights.
@@ -50,19 +52,19 @@ def moving(variables: Sequence[Any], members: Sequence[Sequence[NDArray[Any]]]) 
 
 
 class Averager:
-    """Puts means of members into a model and measures them.
+    """Assigns means of members to a model and measures them.
 
-    Floats that are trained are averaged. Integers, booleans and seeds are those of the first
-    member, and moving statistics are estimated anew.
+    Trainable floats are averaged. Integers, booleans and seeds are those of the first member,
+    and moving statistics are estimated again.
 
     Args:
         model: The model; its weights are overwritten.
         members: From the best to the worst.
         monitor: The metric.
         validation: What it is measured on.
-        watch: Knows which weights are not finite on purpose.
+        watch: Knows which weights were not finite from the start.
         data: What moving statistics are estimated from, or None.
-        cut: Says whether to stop trying.
+        cut: Returns whether to stop trying.
     """
 
     def __init__(
@@ -83,18 +85,18 @@ class Averager:
         self._watch = watch or FiniteWatch()
         self._data = data
         self._cut = cut
-        self._variables = computed_with(model)
-        self.moving = moving(self._variables, [member.values for member in members])
+        self._variables = all_weights_of(model)
+        self.moving = moving_statistics(self._variables, [member.values for member in members])
         self._statistics: dict[tuple[int, ...], list[NDArray[Any]]] = {}
 
     def refusal(self) -> str | None:
         """Return why no average of these members can be taken, or None."""
         if not self.moving or self._data is not None:
             return None
-        return needs_data(self._variables[self.moving[0]])
+        return needs_data_message(self._variables[self.moving[0]])
 
-    def put(self, indices: tuple[int, ...]) -> None:
-        """Let the model hold the mean of these members, with the statistics that were scored."""
+    def assign(self, indices: tuple[int, ...]) -> None:
+        """Assign the mean of these members, with the statistics that were scored."""
         backend = _backends.current()
         for i, variable in enumerate(self._variables):
             first = self._members[indices[0]].values[i]
@@ -106,39 +108,39 @@ class Averager:
         finalize(self._model)
 
     def score(self, indices: tuple[int, ...]) -> float:
-        """Return the value of the mean of these members; NaN if it has weights that are not finite.
+        """Return the value of the mean of these members; NaN if one of its weights is not finite.
 
         Raises:
-            Cut: If there is no time for it.
+            OutOfTime: If there is no time for it.
         """
         if self._cut():
-            raise Cut
-        self.put(indices)
+            raise OutOfTime
+        self.assign(indices)
         if self.moving and len(indices) > 1:
             self._estimate(indices)
-        if self._watch.bad(self._model):
+        if self._watch.find_bad(self._model):
             return float("nan")
         return self._validation.value(self._model, self._monitor.name)
 
-    def mean(self, count: int) -> None:
-        """Let the model hold the mean of the first members, without measuring it."""
+    def assign_mean(self, count: int) -> None:
+        """Assign the mean of the first members, without measuring it."""
         indices = tuple(range(count))
-        self.put(indices)
+        self.assign(indices)
         if self.moving:
             self._estimate(indices)
 
     def _estimate(self, indices: tuple[int, ...]) -> None:
-        """Estimate the statistics of a mean, and keep those of the means that it is made from."""
+        """Estimate the statistics of a mean; drop those of means that it does not extend."""
         assert self._data is not None
         reestimate(self._model, self._data)
         backend = _backends.current()
         found = [np.array(backend.view(self._variables[i])) for i in self.moving]
         kept = {key: value for key, value in self._statistics.items() if set(key) < set(indices)}
         self._statistics = {**kept, indices: found}
-        self.put(indices)  # whatever else a layer has changed in training mode
+        self.assign(indices)  # whatever else a layer has changed in training mode
 
 
-class Cut(Exception):
+class OutOfTime(Exception):
     """There is no time to try more averages."""
 
 
@@ -149,10 +151,10 @@ def average(
     monitor: Monitor,
     best: float | None = None,
 ) -> AverageRecord:
-    """Let the model end with the best average, or with the best member if none is better.
+    """Assign the best average, or the best member if no average is better.
 
     Args:
-        averager: Which puts and measures.
+        averager: Assigns and measures.
         kind: "soup" or "mean".
         candidates: Names and values of the members, from the best to the worst.
         monitor: What is better.
@@ -162,17 +164,17 @@ def average(
         What was tried and accepted.
 
     Raises:
-        Cut: If there was no time; the model holds anything then.
+        OutOfTime: If there was no time; the model's weights are then undefined.
     """
     if len(candidates) > 1 and best is None:
         best = averager.score((0,))
     known = candidates[0].value if best is None else best
     record = choose(kind, candidates, known, averager.score, monitor)
-    averager.put(record.indices)
+    averager.assign(record.indices)
     return record
 
 
-def needs_data(variable: Any) -> str:
+def needs_data_message(variable: Any) -> str:
     """Return the sentence for a model with moving statistics and no data to estimate them."""
     return (
         f"the model has moving statistics ({variable.path}), which do not fit a mean of "
@@ -181,17 +183,14 @@ def needs_data(variable: Any) -> str:
 
 
 @contextlib.contextmanager
-def undisturbed(model: Any) -> Iterator[None]:
-    """Put back, at the end, what evaluating changes beside the weights: metrics, seeds, streams."""
-    backend = _backends.current()
+def preserve_non_weights(model: Any) -> Iterator[None]:
+    """Restore, at the end, what evaluating changes besides weights: metrics, seeds, streams."""
     weights = {id(variable) for variable in weights_of(model) or ()}
     metrics = getattr(model, "metrics_variables", ())
     others = [*model.variables, *metrics, *streams_beyond(model)]
-    before = [(v, np.array(backend.view(v))) for v in others if id(v) not in weights]
     streams = rng.capture()
-    try:
-        yield
-    finally:
-        for variable, value in before:
-            backend.assign(variable, value)
-        rng.restore(streams)
+    with preserved(variable for variable in others if id(variable) not in weights):
+        try:
+            yield
+        finally:
+            rng.restore(streams)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_ratchet._engine.averaging.averager import Member, moving
-from keras_ratchet._engine.capture.best_weights import BestWeights, VariableCopies, computed_with
+from keras_ratchet._engine.averaging.averager import Member, moving_statistics
+from keras_ratchet._engine.capture.best_weights import BestWeights, VariableCopies, all_weights_of
 from keras_ratchet.policy.monitor import Monitor
 from keras_ratchet.policy.soup import Candidate, order, place_for
 
@@ -47,13 +47,13 @@ class TopKWeights:
         self.epoch = 0
         self.value = 0.0
         self._k = k
-        self._others: list[_RunnerUp] = []
+        self._runners_up: list[_RunnerUp] = []
 
     def wants(self, value: float, monitor: Monitor) -> bool:
         """Say whether a value is among the best `k` so far."""
         return self._place(value, monitor) is not None
 
-    def keep(
+    def capture(
         self,
         model: Any,
         sources: Mapping[int, Any],
@@ -65,7 +65,7 @@ class TopKWeights:
 
         Args:
             model: The model.
-            sources: As in `BestWeights.keep`.
+            sources: As in `BestWeights.capture`.
             epoch: Index of the epoch.
             value: Its value.
             monitor: What is better.
@@ -73,16 +73,18 @@ class TopKWeights:
         place = self._place(value, monitor)
         if place is None:
             return
-        if self.best.filled and not monitor.beats(value, self.value):
-            copies = self._free(place)
-            copies.keep(computed_with(model), sources)
-            self._others.append(_RunnerUp(epoch, value, copies))
+        if self.best.is_captured and not monitor.beats(value, self.value):
+            copies = self._spare_copies(place)
+            copies.capture(all_weights_of(model), sources)
+            self._runners_up.append(_RunnerUp(epoch, value, copies))
             return
-        if self.best.filled and self._k > 1:
-            copies = self._free(place)
-            self._others.append(_RunnerUp(self.epoch, self.value, self.best.exchange(copies)))
+        if self.best.is_captured and self._k > 1:
+            copies = self._spare_copies(place)
+            self._runners_up.append(
+                _RunnerUp(self.epoch, self.value, self.best.swap_buffers(copies))
+            )
         self.epoch, self.value = epoch, value
-        self.best.keep(model, sources)
+        self.best.capture(model, sources)
 
     def _place(self, value: float, monitor: Monitor) -> int | None:
         values, epochs = self._values()
@@ -90,31 +92,31 @@ class TopKWeights:
 
     def _values(self) -> tuple[list[float], list[float]]:
         """Return values and epochs, the best first if there is one."""
-        own = [_RunnerUp(self.epoch, self.value, VariableCopies())] if self.best.filled else []
-        every = [*own, *self._others]
+        own = [_RunnerUp(self.epoch, self.value, VariableCopies())] if self.best.is_captured else []
+        every = [*own, *self._runners_up]
         return [s.value for s in every], [float(s.epoch) for s in every]
 
-    def _free(self, place: int) -> VariableCopies:
+    def _spare_copies(self, place: int) -> VariableCopies:
         """Return buffers for new weights: those of the one that has to go, if one has to."""
-        if place <= 0 or place > len(self._others):
+        if place <= 0 or place > len(self._runners_up):
             return VariableCopies()
-        return self._others.pop(place - 1).copies  # place 0 is the best, which never goes
+        return self._runners_up.pop(place - 1).copies  # place 0 is the best, which never goes
 
-    def drop_others(self) -> None:
+    def drop_runners_up(self) -> None:
         """Keep the best weights only, from now on."""
-        self._others.clear()
+        self._runners_up.clear()
         self._k = 1
 
-    def moving(self, model: Any) -> list[Any]:
+    def moving_statistics(self, model: Any) -> list[Any]:
         """Return the model's weights that have moved between the snapshots without a gradient."""
-        variables = computed_with(model)
-        every = [self.best.buffers, *(other.buffers for other in self._others)]
-        return [variables[i] for i in moving(variables, every)]
+        variables = all_weights_of(model)
+        every = [self.best.buffers, *(other.buffers for other in self._runners_up)]
+        return [variables[i] for i in moving_statistics(variables, every)]
 
     def members(self, monitor: Monitor) -> list[Member]:
         """Return what may go into an average, from the best to the worst."""
         values, epochs = self._values()
-        buffers = [self.best.buffers, *(other.buffers for other in self._others)]
+        buffers = [self.best.buffers, *(other.buffers for other in self._runners_up)]
         ranks = order(values, epochs, monitor)
         return [
             Member(Candidate(f"epoch {int(epochs[i]) + 1}", values[i]), buffers[i]) for i in ranks
@@ -122,10 +124,10 @@ class TopKWeights:
 
     def state_dict(self, monitor: Monitor) -> dict[str, Any]:
         """Return what is kept, as plain data and arrays."""
-        if not self.best.filled:
+        if not self.best.is_captured:
             return {}
         ranks = order(*self._values(), monitor)
-        others = [self._others[i - 1] for i in ranks if i > 0]
+        others = [self._runners_up[i - 1] for i in ranks if i > 0]
         return {
             **self.best.state_dict(),
             "epoch": self.epoch,
@@ -142,9 +144,9 @@ class TopKWeights:
         if kept is None:
             return None
         self.epoch, self.value = state["epoch"], state["value"]
-        self._others.clear()
+        self._runners_up.clear()
         for other in state["others"][: self._k - 1]:  # they go from the best to the worst
             copies = VariableCopies()
-            copies.load(lambda: computed_with(model), other["weights"])
-            self._others.append(_RunnerUp(other["epoch"], other["value"], copies))
+            copies.load(lambda: all_weights_of(model), other["weights"])
+            self._runners_up.append(_RunnerUp(other["epoch"], other["value"], copies))
         return kept

@@ -1,9 +1,10 @@
-"""One copy of the best weights in host memory."""
+"""Copies of weights in host memory: of the best epoch, or for as long as a block runs."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,14 @@ from keras_ratchet.errors import ConfigError
 
 
 class VariableCopies:
-    """Values of a list of variables, in buffers that are allocated once and reused."""
+    """Copies of a list of variables, in buffers that are allocated once and reused."""
 
     def __init__(self) -> None:
         self._variables: list[Any] = []
         self._of: Callable[[], Sequence[Any]] | None = None
         self.buffers: list[NDArray[Any]] = []
 
-    def keep(self, variables: Sequence[Any], sources: Mapping[int, Any]) -> None:
+    def capture(self, variables: Sequence[Any], sources: Mapping[int, Any]) -> None:
         """Copy the values; `sources` maps the id of a variable to the one to read instead."""
         backend = _backends.current()
         self._variables = list(variables)
@@ -34,7 +35,7 @@ class VariableCopies:
             np.copyto(buffer, backend.view(sources.get(id(variable), variable)))
 
     def restore(self) -> None:
-        """Assign the values to the variables that they were taken from."""
+        """Assign the values to the variables that they belong to."""
         backend = _backends.current()
         if self._of is not None:
             self._variables, self._of = list(self._of()), None
@@ -42,12 +43,11 @@ class VariableCopies:
             backend.assign(variable, buffer)
 
     def load(self, variables: Callable[[], Sequence[Any]], values: Sequence[NDArray[Any]]) -> None:
-        """Take values that `buffers` held.
+        """Take over values from another process.
 
         Args:
-            variables: Function that returns the variables they are of; a first step may have to
-                make them.
-            values: The values.
+            variables: Returns the variables they belong to; a first step may have to make them.
+            values: The values, as `buffers` had them.
         """
         self._variables, self._of = [], variables if values else None
         self.buffers = [np.array(value) for value in values]
@@ -71,10 +71,10 @@ class BestWeights:
         self._opaque: Any = None
         self._optimizer_state: Any = None
         self._count = 0
-        self.filled = False
+        self.is_captured = False
 
-    def keep(self, model: Any, sources: Mapping[int, Any]) -> Any:
-        """Overwrite what was kept with the present values.
+    def capture(self, model: Any, sources: Mapping[int, Any]) -> Any:
+        """Copy the present values over those captured before.
 
         Args:
             model: The model.
@@ -82,7 +82,7 @@ class BestWeights:
                 id and the variable to read instead.
 
         Returns:
-            The kept weights, in the order of `model.get_weights()`. The next call overwrites
+            The captured weights, in the order of `model.get_weights()`. The next call overwrites
             these arrays in place.
         """
         weights = weights_of(model)
@@ -90,28 +90,28 @@ class BestWeights:
         if weights is None:
             self._opaque = copy.deepcopy(model.get_weights())
         else:
-            self._weights.keep([*weights, *weights_beyond(model)], sources)
-            self._keep_optimizer(model, sources)
-        self.filled = True
+            self._weights.capture([*weights, *weights_beyond(model)], sources)
+            self._capture_optimizer(model, sources)
+        self.is_captured = True
         return self._opaque if weights is None else self.weights
 
     @property
     def weights(self) -> list[NDArray[Any]]:
-        """The kept weights of a Keras model, in the order of `model.weights`."""
+        """The captured weights of a Keras model, in the order of `model.weights`."""
         return self.buffers[: self._count]
 
     @property
     def buffers(self) -> list[NDArray[Any]]:
-        """The same, and what the model computes with beside its weights."""
+        """The same, then the values that the model computes with besides its weights."""
         return self._weights.buffers
 
-    def exchange(self, spare: VariableCopies) -> VariableCopies:
-        """Hand over the kept weights; the next call of `keep` fills `spare` instead."""
+    def swap_buffers(self, spare: VariableCopies) -> VariableCopies:
+        """Return the buffers of the captured weights; the next `capture` fills `spare` instead."""
         kept, self._weights = self._weights, spare
         return kept
 
     def restore(self, model: Any) -> None:
-        """Put back what was kept."""
+        """Restore what was captured."""
         if weights_of(model) is None:
             model.set_weights(self._opaque)
             return
@@ -119,13 +119,13 @@ class BestWeights:
         self._slots.restore()
         finalize(model)
         if self._optimizer_state is not None:
-            # torch's takes the tensors as they are: training would write into what is kept
+            # torch's takes the tensors as they are: training would write into the captured ones
             of = AllOptimizers(model) if self._optimizer is True else self._optimizer
             of.load_state_dict(copy.deepcopy(self._optimizer_state))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what is kept, as plain data and arrays."""
-        if not self.filled:
+        """Return what was captured, as plain data and arrays."""
+        if not self.is_captured:
             return {}
         return {
             "weights": [np.array(buffer) for buffer in self._weights.buffers],
@@ -134,29 +134,41 @@ class BestWeights:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], model: Any) -> Any:
-        """Take what `state_dict` returned; return the kept weights or None."""
+        """Take over what `state_dict` returned; return the weights, or None."""
         if not state:
             return None
         optimizer = AllOptimizers(model) if self._optimizer is True else self._optimizer
         self._count = len(weights_of(model) or ())
-        self._weights.load(lambda: computed_with(model), state["weights"])
+        self._weights.load(lambda: all_weights_of(model), state["weights"])
         self._slots.load(lambda: getattr(optimizer, "variables", ()), state["optimizer"])
         self._optimizer_state = _backends.torch_tensors(state["torch"])
-        self.filled = True
+        self.is_captured = True
         return self.weights
 
-    def _keep_optimizer(self, model: Any, sources: Mapping[int, Any]) -> None:
+    def _capture_optimizer(self, model: Any, sources: Mapping[int, Any]) -> None:
         if self._optimizer is False:
             return
         optimizer = AllOptimizers(model) if self._optimizer is True else self._optimizer
         if hasattr(optimizer, "variables"):
-            self._slots.keep(optimizer.variables, sources)
+            self._slots.capture(optimizer.variables, sources)
         if not hasattr(optimizer, "variables") or self._optimizer is True:
             self._optimizer_state = copy.deepcopy(optimizer.state_dict())
 
 
+@contextlib.contextmanager
+def preserved(variables: Iterable[Any]) -> Iterator[None]:
+    """Restore the values that variables have now at the end of the block, however it ends."""
+    backend = _backends.current()
+    before = [(variable, np.array(backend.view(variable))) for variable in variables]
+    try:
+        yield
+    finally:
+        for variable, value in before:
+            backend.assign(variable, value)
+
+
 def check_optimizer(model: Any, optimizer: Any) -> None:
-    """Raise a ConfigError if `optimizer` names nothing whose state can be kept."""
+    """Raise a ConfigError unless `optimizer` means something whose state can be captured."""
     if optimizer is False:
         return
     found = optimizer
@@ -176,6 +188,6 @@ def weights_of(model: Any) -> list[Any] | None:
     return list(weights) if isinstance(weights, list | tuple) else None
 
 
-def computed_with(model: Any) -> list[Any]:
-    """Return the weight variables of a model, and what it computes with beside them."""
+def all_weights_of(model: Any) -> list[Any]:
+    """Return the weight variables of a model, then what else it computes with."""
     return [*(weights_of(model) or ()), *weights_beyond(model)]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from keras_ratchet import _backends
 from keras_ratchet._backends.base import Foreign
-from keras_ratchet._engine.capture.best_weights import computed_with
+from keras_ratchet._engine.capture.best_weights import all_weights_of
 
 _log = logging.getLogger("keras_ratchet")
 _NOTHING: Mapping[int, Any] = {}
@@ -36,12 +36,12 @@ class FiniteWatch:
         """Forget the run."""
         self._seen, self._places = {}, {}
 
-    def begin(self, model: Any, optimizer: Any = None) -> None:
+    def start(self, model: Any, optimizer: Any = None) -> None:
         """Note what is not finite at first."""
         self.clear()
         backend = _backends.current()
         for variable in _watched(model, optimizer):
-            self._first_look(variable, backend.view(variable))
+            self._note(variable, backend.view(variable))
         level = logging.INFO if optimizer is None else logging.WARNING  # that is for going back
         for key, places in self._places.items():
             _log.log(
@@ -53,10 +53,10 @@ class FiniteWatch:
 
     def problem(self, model: Any, optimizer: Any) -> str | None:
         """Return a sentence about what is not finite now and was at first, or None."""
-        bad = self.bad(model, optimizer)
+        bad = self.find_bad(model, optimizer)
         return None if bad is None else f"{bad} is not finite"
 
-    def bad(
+    def find_bad(
         self, model: Any, optimizer: Any = None, sources: Mapping[int, Any] = _NOTHING
     ) -> str | None:
         """Return the path of the first variable that is not finite now and was at first, or None.
@@ -70,26 +70,26 @@ class FiniteWatch:
         for slot in getattr(optimizer, "variables", ()):  # no constant if it is made later
             self._seen.setdefault(_key(slot), slot)
         for variable in _watched(model, optimizer):
-            if not self.accepts(variable, backend.view(sources.get(id(variable), variable))):
+            if not self.check(variable, backend.view(sources.get(id(variable), variable))):
                 return path_of(variable)
         return None
 
-    def bad_among(self, variables: Iterable[Any]) -> str | None:
+    def find_bad_of(self, variables: Iterable[Any]) -> str | None:
         """Return what `bad` does, of some of the variables."""
         backend = _backends.current()
-        return next((path_of(v) for v in variables if not self.accepts(v, backend.view(v))), None)
+        return next((path_of(v) for v in variables if not self.check(v, backend.view(v))), None)
 
-    def accepts(self, variable: Any, value: NDArray[Any]) -> bool:
+    def check(self, variable: Any, value: NDArray[Any]) -> bool:
         """Say whether a value of a variable is finite but for the constants in it."""
         if _all_finite(value):
             self._seen.setdefault(_key(variable), variable)
             return True
         if _key(variable) not in self._seen and not getattr(variable, "trainable", True):
-            self._first_look(variable, value)
+            self._note(variable, value)
         places = self._places.get(_key(variable))
         return places is not None and bool((np.isfinite(value) | places).all())
 
-    def looks(self, variables: Iterable[Any]) -> dict[int, tuple[str, Look]]:
+    def checks(self, variables: Iterable[Any]) -> dict[int, tuple[str, Look]]:
         """Return, for the id of each variable, its path and what looks at its values.
 
         Args:
@@ -97,7 +97,7 @@ class FiniteWatch:
         """
 
         def look(variable: Any) -> Look:
-            return lambda value: self.accepts(variable, value)
+            return lambda value: self.check(variable, value)
 
         return {id(v): (path_of(v), look(v)) for v in variables}
 
@@ -117,7 +117,7 @@ class FiniteWatch:
                 found = np.unpackbits(bits, count=int(np.prod(shape))).astype(bool)
                 self._places[_key(variable)] = found.reshape(shape)
 
-    def _first_look(self, variable: Any, value: NDArray[Any]) -> None:
+    def _note(self, variable: Any, value: NDArray[Any]) -> None:
         self._seen[_key(variable)] = variable
         if not _all_finite(value):
             self._places[_key(variable)] = ~np.isfinite(value)
@@ -134,7 +134,7 @@ def path_of(variable: Any) -> str:
 
 
 def _watched(model: Any, optimizer: Any) -> Iterator[Any]:
-    yield from computed_with(model)
+    yield from all_weights_of(model)
     yield from getattr(optimizer, "variables", ())
 
 

@@ -1,4 +1,4 @@
-"""Copies of a training's state in host memory, to go back to."""
+"""Copies of the training state in host memory, to roll back to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from keras_ratchet._engine.capture import rng
 from keras_ratchet._engine.capture.best_weights import BestWeights, VariableCopies, weights_of
-from keras_ratchet._engine.capture.ema import follow
+from keras_ratchet._engine.capture.ema import reset_averages
 from keras_ratchet._engine.capture.extra_state import streams_beyond
 from keras_ratchet._engine.capture.finite import FiniteWatch
 from keras_ratchet._engine.capture.learning_rate import LearningRates, rates_of
@@ -23,7 +23,11 @@ class RecoveryPoint:
 
     Args:
         optimizer: True for the model's; or that of a custom loop.
-        streams: Whether the random streams belong to it.
+        streams: Whether the random streams are captured too.
+
+    Attributes:
+        position: How much training was done.
+        note: Plain data that belongs to it.
     """
 
     def __init__(self, optimizer: Any, streams: bool) -> None:
@@ -35,31 +39,31 @@ class RecoveryPoint:
         self.note: Any = None
 
     @property
-    def filled(self) -> bool:
+    def is_captured(self) -> bool:
         """Whether there is a copy."""
-        return self._weights.filled
+        return self._weights.is_captured
 
-    def keep(self, model: Any, position: Position, note: Any) -> None:
+    def capture(self, model: Any, position: Position, note: Any) -> None:
         """Overwrite the copy with the present values.
 
         Args:
             model: The model.
-            position: What is done.
-            note: Plain data to remember with it.
+            position: How much training is done.
+            note: Plain data that belongs to it.
         """
-        self._weights.keep(model, {})
-        self._metrics.keep(_metrics_of(model), {})
+        self._weights.capture(model, {})
+        self._metrics.capture(_metrics_of(model), {})
         if self._streams is not None:
-            self._seeds.keep(_seeds_of(model), {})
+            self._seeds.capture(_seeds_of(model), {})
             self._streams = rng.capture()
         self.position, self.note = position, note
 
     def restore(self, model: Any, metrics: bool) -> None:
-        """Put the copy back.
+        """Restore the copy.
 
         Args:
             model: The model.
-            metrics: Whether the epoch's metrics are to be put back too.
+            metrics: Whether the epoch's metrics are restored too.
         """
         self._weights.restore(model)
         if metrics:
@@ -70,7 +74,7 @@ class RecoveryPoint:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the copy as plain data and arrays; nothing if there is none."""
-        if not self.filled:
+        if not self.is_captured:
             return {}
         return {
             "weights": self._weights.state_dict(),
@@ -82,7 +86,7 @@ class RecoveryPoint:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], model: Any) -> None:
-        """Take what `state_dict` returned."""
+        """Take over what `state_dict` returned."""
         if not state:
             return
         self._weights.load_state_dict(state["weights"], model)
@@ -93,11 +97,14 @@ class RecoveryPoint:
 
 
 class RecoveryPoints:
-    """The good state, and the one that is to follow it once it is known to be good.
+    """The good state, and the candidate that replaces it once it is known to be good.
 
     Args:
         optimizer: True for the model's; or that of a custom loop.
-        streams: Whether the random streams belong to a state.
+        streams: Whether the random streams are captured too.
+
+    Attributes:
+        good: The good state.
     """
 
     def __init__(self, optimizer: Any, streams: bool) -> None:
@@ -110,7 +117,7 @@ class RecoveryPoints:
         """Return the loop's optimizer, or what stands for all optimizers of the model.
 
         Raises:
-            ConfigError: If there is none whose state can be kept.
+            ConfigError: If there is none whose state can be captured.
         """
         if self._optimizer is True:
             return AllOptimizers(model)
@@ -124,34 +131,39 @@ class RecoveryPoints:
         return found
 
     def rates_of(self, model: Any) -> LearningRates:
-        """Return the learning rates that are to be cut."""
+        """Return the learning rates to cut."""
         optimizer = self.optimizer_of(model)
         return rates_of(model) if self._optimizer is True else LearningRates({"": optimizer})
 
-    def take(self, model: Any, position: Position, note: Any, good: bool) -> None:
-        """Copy the present state: as the good one, or as the one that is to follow it."""
-        (self.good if good else self._candidate).keep(model, position, note)
+    def capture(self, model: Any, position: Position, note: Any, good: bool) -> None:
+        """Copy the present state: as the good one, or as the candidate."""
+        (self.good if good else self._candidate).capture(model, position, note)
 
     def confirm(self) -> None:
-        """Let the state that was taken last be the good one."""
+        """Make the candidate the good state."""
         self.good, self._candidate = self._candidate, self.good
 
-    def begin(self, model: Any) -> None:
-        """Note what is not finite at first, and is no problem."""
-        self._watch.begin(model, self.optimizer_of(model))
+    def start(self, model: Any) -> None:
+        """Note what is not finite when the run starts, and is no problem."""
+        self._watch.start(model, self.optimizer_of(model))
 
     def problem(self, model: Any) -> str | None:
-        """Say what is not finite in the model or its optimizer, or return None."""
+        """Return what is not finite in the model or its optimizer, or None."""
         return self._watch.problem(model, self.optimizer_of(model))
 
-    def rescue(self, model: Any) -> None:
-        """Go back if the model cannot be used: training has ended by an exception."""
-        if self.good.filled and self.problem(model):
+    def restore_if_bad(self, model: Any) -> None:
+        """Restore the good state, after an exception, if the model is not finite."""
+        if self.good.is_captured and self.problem(model):
             self.good.restore(model, metrics=False)
-            follow(model)
+            reset_averages(model)
 
     def state_dict(self, model: Any, candidate: bool) -> dict[str, Any]:
-        """Return the states as plain data and arrays, that of a candidate only if there is one."""
+        """Return the states as plain data and arrays.
+
+        Args:
+            model: The model.
+            candidate: Whether there is a candidate.
+        """
         return {
             "good": self.good.state_dict(),
             "candidate": self._candidate.state_dict() if candidate else {},
@@ -159,7 +171,7 @@ class RecoveryPoints:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], model: Any) -> None:
-        """Take what `state_dict` returned."""
+        """Take over what `state_dict` returned."""
         self.good.load_state_dict(state["good"], model)
         self._candidate.load_state_dict(state["candidate"], model)
         self._watch.load_state_dict(state["constants"], model, self.optimizer_of(model))

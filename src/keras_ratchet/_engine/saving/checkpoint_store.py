@@ -145,7 +145,7 @@ class CheckpointStore:
             self._place = self._make_place()
             self._place.lock()
         discard_jobs(model)
-        self.watch.begin(model)
+        self.watch.start(model)
         for path in single_file.sweep(self.directory, self._is_ours):
             _log.info("removed leftovers of a crash: %s", path)
         self._resumed_from = self._own_name(source_of(model))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from keras_ratchet._engine.capture.ema import averages_are_meant, holding_averages
+from keras_ratchet._engine.capture.ema import scores_averages, averages_as_weights
 from keras_ratchet._engine.saving.background import Saved
 from keras_ratchet._engine.saving.checkpoint_store import CheckpointStore
 from keras_ratchet._engine.saving.lineage import earlier
@@ -221,9 +221,9 @@ class Checkpointer:
         """Return a block in which the model has the weights that were scored: maybe averages."""
         if swap is None:
             return contextlib.nullcontext()
-        meant = best_only and averages_are_meant(swap, self.store.ranking.metrics[0][0])
+        meant = best_only and scores_averages(swap, self.store.ranking.metrics[0][0])
         if meant or swap.swap_on_epoch:
-            return holding_averages(model, swap)
+            return averages_as_weights(model, swap)
         return contextlib.nullcontext()
 
     def _save(

@@ -57,8 +57,8 @@ def freeze_model(
 
     frozen = file_format.freeze(model, capture_once)
     beyond = weights_beyond(model)
-    looks = watch.looks([*(weights_of(model) or ()), *beyond])
-    return _Frozen(file_format, frozen, captured[0], looks, watch.bad_among(beyond))
+    looks = watch.checks([*(weights_of(model) or ()), *beyond])
+    return _Frozen(file_format, frozen, captured[0], looks, watch.find_bad_of(beyond))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class _OwnSave:
     blocks: bool = True
 
     def bad_weight(self) -> str | None:
-        return self.watch.bad(self.model)
+        return self.watch.find_bad(self.model)
 
     def write(self, draft: AtomicFile) -> None:
         getattr(self.model, self.method)(draft.path)
