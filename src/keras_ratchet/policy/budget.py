@@ -1,4 +1,4 @@
-"""Stop when training has gone on for long enough."""
+"""Stop after a number of epochs, steps or seconds."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class AfterEpochs(Criterion):
 class AfterSteps(Criterion):
     """Stop at the end of the epoch in which this many steps (batches) are done in all.
 
-    A moment at which nobody has counted them is undecided; EarlyStopping counts them when this
-    criterion is used.
+    A moment without a count of steps is undecided; EarlyStopping counts them if this criterion is
+    used.
 
     Args:
         steps: At least 1.
@@ -69,9 +69,9 @@ class AfterSteps(Criterion):
 class AfterSeconds(Criterion):
     """Stop at the end of the epoch in which this much time of training has passed.
 
-    EarlyStopping counts from the begin of training, and the time of earlier runs that a restart
-    goes on with is counted too; what was lost between the last snapshot and a kill is not. A
-    moment at which the time is not known is undecided.
+    EarlyStopping counts from the start of training. After a resume the time before it counts too;
+    what was lost between the last snapshot and a kill does not. A moment without a time is
+    undecided.
 
     Args:
         seconds: Above 0.

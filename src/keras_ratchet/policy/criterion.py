@@ -13,7 +13,7 @@ from keras_ratchet.policy.monitor import AnyMode
 from keras_ratchet.types import Moment, Verdict
 
 State = Any  # plain data: None, bool, int, float, str; lists, and dicts with string keys, of them
-MISSING: Final = "missing"  # the kind of a verdict that cannot be reached: neither a yes nor a no
+MISSING: Final = "missing"  # the kind of an undecided verdict: neither a yes nor a no
 _FLOAT = "$float"
 
 
@@ -21,8 +21,8 @@ class Criterion:
     """Decides, moment by moment, whether training should stop.
 
     A criterion is a value without memory: what it has to remember from one moment to the next is
-    the state, which it is given and returns. So a run that is resumed needs nothing but the state.
-    One of your own is a subclass with `check`, and with `initial` if it remembers anything:
+    the state, which it is passed and returns. So a resume needs nothing but the state. A criterion
+    of your own is a subclass with `check`, and with `initial` if it remembers anything:
 
     Example:
         >>> class Overfits(Criterion):
@@ -62,31 +62,31 @@ class Criterion:
 
         Returns:
             The new state, and whether to stop. A verdict of kind "missing" is undecided: it
-            counts as no, and its opposite too.
+            counts as no, and so does its opposite.
         """
         raise NotImplementedError
 
     def monitors(self) -> tuple[tuple[str, AnyMode], ...]:
-        """Return the metrics that it judges by and their modes, the most important first.
+        """Return the metrics that it checks and their modes, the most important first.
 
-        The name "" stands for the metric that the whole criterion goes by.
+        The name "" stands for the metric that the whole criterion monitors.
         """
         return ()
 
     def expects(self) -> tuple[str, ...]:
-        """Return the names of the metrics without which it cannot do its work."""
+        """Return the names of the metrics that it needs."""
         return tuple(name for name, _ in self.monitors())
 
     def needs(self) -> frozenset[str]:
-        """Return what it looks at beside metrics, epochs and time: "steps", "batches"."""
+        """Return what it needs besides metrics, epochs and time: "steps", "batches"."""
         return frozenset()
 
     def resolved(self, directions: Directions) -> Criterion:
-        """Return the same criterion with every name and mode that was left open filled in."""
+        """Return the same criterion with every open name and mode filled in."""
         return self
 
     def outline(self) -> str:
-        """Return what a state of this criterion fits to: the classes, without the numbers."""
+        """Return what a state must match to be loaded: the classes, without the numbers."""
         return type(self).__name__
 
     def __or__(self, other: Criterion) -> Criterion:
@@ -108,7 +108,7 @@ class Criterion:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _Several(Criterion):
-    """What `|` and `&` share: every part sees every moment, so no state depends on the others."""
+    """What `|` and `&` share: every part sees every moment, so their states are independent."""
 
     parts: tuple[Criterion, ...]
 
@@ -190,15 +190,15 @@ class Not(Criterion):
         return after, replace(verdict, yes=not verdict.yes)
 
     def monitors(self) -> tuple[tuple[str, AnyMode], ...]:
-        """Return the metrics that it judges by."""
+        """Return the metrics that it checks."""
         return self.criterion.monitors()
 
     def expects(self) -> tuple[str, ...]:
-        """Return the metrics that it cannot do without."""
+        """Return the metrics that it needs."""
         return self.criterion.expects()
 
     def needs(self) -> frozenset[str]:
-        """Return what else it looks at."""
+        """Return what else it needs."""
         return self.criterion.needs()
 
     def resolved(self, directions: Directions) -> Criterion:
@@ -206,7 +206,7 @@ class Not(Criterion):
         return Not(self.criterion.resolved(directions))
 
     def outline(self) -> str:
-        """Return what a state of this criterion fits to."""
+        """Return what a state must match to be loaded."""
         return f"Not({self.criterion.outline()})"
 
     def __invert__(self) -> Criterion:

@@ -1,4 +1,4 @@
-"""The base of the criteria that look at one metric."""
+"""The base of criteria that check one metric."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Watched = str | Smoothed | None  # None stands for the metric that the whole cri
 
 
 class MetricCriterion(Criterion):
-    """Looks at one metric; without it a moment is undecided and leaves the state as it is.
+    """Checks one metric; a moment without it is undecided and leaves the state as it is.
 
     A subclass is a frozen dataclass with the fields `monitor` and `mode`, and has `_initial` and
-    `_check` in the place of `initial` and `check`.
+    `_check` in place of `initial` and `check`.
     """
 
     __slots__ = ()
@@ -71,7 +71,7 @@ class MetricCriterion(Criterion):
         return _with(self, monitor=self.monitor or name, mode=directions.of(name, self.mode))
 
     def outline(self) -> str:
-        """Return what a state of this criterion fits to."""
+        """Return what a state must match to be loaded."""
         smoothed = self._smoothed()
         return type(self).__name__ if smoothed is None else smoothed.outline()
 

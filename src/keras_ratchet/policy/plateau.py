@@ -1,4 +1,4 @@
-"""When a metric has stopped improving: Keras's rule for cutting the learning rate."""
+"""When to cut the learning rate: Keras's rule for a metric that has stopped improving."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ class PlateauState:
 
 @dataclass(frozen=True, slots=True)
 class Plateau:
-    """A metric that has not improved for `patience` epochs; after a cut it rests for `cooldown`.
+    """A metric that has not improved for `patience` epochs; `cooldown` epochs follow a cut.
 
-    NaN is no improvement and never best, so a NaN in the first epoch is beaten by anything. The
-    count goes on when a cut was asked for and not made (`cut` tells of one that was).
+    NaN never improves and is never best, so anything beats a NaN in the first epoch. The count
+    continues if a cut was due and not made (call `cut` after one that was).
 
     Args:
         monitor: The metric and its order.
@@ -105,7 +105,7 @@ class Plateau:
         return after, Verdict(after.wait >= self.patience, "plateau", reason, {"value": value})
 
     def cut(self, state: PlateauState) -> PlateauState:
-        """Note that the learning rate was cut."""
+        """Return the state after the learning rate was cut."""
         return replace(state, wait=0, cooldown=self.cooldown)
 
     def _sentence(self, state: PlateauState, value: float) -> str:

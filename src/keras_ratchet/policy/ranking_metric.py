@@ -15,8 +15,8 @@ from keras_ratchet.policy.monitor import AnyMode, Mode
 class RankingMetric:
     """The metric that decides which weights are best.
 
-    It is the first one that a criterion names, read from left to right; without any, "val_loss".
-    A mode that is given for a metric in one place holds for it everywhere.
+    It is the first one that a criterion names, from left to right; "val_loss" if it names none.
+    A mode given for a metric in one place holds for it everywhere.
 
     Args:
         metric: Its name.

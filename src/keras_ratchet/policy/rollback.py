@@ -1,15 +1,14 @@
-"""Which states of a training are good, and when to go back to one: a pure fold over batches.
+"""Which states are good, and when to roll back to one: a pure fold over batches.
 
-Every batch gives one value: its loss. A value that is not finite, or a spike, says that the state
-has gone bad. A state that was taken becomes *good* when the batches after it bear it out:
+Every batch gives one value: its loss. A value that is not finite, or a spike, is an incident: the
+state is bad. A captured state becomes *good* when the batches after it confirm it:
 
 * with `confirm=10` ten of them came without an incident, and
-* their losses are not all above those that confirmed the good state before it: a training that
-  diverges is finite for a long time, and no state on that way is worth going back to. (Of two
-  times ten losses from one distribution all of the one lie above all of the other in 1 of 184,756
-  cases, whatever the distribution.) The state before the first batch is good for want of a better
-  one; for it the one loss stands that it had itself. With `confirm` below 5 the rule would err too
-  often, and is off.
+* their losses are not all above those that confirmed the good state before it: a diverging run
+  is finite for a long time, and no state on that way is worth restoring. (Of two times ten losses
+  from one distribution all of the one lie above all of the other in 1 of 184,756 cases, whatever
+  the distribution.) The initial state counts as good; it is compared by its own first loss. With
+  `confirm` below 5 the rule would err too often, and is off.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ _LEAST_TO_COMPARE = 5
 
 @dataclass(frozen=True, slots=True)
 class RollbackState:
-    """What RollbackRule remembers between two batches.
+    """What `RollbackRule` remembers between two batches.
 
     Attributes:
         mean: The running mean of the epoch as last seen.
         recent: The last values, for spikes.
-        pending: Batches since a state was taken, or training went back.
-        candidate: The values since the state was taken that is not good yet; None without one.
-        good: The values that confirmed the good state; of the first one, its own.
+        pending: Batches since the last capture or rollback.
+        candidate: The values since a state was captured that is not good yet; None without one.
+        good: The values that confirmed the good state; for the first state, its own.
     """
 
     mean: RunningMean = field(default_factory=RunningMean)
@@ -66,11 +65,11 @@ class RollbackState:
 
 @dataclass(frozen=True, slots=True)
 class RollbackRule:
-    """Judges each batch, and with it the states that were taken before.
+    """Decides about each batch, and so about the states captured before it.
 
     Args:
         spikes: Which values are incidents.
-        every: Number of batches after which a state is taken, or "epoch": when one begins.
+        every: Number of batches after which a state is captured, or "epoch": at its start.
         confirm: How many values after it make a state good; 0: none.
 
     Example:
@@ -96,13 +95,13 @@ class RollbackRule:
         whole_number("confirm", self.confirm, 0, "is a number of batches")
 
     def start_epoch(self, state: RollbackState) -> RollbackState:
-        """Note that the running mean begins anew."""
+        """Start the running mean again."""
         return replace(state, mean=RunningMean())
 
     def check(
         self, state: RollbackState, ended: int, value: float, running: bool = False
     ) -> tuple[RollbackState, Verdict]:
-        """Take into account what has ended.
+        """Take the batches into account that have ended.
 
         Args:
             state: What the last call returned, or `RollbackState()`.
@@ -111,8 +110,8 @@ class RollbackRule:
             running: Whether `value` is a running mean.
 
         Returns:
-            The new state and whether this is an incident: "not finite" or "spike". Otherwise
-            "good" if the candidate has just become good, "refused" if it is to be given up, or
+            The new state and whether this is an incident: "not finite" or "spike". Otherwise the
+            kind is "good" if the candidate has just become good, "refused" if it is dropped, or
             "fine".
         """
         mean = replace(state.mean, batches=state.mean.batches + ended, value=value)
@@ -126,32 +125,32 @@ class RollbackRule:
         return self._confirm(replace(state, candidate=(*state.candidate, value)), verdict)
 
     def is_due(self, state: RollbackState) -> bool:
-        """Say whether a state is to be taken at this end of a batch."""
+        """Return whether a state is due to be captured at this end of a batch."""
         if self.every == "epoch" or state.candidate is not None:
             return False
         return state.pending >= int(self.every)
 
     def is_due_at_epoch_start(self, state: RollbackState) -> bool:
-        """Say whether a state is to be taken now that an epoch begins."""
+        """Return whether a state is due to be captured at the start of an epoch."""
         return self.every == "epoch" and state.candidate is None
 
     def after_capture(self, state: RollbackState, good: bool) -> RollbackState:
-        """Note that a state was taken.
+        """Return the state after a capture.
 
         Args:
             state: The state.
-            good: Whether it counts as good at once, for want of a better one or by `confirm=0`.
+            good: Whether it counts as good at once: the first one, or with `confirm=0`.
         """
         return replace(
             state, pending=0, candidate=None if good else (), good=() if good else state.good
         )
 
     def after_rollback(self, state: RollbackState, mean: RunningMean) -> RollbackState:
-        """Note that the good state is in place again.
+        """Return the state after the good state was restored.
 
         Args:
             state: The state.
-            mean: The running mean that it came with, or a new one.
+            mean: The running mean that was captured with it, or a new one.
         """
         return replace(state, mean=mean, pending=0, candidate=None)
 
@@ -218,11 +217,11 @@ class RolledBack:
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """How often to go back, and with what learning rate to go on.
+    """How often to roll back, and with what learning rate to continue.
 
     Args:
-        factor: The learning rate is multiplied by this, above 0 and at most 1.
-        most: How often at the most.
+        factor: What the learning rate is multiplied by, above 0 and at most 1.
+        most: How often, at most.
     """
 
     factor: float
@@ -239,13 +238,13 @@ class Retries:
     def check(
         self, done: int, incident: Verdict, known: bool = True, stuck: bool = False
     ) -> Verdict:
-        """Say whether to go on after an incident.
+        """Return whether to continue after an incident.
 
         Args:
-            done: How often training has gone back so far.
+            done: Rollbacks so far.
             incident: What has happened.
             known: Whether there is a good state.
-            stuck: Whether it has been the same one each time.
+            stuck: Whether each rollback was to the same state.
         """
         if not known:
             return Verdict(False, "rollback", f"{incident.reason}, and no good state is known")

@@ -1,4 +1,4 @@
-"""Criteria that see moving averages instead of the values."""
+"""A criterion that sees moving averages of the metrics."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from keras_ratchet.types import Moment, Verdict
 class Smoothed(Criterion):
     """A criterion, or one metric of it, by exponential moving averages.
 
-    The average is `ema * average + (1 - ema) * value`, and begins with the first value. A missing
-    value stays missing, and one that is not finite is handed on as it is; neither changes the
+    The average is `ema * average + (1 - ema) * value`, and starts with the first value. A missing
+    value stays missing, and one that is not finite is passed on as it is; neither changes the
     average.
 
     The weights that are restored are still those of the best raw value.
@@ -66,7 +66,7 @@ class Smoothed(Criterion):
     def averaged(
         self, averages: Mapping[str, float], values: Mapping[str, float]
     ) -> tuple[dict[str, float], dict[str, float]]:
-        """Return the new averages, and what is seen of these values."""
+        """Return the new averages, and the values as the criterion sees them."""
         fresh = {name: value for name, value in values.items() if math.isfinite(value)}
         moved = {
             name: self.ema * averages[name] + (1 - self.ema) * value if name in averages else value
@@ -75,15 +75,15 @@ class Smoothed(Criterion):
         return {**averages, **moved}, {**values, **moved}
 
     def monitors(self) -> tuple[tuple[str, AnyMode], ...]:
-        """Return the metrics that it judges by."""
+        """Return the metrics that it checks."""
         return self._criterion().monitors()
 
     def expects(self) -> tuple[str, ...]:
-        """Return the metrics that it cannot do without."""
+        """Return the metrics that it needs."""
         return self._criterion().expects()
 
     def needs(self) -> frozenset[str]:
-        """Return what else it looks at."""
+        """Return what else it needs."""
         return self._criterion().needs()
 
     def resolved(self, directions: Directions) -> Criterion:
@@ -91,7 +91,7 @@ class Smoothed(Criterion):
         return replace(self, of=self._criterion().resolved(directions))
 
     def outline(self) -> str:
-        """Return what a state of this criterion fits to."""
+        """Return what a state must match to be loaded."""
         return f"Smoothed({self._criterion().outline()})"
 
     def _criterion(self) -> Criterion:

@@ -1,4 +1,4 @@
-"""Which weights go into an average: pure rules over values. The scoring is handed in.
+"""Which weights go into an average: pure rules over values. The scoring is passed in.
 
 Sources: the greedy soup is that of Wortsman et al., "Model soups: averaging weights of multiple
 fine-tuned models improves accuracy without increasing inference time" (ICML 2022), with epochs of
@@ -146,7 +146,7 @@ def refused(kind: Average, monitor: Monitor, best: Candidate, reason: str) -> Av
 
 
 def unmeasured(kind: Average, metric: str, candidates: Sequence[Candidate]) -> AverageRecord:
-    """Return the record of a mean that nobody has measured."""
+    """Return the record of a mean that was not measured."""
     names = tuple(candidate.name for candidate in candidates)
     best = candidates[0].value if candidates else math.nan
     reason = f"the mean of {', '.join(names)}, not measured"

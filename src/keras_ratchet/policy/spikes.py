@@ -1,4 +1,4 @@
-"""What one batch's loss was, and whether it is out of the ordinary."""
+"""The loss of one batch, and whether it is a spike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stop when a metric has got as far as it should, or too far."""
+"""Stop when a metric reaches a value, exceeds one, or is not finite."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Moving statistics of averaged weights: estimated anew, as they belong to the weights.
+"""Moving statistics of averaged weights: estimated again, since they belong to the weights.
 
 The mean of two weights has activations of its own, so the moving statistics of neither fit (see
-Izmailov et al. 2018, section 3.2). A forward pass in training mode lets each layer do its own
-updates; BatchNormalization forgets what it had with the first batch and takes the mean over all
-batches from there.
+Izmailov et al. 2018, section 3.2). In a forward pass in training mode each layer does its own
+updates; BatchNormalization drops its old values at the first batch, and takes the mean over all
+batches.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class StatisticsData:
     """Inputs from which statistics are estimated.
 
     Args:
-        data: As `fit` takes it: `x`, `(x, y)`, or a data set of batches; what is not `x` is left
-            aside. It is read once for each average that is tried.
+        data: As `fit` takes it: `x`, `(x, y)`, or a dataset of batches; what is not `x` is ignored.
+            It is read once for each average that is tried.
         batch_size: Of arrays.
 
     Raises:
@@ -89,7 +89,7 @@ def _cumulative(model: Any) -> Iterator[Callable[[float], None]]:
     """Yield a function that sets the momenta of the BatchNormalization layers, and undo it."""
     layers = batch_normalizations(model)
     before = [(n, name, getattr(n, name)) for n in layers for name in _MOMENTA if hasattr(n, name)]
-    # their momentum is that of the new batch
+    # their momentum is the weight of the new batch
     modules = _backends.current().batch_norms(layers_of(model) or [model])
     before_in_modules = [(module, "momentum", module.momentum) for module in modules]
 
@@ -107,7 +107,7 @@ def _cumulative(model: Any) -> Iterator[Callable[[float], None]]:
 
 
 def _as_array(leaf: Any) -> Any:
-    """Return a batch of any framework as one that the present backend takes."""
+    """Return a batch of any framework as one that the current backend accepts."""
     if isinstance(leaf, np.ndarray) or keras.ops.is_tensor(leaf):
         return leaf
     if hasattr(leaf, "detach"):  # torch's, on another backend

@@ -1,4 +1,4 @@
-"""The weights of the best few epochs in host memory, in buffers that are used again."""
+"""The weights of the best few epochs in host memory, in buffers that are reused."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class TopKWeights:
     """The best weights, and the runners-up: `k` copies in all.
 
     Args:
-        k: How many epochs are kept, at the most.
-        optimizer: What of the optimizer is kept with the best ones; see BestWeights.
+        k: How many epochs are kept, at most.
+        optimizer: What of the optimizer is captured with the best weights; see BestWeights.
 
     Attributes:
         best: The best weights.
@@ -50,7 +50,7 @@ class TopKWeights:
         self._runners_up: list[_RunnerUp] = []
 
     def wants(self, value: float, monitor: Monitor) -> bool:
-        """Say whether a value is among the best `k` so far."""
+        """Return whether a value is among the best `k` so far."""
         return self._place(value, monitor) is not None
 
     def capture(
@@ -61,7 +61,7 @@ class TopKWeights:
         value: float,
         monitor: Monitor,
     ) -> None:
-        """Copy the weights of an epoch whose value is wanted.
+        """Copy the weights of an epoch, if its value is among the best `k`.
 
         Args:
             model: The model.
@@ -97,18 +97,18 @@ class TopKWeights:
         return [s.value for s in every], [float(s.epoch) for s in every]
 
     def _spare_copies(self, place: int) -> VariableCopies:
-        """Return buffers for new weights: those of the one that has to go, if one has to."""
+        """Return buffers for new weights: those of the runner-up that has to go, if one has to."""
         if place <= 0 or place > len(self._runners_up):
             return VariableCopies()
         return self._runners_up.pop(place - 1).copies  # place 0 is the best, which never goes
 
     def drop_runners_up(self) -> None:
-        """Keep the best weights only, from now on."""
+        """Drop all but the best weights, and capture no others from now on."""
         self._runners_up.clear()
         self._k = 1
 
     def moving_statistics(self, model: Any) -> list[Any]:
-        """Return the model's weights that have moved between the snapshots without a gradient."""
+        """Return the model's moving statistics, which differ between the epochs."""
         variables = all_weights_of(model)
         every = [self.best.buffers, *(other.buffers for other in self._runners_up)]
         return [variables[i] for i in moving_statistics(variables, every)]
@@ -123,7 +123,7 @@ class TopKWeights:
         ]
 
     def state_dict(self, monitor: Monitor) -> dict[str, Any]:
-        """Return what is kept, as plain data and arrays."""
+        """Return what was captured, as plain data and arrays."""
         if not self.best.is_captured:
             return {}
         ranks = order(*self._values(), monitor)
@@ -139,7 +139,7 @@ class TopKWeights:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], model: Any) -> Any:
-        """Take what `state_dict` returned, as much as there is room for; return the best."""
+        """Take over what `state_dict` returned, as far as there is room; return the best."""
         kept = self.best.load_state_dict(state, model)
         if kept is None:
             return None

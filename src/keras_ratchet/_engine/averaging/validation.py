@@ -1,4 +1,4 @@
-"""One more look at the validation data, by the means of `fit`'s own validation."""
+"""Measures a model on the validation data, as `fit` does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Validation:
     Attributes:
         arguments: Of `model.evaluate`.
         function: Returns the value, or metrics by name, of a model; in place of `evaluate`.
-        is_fits: Whether it is what `fit` validates on, so that the values in the logs hold.
+        is_fits: Whether it is what `fit` validates on, so that the values in the logs apply.
     """
 
     arguments: Mapping[str, Any]
@@ -66,7 +66,7 @@ def validation_of(
             what `fit` validates on.
         fits: The arguments with which `fit` evaluates (`fit.evaluate_arguments`), or nothing.
         batch_size: Of `given`; by default `fit`'s.
-        steps: How many batches of `given` are looked at; by default all.
+        steps: Number of batches of `given`; by default all.
 
     Raises:
         ConfigError: If there is nothing to validate on, or it can be read only once.
@@ -89,7 +89,7 @@ def validation_of(
 
 
 def is_arrays(x: Any) -> bool:
-    """Say whether data is arrays (or a structure of them) rather than a source of batches."""
+    """Return whether data is arrays (or a structure of them) rather than a source of batches."""
     leaves = keras.tree.flatten(x)
     return bool(leaves) and all(hasattr(leaf, "shape") for leaf in leaves)
 
@@ -103,7 +103,7 @@ def _refuse_one_pass(x: Any, what: str) -> None:
 
 
 def _is_same(given: Any, fits: Mapping[str, Any]) -> bool:
-    """Say whether data is what `fit` validates on: the same objects, or equal arrays."""
+    """Return whether data is what `fit` validates on: the same objects, or equal arrays."""
     if "x" not in fits:
         return False
     ours = keras.utils.unpack_x_y_sample_weight(given)

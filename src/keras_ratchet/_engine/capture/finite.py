@@ -1,4 +1,4 @@
-"""Are the numbers of a model still numbers?"""
+"""Finds weights that have become NaN or infinite."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Look = Callable[[NDArray[Any]], bool]
 
 
 class FiniteWatch:
-    """Looks at the weights of a model, and the variables of its optimizer, for NaN and infinity.
+    """Checks the weights of a model, and the variables of its optimizer, for NaN and infinity.
 
-    What is not finite when a run begins is a constant, such as a mask of minus infinities, or a
-    minimum that has seen nothing yet. It is no evidence of anything: those places of the variable
-    are left out, and the others are looked at. Of a weight that is made later the same holds for
-    what it is when it is seen first, unless it is trained.
+    What is not finite when a run starts is a constant, such as a mask of minus infinities, or a
+    minimum that has seen no value yet. It is no evidence of anything: those places of the variable
+    are left out, and the others are checked. The same holds for a weight that is built later and
+    is not trainable, as it is when it is first seen.
     """
 
     def __init__(self) -> None:
@@ -37,12 +37,12 @@ class FiniteWatch:
         self._seen, self._places = {}, {}
 
     def start(self, model: Any, optimizer: Any = None) -> None:
-        """Note what is not finite at first."""
+        """Note what is not finite when a run starts."""
         self.clear()
         backend = _backends.current()
         for variable in _watched(model, optimizer):
             self._note(variable, backend.view(variable))
-        level = logging.INFO if optimizer is None else logging.WARNING  # that is for going back
+        level = logging.INFO if optimizer is None else logging.WARNING  # for rolling back
         for key, places in self._places.items():
             _log.log(
                 level,
@@ -52,22 +52,22 @@ class FiniteWatch:
             )
 
     def problem(self, model: Any, optimizer: Any) -> str | None:
-        """Return a sentence about what is not finite now and was at first, or None."""
+        """Describe a variable that was finite at the start and is not now, or return None."""
         bad = self.find_bad(model, optimizer)
         return None if bad is None else f"{bad} is not finite"
 
     def find_bad(
         self, model: Any, optimizer: Any = None, sources: Mapping[int, Any] = _NOTHING
     ) -> str | None:
-        """Return the path of the first variable that is not finite now and was at first, or None.
+        """Return the path of a variable that was finite at the start and is not now, or None.
 
         Args:
             model: The model.
-            optimizer: Its optimizer, if that is to be looked at, too.
-            sources: For each variable whose value lies elsewhere its id and that variable.
+            optimizer: Its optimizer, to check that too.
+            sources: Variables to read instead of others, by the ids of those.
         """
         backend = _backends.current()
-        for slot in getattr(optimizer, "variables", ()):  # no constant if it is made later
+        for slot in getattr(optimizer, "variables", ()):  # no constant if it is built later
             self._seen.setdefault(_key(slot), slot)
         for variable in _watched(model, optimizer):
             if not self.check(variable, backend.view(sources.get(id(variable), variable))):
@@ -75,12 +75,15 @@ class FiniteWatch:
         return None
 
     def find_bad_of(self, variables: Iterable[Any]) -> str | None:
-        """Return what `bad` does, of some of the variables."""
+        """Return the path of one of these variables, likewise, or None."""
         backend = _backends.current()
         return next((path_of(v) for v in variables if not self.check(v, backend.view(v))), None)
 
     def check(self, variable: Any, value: NDArray[Any]) -> bool:
-        """Say whether a value of a variable is finite but for the constants in it."""
+        """Return whether a value of a variable is finite, apart from the constants in it.
+
+        A variable that is seen for the first time is noted.
+        """
         if _all_finite(value):
             self._seen.setdefault(_key(variable), variable)
             return True
@@ -90,10 +93,10 @@ class FiniteWatch:
         return places is not None and bool((np.isfinite(value) | places).all())
 
     def checks(self, variables: Iterable[Any]) -> dict[int, tuple[str, Look]]:
-        """Return, for the id of each variable, its path and what looks at its values.
+        """Return, for the id of each variable, its path and a function that checks its values.
 
         Args:
-            variables: What may be looked at on another thread.
+            variables: Those whose values may be checked on another thread.
         """
 
         def look(variable: Any) -> Look:
@@ -102,13 +105,13 @@ class FiniteWatch:
         return {id(v): (path_of(v), look(v)) for v in variables}
 
     def state_dict(self, model: Any, optimizer: Any = None) -> dict[str, Any]:
-        """Return the constants, as plain data and arrays, by the places of their variables."""
+        """Return the constants as plain data and arrays, by the indices of their variables."""
         watched = _watched(model, optimizer)
         places = [(i, self._places.get(_key(v))) for i, v in enumerate(watched)]
         return {str(i): np.packbits(held) for i, held in places if held is not None}
 
     def load_state_dict(self, state: Any, model: Any, optimizer: Any = None) -> None:
-        """Take what `state_dict` returned, in the place of what was noted in `begin`."""
+        """Take over what `state_dict` returned, in place of what `start` noted."""
         self._places.clear()
         for i, variable in enumerate(_watched(model, optimizer)):
             self._seen.setdefault(_key(variable), variable)
@@ -124,12 +127,12 @@ class FiniteWatch:
 
 
 def _key(variable: Any) -> Any:
-    """Return what tells a variable from others: a Foreign is made anew for each look."""
+    """Return what identifies a variable: a Foreign is a new object each time."""
     return variable.identity if isinstance(variable, Foreign) else id(variable)
 
 
 def path_of(variable: Any) -> str:
-    """Return what a variable is called."""
+    """Return the path of a variable, or its name."""
     return str(getattr(variable, "path", variable.name))
 
 

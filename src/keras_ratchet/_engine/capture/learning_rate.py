@@ -1,4 +1,4 @@
-"""The learning rates of whatever optimizes a model: read, and set."""
+"""The learning rates of a model's optimizers: read, and set."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class LearningRates:
         return rates | {name: float(group["lr"]) for name, group in groups.items()}
 
     def write(self, rates: Mapping[str, float]) -> None:
-        """Set learning rates by the names that `read` gave; those of schedules are left alone."""
+        """Set learning rates by the names that `read` gave; those of schedules are skipped."""
         for name, (one, i) in self._groups.items():
             if name in rates:
                 one.param_groups[i]["lr"] = rates[name]
@@ -51,13 +51,13 @@ class LearningRates:
 
     @property
     def settable(self) -> list[str]:
-        """The names of those that are numbers, and belong to no schedule."""
+        """The names of those that are numbers and belong to no schedule."""
         return [*(n for n, one in self._optimizers.items() if _problem(one) is None), *self._groups]
 
     def check(self, owner: str, cure: str) -> None:
-        """Find out whether the learning rates can be set.
+        """Check that the learning rates can be set.
 
-        Where some belong to schedules and others do not, one warning names those.
+        Where only some belong to schedules, one warning names those.
 
         Args:
             owner: Name of the callback, for the message.
@@ -87,8 +87,8 @@ class LearningRates:
 def rates_of(model: Any) -> LearningRates:
     """Return the learning rates of all optimizers that train a model.
 
-    A `compile` of the user's that calls `super().compile()` leaves a default optimizer, which
-    nobody uses: it is left out as soon as that shows.
+    A user's `compile` that calls `super().compile()` leaves a default optimizer that is never
+    used: it is left out as soon as that shows.
     """
     every = optimizers.optimizers_of(model)
     own = every.pop("optimizer", None)
@@ -98,7 +98,7 @@ def rates_of(model: Any) -> LearningRates:
 
 
 def _steps(optimizer: Any) -> int:
-    """Return how many steps an optimizer has made; of torch's one is enough."""
+    """Return how many steps an optimizer has made; for torch's, how many states it has."""
     if not optimizers.is_keras(optimizer):
         return len(getattr(optimizer, "state", ()))
     return int(keras.ops.convert_to_numpy(optimizer.iterations))
