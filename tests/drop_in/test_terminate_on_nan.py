@@ -84,7 +84,7 @@ def test_a_model_that_is_built_by_fit_has_weights_to_go_back_to():
 def test_restore_false_keeps_what_is_not_finite_as_keras_does():
     model, ours = net(), TerminateOnNaN(restore=False)
     train(model, poisoned([5]), [ours])
-    assert not is_finite(model) and not ours._kept.is_captured
+    assert not is_finite(model) and not ours._start_weights.is_captured
     assert str(ours.stop_reason) == "loss is nan in epoch 1, batch 6"
 
 
@@ -195,11 +195,11 @@ def test_one_buffer_and_none_after_fit():
     ours = TerminateOnNaN()
 
     def look(batch, logs):
-        held.append({id(buffer) for buffer in ours._kept._weights.buffers})
+        held.append({id(buffer) for buffer in ours._start_weights._weights.buffers})
 
     train(net(), rows(), [ours, keras.callbacks.LambdaCallback(on_train_batch_end=look)], epochs=3)
     assert held[0] and all(one == held[0] for one in held)
-    assert not ours._kept.is_captured
+    assert not ours._start_weights.is_captured
 
 
 def test_names_of_metrics_are_names():

@@ -18,7 +18,7 @@ class RateCuts:
     A LearningRateScheduler sets the rate at the start of each epoch, whatever it was.
 
     Attributes:
-        is_due: Whether a check is worth while, in this epoch.
+        is_due: Whether a check is due in this epoch.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Stop when the loss or a weight is no longer a number, and keep what was good."""
+"""Stop when the loss or a weight is NaN or infinite, and restore the start of the epoch."""
 
 from __future__ import annotations
 
@@ -28,27 +28,26 @@ _log = logging.getLogger("keras_ratchet")
 
 @stand_in
 class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
-    """Stop training when the loss or a weight is NaN or infinite, and go back to the last epoch.
+    """Stop training when the loss or a weight is NaN or infinite, and restore the last epoch.
 
     Takes the argument of `keras.callbacks.TerminateOnNaN`, in its place and with its meaning. The
-    loss is looked at after every batch; the weights and the validation's loss after every epoch.
-    The model ends with the weights and the optimizer of the begin of the epoch, which were finite
-    (those of the begin of training, if it is the first one, or of its first batch's end, where that
-    batch builds the model), and a `BackupAndRestore` of ours keeps
-    its snapshots. `Rollback` goes on instead of stopping.
+    loss is checked after every batch; the weights and the validation loss after every epoch. The
+    model ends with the weights and the optimizer of the start of the epoch, which were finite (or
+    of the end of the first batch, if that batch builds the model), and `BackupAndRestore` keeps its
+    snapshots. `Rollback` continues instead of stopping.
 
     Args:
         raise_error: Whether to raise a NonFiniteError, which is a RuntimeError, at once.
-        monitor: Names of the metrics that have to be finite, where they are in the logs.
-        restore: Whether weights and optimizer go back. They are copied to host memory, in one
-            buffer, when an epoch begins. With False the model keeps what is not finite.
+        monitor: Names of the metrics that must be finite, where they are in the logs.
+        restore: Whether weights and optimizer are restored. They are copied to host memory, into
+            one buffer, at the start of each epoch. With False the model keeps what is not finite.
 
     Attributes:
         stop_reason: A `StopReason` once this callback has stopped training, else None.
 
     Raises:
-        ConfigError: If `monitor` is not names.
-        NonFiniteError: With `raise_error=True`, after the weights have gone back.
+        ConfigError: If `monitor` does not consist of names.
+        NonFiniteError: With `raise_error=True`, after the weights were restored.
 
     Example:
         ```python
@@ -75,13 +74,13 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
 
     def _reset(self) -> None:
         self.stop_reason: StopReason | None = None
-        self._kept = BestWeights()
+        self._start_weights = BestWeights()
         self._watch = FiniteWatch()
-        self._epoch, self._kept_epoch = 0, 0
+        self._epoch, self._start_epoch = 0, 0
         self._due, self._stepped = True, False
 
     def _without_run(self) -> dict[str, Any]:
-        return {**super()._without_run(), "_kept": BestWeights(), "_watch": FiniteWatch()}
+        return {**super()._without_run(), "_start_weights": BestWeights(), "_watch": FiniteWatch()}
 
     @property
     def _needs_batch_hooks(self) -> bool:
@@ -92,7 +91,7 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
         self._reset()
         super().on_train_begin(logs)
         build(self.model)
-        self._kept = self._empty()
+        self._start_weights = self._empty()
         self._watch.start(self.model, self._optimizer)
 
     @property
@@ -106,22 +105,22 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
         return self._watch.problem(self.model, self._optimizer)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Note the epoch."""
+        """Store the epoch."""
         super().on_epoch_begin(epoch, logs)
         self._epoch, self._due = epoch, True
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Keep what an epoch begins with; what the first step makes is kept after it, too."""
+        """Capture the start of an epoch; again after a first batch that has built the model."""
         if not self._due:
             return
         self._due = self.restore and not self._stepped and not is_complete(self.model)
         self._stepped = True
         if self.restore and is_whole(self.model) and self._problem() is None:
-            self._kept.capture(self.model, {})
-            self._kept_epoch = self._epoch
+            self._start_weights.capture(self.model, {})
+            self._start_epoch = self._epoch
 
     def on_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Look at the metrics of the training."""
+        """Check the training metrics."""
         for name, value in self._bad(logs):
             self._terminate(
                 f"Batch {batch}: Invalid loss, terminating training",
@@ -132,7 +131,7 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
             return
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Look at the metrics of the validation, and at the weights."""
+        """Check the validation metrics, and the weights."""
         super().on_epoch_end(epoch, logs)
         if self.stop_reason is not None:
             return
@@ -150,22 +149,23 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
         return [(name, value) for name, value in watched if not math.isfinite(value)]
 
     def _terminate(self, line: str, message: str, reason: str) -> None:
-        """Go back, and stop or raise.
+        """Restore the weights, and stop or raise.
 
         Args:
-            line: To be printed, as Keras does.
+            line: What to print, as Keras does.
             message: Of the error.
-            reason: For the record.
+            reason: For the journal and `stop_reason`.
         """
         back = ""
-        if self._kept.is_captured:
-            self._kept.restore(self.model)
+        if self._start_weights.is_captured:
+            self._start_weights.restore(self.model)
             mark_not_swapped(self._swap())
-            back = f"; weights and optimizer are those of the start of epoch {self._kept_epoch + 1}"
+            start = f"the start of epoch {self._start_epoch + 1}"
+            back = f"; weights and optimizer are those of {start}"
         _log.warning("%s%s", reason, back)
-        facts = {"kind": "not finite", "epoch": self._epoch + 1, "reason": f"{reason}{back}"}
         if self.raise_error:
-            _journal.note(self._list, "stop", **facts)
+            fields = {"kind": "not finite", "epoch": self._epoch + 1, "reason": f"{reason}{back}"}
+            _journal.note(self._list, "stop", **fields)
             self._leave(NonFiniteError(message))
         print_message(line)
         self.stop_reason = StopReason("not finite", f"{reason}{back}", {}, self._epoch)
@@ -173,20 +173,20 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Free the memory."""
-        self._kept = BestWeights()
+        self._start_weights = BestWeights()
         super().on_train_end(logs)
 
     def _wind_down(self, error: BaseException) -> None:
-        if self._kept.is_captured and self._problem() is not None:
-            self._kept.restore(self.model)
+        if self._start_weights.is_captured and self._problem() is not None:
+            self._start_weights.restore(self.model)
             reset_averages(self.model)
-        self._kept = BestWeights()
+        self._start_weights = BestWeights()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a restart must not forget."""
+        """Return the state for a resume."""
         return {
-            "kept": self._kept.state_dict(),
-            "kept_epoch": self._kept_epoch,
+            "kept": self._start_weights.state_dict(),
+            "kept_epoch": self._start_epoch,
             "constants": self._watch.state_dict(self._model, self._optimizer),
             "due": self._due,
             "stepped": self._stepped,
@@ -194,9 +194,9 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state that `state_dict` returned; training has begun."""
-        self._kept.load_state_dict(state["kept"], self._model)
-        self._kept_epoch, self._due = state["kept_epoch"], state["due"]
+        """Continue from what `state_dict` returned; training has started."""
+        self._start_weights.load_state_dict(state["kept"], self._model)
+        self._start_epoch, self._due = state["kept_epoch"], state["due"]
         self._stepped = state["stepped"]
         self._watch.load_state_dict(state["constants"], self._model, self._optimizer)
         self.stop_reason = StopReason.from_dict(state["stop_reason"])

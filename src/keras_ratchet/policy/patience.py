@@ -124,7 +124,7 @@ class Patience(MetricCriterion):
     """Stop after `limit` checks in a row without an improvement.
 
     This is Keras's rule: a moment without the metric is no check; `limit=0` acts as 1; the
-    first epoch never stops; with a `baseline` the count goes on until the baseline is beaten,
+    first epoch never stops; with a `baseline` the count continues until the baseline is beaten,
     while a check that improves on the best so far never stops.
     `min_delta` decides about patience only: `best` follows the raw values.
     NaN is no improvement, so it counts; an infinity takes its place on the number line.

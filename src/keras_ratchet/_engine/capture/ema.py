@@ -38,7 +38,7 @@ def scored_sources(model: Any, swap: Any, metric: str) -> dict[int, Any]:
 
 
 def mark_not_swapped(swap: Any) -> None:
-    """Tell SwapEMAWeights that the model has the weights to train on, not swapped ones."""
+    """Mark a SwapEMAWeights, if there is one, as not swapped: the weights were set."""
     if swap is not None:
         forget_swap(swap)
 

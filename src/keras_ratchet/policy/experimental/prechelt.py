@@ -187,7 +187,7 @@ class UpStrips(_Errors):
     strips are compared, and not with the least error: what matters is that it rises, however
     little. Prechelt tried s = 2, 3, 4, 6, 8 and k = 5.
 
-    An epoch without the metric is no epoch of a strip. A strip that ends or begins with NaN has not
+    An epoch without the metric is no epoch of a strip. A strip that starts or ends with NaN has not
     risen.
 
     Args:
