@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from keras_ratchet._engine.capture.ema import scores_averages, averages_as_weights
+from keras_ratchet._engine.capture.ema import averages_as_weights, scores_averages
 from keras_ratchet._engine.saving.background import Saved
 from keras_ratchet._engine.saving.checkpoint_store import CheckpointStore
 from keras_ratchet._engine.saving.lineage import earlier
