@@ -123,7 +123,7 @@ class PatienceRule:
 class Patience(MetricCriterion):
     """Stop after `limit` checks in a row without an improvement.
 
-    This is Keras's rule: a moment without the metric is no check; `limit=0` acts as 1; the
+    This is Keras's rule: a moment without the metric is not a check; `limit=0` acts as 1; the
     first epoch never stops; with a `baseline` the count continues until the baseline is beaten,
     while a check that improves on the best so far never stops.
     `min_delta` decides about patience only: `best` follows the raw values.
@@ -132,15 +132,15 @@ class Patience(MetricCriterion):
     Args:
         limit: Number of checks without an improvement that stops training, at least 0; or
             "auto": half the checks up to the last improvement, and at least 10. A run twice as
-            long is given twice the patience, so nothing has to be tuned to its length.
+            long gets twice the patience, so nothing has to be tuned to its length.
         monitor: Name of the metric, or `Smoothed(name)`.
-        mode: "min", "max", or "auto": a loss is minimised, EarlyStopping asks the model about
-            anything else.
-        min_delta: How much better a value has to be to count as an improvement.
+        mode: "min", "max", or "auto": a loss is minimized; for anything else EarlyStopping asks
+            the model.
+        min_delta: How much better a value must be to count as an improvement.
         min_delta_mode: "absolute", or "relative" to the magnitude of the reference.
         nan: What a NaN does: "ignore" (it counts), "stop" at once, or "raise" a NonFiniteError.
-        baseline: A value that has to be beaten before the count is reset at all.
-        start_from_epoch: Index of the first epoch that is looked at.
+        baseline: A value that must be beaten before the count is reset at all.
+        start_from_epoch: Index of the first epoch whose metric is checked.
 
     Raises:
         ConfigError: If an argument is none of these.

@@ -48,13 +48,14 @@ class _Threshold(MetricCriterion):
 class Reaches(_Threshold):
     """Stop when a metric is as good as a value, or better.
 
-    NaN has not reached anything. Without a name it is the metric that EarlyStopping restores by.
+    NaN has not reached anything. Without a name the metric is the one that EarlyStopping restores
+    by.
 
     Args:
         monitor: Name of the metric, or `Smoothed(name)`; may be left out.
         value: The value.
-        mode: "min", "max", or "auto": a loss is minimised, EarlyStopping asks the model about
-            anything else.
+        mode: "min", "max", or "auto": a loss is minimized; for anything else EarlyStopping asks
+            the model.
 
     Raises:
         ConfigError: If an argument is none of these.
@@ -79,13 +80,13 @@ class Diverges(_Threshold):
     """Stop when a metric is worse than a value.
 
     An infinity on the wrong side is worse than any number. NaN is not: that is `NotFinite`.
-    Without a name it is the metric that EarlyStopping restores by.
+    Without a name it checks the metric that EarlyStopping restores by.
 
     Args:
         monitor: Name of the metric, or `Smoothed(name)`; may be left out.
-        value: The worst value that is still tolerated.
-        mode: "min", "max", or "auto": a loss is minimised, EarlyStopping asks the model about
-            anything else.
+        value: The worst value that is tolerated.
+        mode: "min", "max", or "auto": a loss is minimized; for anything else EarlyStopping asks
+            the model.
 
     Raises:
         ConfigError: If an argument is none of these.

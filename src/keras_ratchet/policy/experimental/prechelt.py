@@ -5,12 +5,12 @@ Springer 1998, pp. 55-69, section 2.1. The errors are E_va(t), on the validation
 and E_tr(t), the mean over the training batches of epoch t: Keras's `val_loss` and `loss`.
 
 They are here to be compared with, not because they are better: in the study behind this package
-(1,140 runs on 34 small data sets) hardly anything beat plain patience as a rule for stopping, and
-GL cost 5 % of test loss against patience of equal length. None of them is sure to end a training,
-so combine them: `GeneralizationLoss(5) | AfterEpochs(300)`.
+(1,140 runs on 34 small datasets) hardly anything beat plain patience as a rule for stopping, and
+GL cost 5 % of test loss against patience of equal length. None of them is certain to end a run, so
+combine them: `GeneralizationLoss(5) | AfterEpochs(300)`.
 
-What they share: a comparison with NaN is no, and NaN is never the least error so far. Errors are
-divided by one another, so one below 0 is a MetricError; 0 / 0 counts as no loss and no progress.
+What they share: a comparison with NaN is no, and NaN is never the minimum. Errors are divided by
+one another, so one below 0 is a MetricError; 0 / 0 counts as no loss and no progress.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from keras_ratchet.types import Moment, Verdict
 
 
 class _Errors(MetricCriterion):
-    """Looks at an error: small is good, and there is no way to say otherwise."""
+    """Checks an error: a smaller one is always better."""
 
     __slots__ = ()
     mode: AnyMode = "min"
 
     def resolved(self, directions: Directions) -> Criterion:
-        """Return itself, if its metric is not to be large."""
+        """Return itself, unless larger values of its metric are better."""
         _check_is_error(self, self.metric, directions)
         return self
 
 
 @dataclass(frozen=True, slots=True)
 class GeneralizationLoss(_Errors):
-    """GL_alpha: stop when the validation error is `alpha` percent above its least value so far.
+    """GL_alpha: stop when the validation error is `alpha` percent above its minimum so far.
 
     E_opt(t) = min E_va(t') over t' <= t, and GL(t) = 100 (E_va(t) / E_opt(t) - 1). It stops after
     the first epoch t with GL(t) > alpha. Prechelt tried alpha = 1, 2, 3, 5.
@@ -52,7 +52,7 @@ class GeneralizationLoss(_Errors):
         monitor: Name of the error, or `Smoothed(name)`.
 
     Raises:
-        ConfigError: If an argument is none of these, or the metric is one that should be large.
+        ConfigError: If an argument is none of these, or larger values of the metric are better.
         MetricError: When a value is below 0.
 
     Example:
@@ -184,11 +184,11 @@ class UpStrips(_Errors):
 
     UP_1 stops after the first end of a strip t (t divisible by k) with E_va(t) > E_va(t-k), and
     UP_s after an epoch t if UP_(s-1) stops after t-k and E_va(t) > E_va(t-k). Only the ends of
-    strips are compared, and not with the least error: what matters is that it rises, however
+    strips are compared, not the minimum: what matters is that the error rises, however
     little. Prechelt tried s = 2, 3, 4, 6, 8 and k = 5.
 
-    An epoch without the metric is no epoch of a strip. A strip that starts or ends with NaN has not
-    risen.
+    An epoch without the metric does not count toward a strip. A strip that starts or ends with NaN
+    has not risen.
 
     Args:
         s: Number of strips in a row, at least 1.
@@ -196,7 +196,7 @@ class UpStrips(_Errors):
         monitor: Name of the error, or `Smoothed(name)`.
 
     Raises:
-        ConfigError: If an argument is none of these, or the metric is one that should be large.
+        ConfigError: If an argument is none of these, or larger values of the metric are better.
         MetricError: When a value is below 0.
 
     Example:

@@ -18,25 +18,25 @@ from keras_ratchet.types import Moment, Verdict
 class SignificantImprovement(MetricCriterion):
     """Stop after `limit` checks in a row without a significant improvement. Experimental.
 
-    Patience, with a yardstick that the data give in the place of `min_delta`: the losses of the
+    This is patience with a yardstick from the data instead of `min_delta`: the losses of the
     validation batches are compared pairwise with those of the last significant improvement. With
     the mean d and the standard error SE = s / sqrt(n) of the n differences, a check is an
-    improvement if d > c SE (a one-sided paired test; c = 1.64 is a p of about 0.05). What all
-    batches share, hard and easy ones, cancels out.
+    improvement if d > c SE (a one-sided paired test; c = 1.64 is a p of about 0.05). How hard each
+    batch is cancels out.
 
     The batches' own losses are recovered from the running means that Keras logs anyway: no extra
-    pass, but one number has to be read per validation batch. The metric has to be a mean over the
-    samples, and the validation data have to come in the same order and batches each time.
+    pass, but one number has to be read per validation batch. The metric must be a mean over the
+    samples, and the validation data must come in the same order and batches each time.
 
     A check with a batch that is not finite is no improvement, and counts. The first epoch never
     stops. A moment without validation is undecided.
 
     Args:
-        c: How many standard errors an improvement is at the least, at least 0.
+        c: How many standard errors an improvement is at least; 0 or more.
         limit: Number of checks without one that stops training, at least 1.
         monitor: Name of the metric; one of the validation.
-        mode: "min", "max", or "auto": a loss is minimised, EarlyStopping asks the model about
-            anything else.
+        mode: "min", "max", or "auto": a loss is minimized; for anything else EarlyStopping asks
+            the model.
 
     Raises:
         ConfigError: If an argument is none of these; when the batches were not recorded.
