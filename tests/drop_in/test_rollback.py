@@ -115,7 +115,7 @@ def test_a_state_on_a_way_that_ends_in_nan_is_none_to_go_back_to():
         rollback = Rollback(factor=0.05, every=10, confirm=confirm)
         train(model, rows(), [rollback], epochs=12)
         first = rollback.rollbacks[0]
-        assert 10 * first.epoch + first.batch > 25
+        assert 10 * first.epoch_index + first.batch_index > 25
         return model, 10 * first.to_epoch + first.to_batch
 
     model, back_to = run(confirm=5)

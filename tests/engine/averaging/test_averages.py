@@ -143,7 +143,7 @@ def test_integers_booleans_and_seeds_are_those_of_the_best():
         snapshots.append([np.asarray(values[name], w.dtype) for name, w in typed])
     measured = averager(model, snapshots, Validation({}, lambda model: 0.0))
     assert not measured.moving
-    measured.put((0, 1))
+    measured.assign((0, 1))
     found = dict(zip(names, model.get_weights(), strict=True))
     assert found["count"] == 1 and list(found["seen"]) == [True, True]
     assert list(found["state"]) == [1, 7] and found["fixed"] == np.float32(0.1)
@@ -160,7 +160,7 @@ def test_narrow_floats_are_averaged_in_float32(dtype):
     values = rng.uniform(0.5, 4.0, (7, 3, 2)).astype("float32").astype(kind)
     snapshots = [[v, np.zeros(2, kind)] for v in values]
     measured = averager(model, snapshots, Validation({}, lambda model: 0.0))
-    measured.put(tuple(range(7)))
+    measured.assign(tuple(range(7)))
     expected = (values.astype("float32").sum(axis=0, dtype="float32") / 7).astype(kind)
     found = view(model.weights[0])
     assert found.dtype == kind and found.tobytes() == expected.tobytes()
@@ -354,7 +354,7 @@ def test_an_evaluation_that_fails_leaves_a_model_that_can_be_restored():
         measured = averager(model, snapshots, validation, data=StatisticsData(x))
         with pytest.raises(Exception, match=r"disk is gone|UNKNOWN"), preserve_non_weights(model):
             measured.score((0, 1))
-        measured.put((0,))
+        measured.assign((0,))
         assert bits(model.get_weights()) == bits(snapshots[0])
         model.evaluate(x, y, verbose=0)
         model.fit(x, y, verbose=0)
@@ -372,7 +372,7 @@ def test_averages_that_share_memory_on_jax_are_no_obstacle():
             slot.assign(weight)  # as fit leaves them
         measured = averager(model, [snapshots[-1]] * 2, validation_of((x, y), {}))
         measured.score((0, 1))
-        measured.put((0,))
+        measured.assign((0,))
         assert bits(model.get_weights()) == bits(snapshots[-1])
 
 
@@ -392,7 +392,7 @@ def test_a_function_may_return_a_number_or_metrics():
     for returned in (0.25, np.float32(0.25), {"f1": 0.25}, {"val_f1": 0.25}):
         found = validation_of(lambda model, value=returned: value, {})
         assert found.value(None, "val_f1") == 0.25 and not found.is_fits
-    with pytest.raises(MetricError, match="one number"):
+    with pytest.raises(MetricError, match="a single number"):
         validation_of(lambda model: [1, 2], {}).value(None, "val_f1")
 
 
