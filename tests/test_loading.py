@@ -253,8 +253,8 @@ def test_listing_a_directory_reads_no_checkpoint(tmp_path):
     path = saved(tmp_path, "best.keras", 3)
     damage(path)
     [info] = keras_ratchet.checkpoints(tmp_path)
-    assert (info.name, info.manifest, info.metrics) == ("best.keras", True, {"val_loss": 1 / 3})
-    assert info.bytes == os.path.getsize(path)
+    assert (info.name, info.has_manifest, info.metrics) == ("best.keras", True, {"val_loss": 1 / 3})
+    assert info.size_bytes == os.path.getsize(path)
     assert info.reason == "epoch 3 ended"
 
 
