@@ -28,7 +28,7 @@ from keras_ratchet.callbacks._logs import metrics_of
 from keras_ratchet.errors import ConfigError, MetricError
 from keras_ratchet.policy.monitor import Monitor
 from keras_ratchet.policy.soup import Average, check_average, refused
-from keras_ratchet.types import AverageRecord
+from keras_ratchet.types import AverageRecord, Model
 
 _log = logging.getLogger("keras_ratchet")
 
@@ -59,7 +59,7 @@ class BestEpoch:
         self._swap: Any = None
         self._sources: Mapping[int, Any] = {}
 
-    def start(self, model: Any, swap: Any) -> None:
+    def start(self, model: Model, swap: Any) -> None:
         """Note which weights are not finite when a run starts.
 
         Args:
@@ -72,7 +72,7 @@ class BestEpoch:
     def on_validation_end(self, logs: Any) -> None:
         """Note what a validation of `fit` measured, before other callbacks may change it."""
 
-    def finite_or_nan(self, model: Any, value: float) -> float:
+    def finite_or_nan(self, model: Model, value: float) -> float:
         """Return the value of this epoch, or NaN if the weights that were scored are not finite."""
         self._find_sources(model)
         bad = self._watch.find_bad(model, sources=self._sources)
@@ -81,12 +81,12 @@ class BestEpoch:
         _log.warning("%s=%g counts as NaN: weight %s is not finite", self._metric, value, bad)
         return math.nan
 
-    def _find_sources(self, model: Any) -> None:
+    def _find_sources(self, model: Model) -> None:
         """Find where the weights lie that the last validation has scored."""
         if self._swap is not None:
             self._sources = scored_sources(model, self._swap, self._metric)
 
-    def capture_best(self, model: Any, epoch: int, value: float, order: Monitor) -> Any:
+    def capture_best(self, model: Model, epoch: int, value: float, order: Monitor) -> Any:
         """Capture the weights of an epoch that is the best so far.
 
         Args:
@@ -109,14 +109,14 @@ class BestEpoch:
             )
         return self._capture(model, epoch, value, order)
 
-    def _capture(self, model: Any, epoch: int, value: float, order: Monitor) -> Any:
+    def _capture(self, model: Model, epoch: int, value: float, order: Monitor) -> Any:
         return self._best.capture(model, self._sources)
 
-    def capture_runner_up(self, model: Any, epoch: int, value: float, order: Monitor) -> None:
+    def capture_runner_up(self, model: Model, epoch: int, value: float, order: Monitor) -> None:
         """Capture the weights of an epoch that is not the best, if they are wanted."""
 
     def restore(
-        self, model: Any, order: Monitor, skip_reason: str, hurry: Callable[[], str]
+        self, model: Model, order: Monitor, skip_reason: str, hurry: Callable[[], str]
     ) -> AverageRecord | None:
         """Restore what was captured.
 
@@ -138,7 +138,7 @@ class BestEpoch:
         return self._best.state_dict()
 
     def load_state_dict(
-        self, state: Mapping[str, Any], model: Any, epoch: int, value: float | None
+        self, state: Mapping[str, Any], model: Model, epoch: int, value: float | None
     ) -> Any:
         """Take over what `state_dict` returned; return the weights, or None.
 
@@ -150,11 +150,11 @@ class BestEpoch:
         """
         return self._best.load_state_dict(state, model)
 
-    def constants(self, model: Any) -> dict[str, Any]:
+    def constants(self, model: Model) -> dict[str, Any]:
         """Return which weights were not finite when the run started."""
         return self._watch.state_dict(model)
 
-    def load_constants(self, state: Any, model: Any) -> None:
+    def load_constants(self, state: Any, model: Model) -> None:
         """Take over what `constants` returned."""
         self._watch.load_state_dict(state, model)
 
@@ -214,7 +214,7 @@ class BestEpochsAverage(BestEpoch):
         self._validation: Validation | None = None
         self._data: StatisticsData | None = None
 
-    def start(self, model: Any, swap: Any) -> None:
+    def start(self, model: Model, swap: Any) -> None:
         """Find out what averages are measured on: by default what `fit` validates on.
 
         Raises:
@@ -234,12 +234,12 @@ class BestEpochsAverage(BestEpoch):
         """Note what a validation of `fit` measured, before other callbacks may change it."""
         self._validated = metrics_of(logs).get(self._metric.removeprefix("val_"))
 
-    def _capture(self, model: Any, epoch: int, value: float, order: Monitor) -> Any:
+    def _capture(self, model: Model, epoch: int, value: float, order: Monitor) -> Any:
         self._validated_best = self._validated
         self._add(model, epoch, value, order)
         return self._best.weights
 
-    def capture_runner_up(self, model: Any, epoch: int, value: float, order: Monitor) -> None:
+    def capture_runner_up(self, model: Model, epoch: int, value: float, order: Monitor) -> None:
         """Capture the weights of an epoch that is not the best if it is among the best few."""
         if not self.is_captured or not self._top.wants(value, order):
             return
@@ -247,7 +247,7 @@ class BestEpochsAverage(BestEpoch):
         if self._watch.find_bad(model, sources=self._sources) is None:
             self._add(model, epoch, value, order)
 
-    def _add(self, model: Any, epoch: int, value: float, order: Monitor) -> None:
+    def _add(self, model: Model, epoch: int, value: float, order: Monitor) -> None:
         self._top.capture(model, self._sources, epoch, value, order)
         if (
             self._data is None
@@ -263,7 +263,7 @@ class BestEpochsAverage(BestEpoch):
         warn(f"{message} The best epoch will be restored.")
 
     def restore(
-        self, model: Any, order: Monitor, skip_reason: str, hurry: Callable[[], str]
+        self, model: Model, order: Monitor, skip_reason: str, hurry: Callable[[], str]
     ) -> AverageRecord:
         """Restore the weights of the best epoch; then try averages, if nothing speaks against it.
 
@@ -283,7 +283,7 @@ class BestEpochsAverage(BestEpoch):
             super().restore(model, order, skip_reason, hurry)
         return refused(self._kind, order, best, reason)
 
-    def _average(self, model: Any, order: Monitor, hurry: Callable[[], str]) -> AverageRecord:
+    def _average(self, model: Model, order: Monitor, hurry: Callable[[], str]) -> AverageRecord:
         assert self._validation is not None
         members = self._top.members(order)
         candidates = [member.candidate for member in members]
@@ -310,7 +310,7 @@ class BestEpochsAverage(BestEpoch):
         return {**state, "tested": self._validated_best, "refusal": self._refusal} if state else {}
 
     def load_state_dict(
-        self, state: Mapping[str, Any], model: Any, epoch: int, value: float | None
+        self, state: Mapping[str, Any], model: Model, epoch: int, value: float | None
     ) -> Any:
         """Take over a state, of this class or of `BestEpoch`; return the weights, or None."""
         if not state:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_ratchet._warn import warn
+from keras_ratchet.types import CallbackList
 
 _ROUNDING = 1e-6  # relative; a rate is kept as float32
 
@@ -34,7 +35,7 @@ class RateCuts:
         """Make a check due if there was a cut, and no warning yet."""
         self.is_due = bool(self._rates) and not self._has_warned
 
-    def check(self, rates: Mapping[str, float], callback: Any, callback_list: Any) -> None:
+    def check(self, rates: Mapping[str, float], callback: Any, callback_list: CallbackList) -> None:
         """Warn, once, if one of the learning rates is above what a cut made of it.
 
         Args:
@@ -56,7 +57,7 @@ class RateCuts:
                 )
 
 
-def _suspects(callback: Any, callback_list: Any) -> str:
+def _suspects(callback: Any, callback_list: CallbackList) -> str:
     """Return which callbacks may have raised the rate."""
     others = [c for c in getattr(callback_list, "callbacks", ()) if c is not callback]
     schedulers = [c for c in others if isinstance(c, keras.callbacks.LearningRateScheduler)]

@@ -20,6 +20,7 @@ from keras_ratchet import _backends
 from keras_ratchet._engine.averaging.validation import is_arrays
 from keras_ratchet._keras.anatomy import batch_normalizations, layers_of
 from keras_ratchet.errors import ConfigError
+from keras_ratchet.types import Model
 
 _MOMENTA = ("momentum", "renorm_momentum")
 
@@ -68,7 +69,7 @@ def _batches(source: Any) -> Iterator[Any]:
     yield from source
 
 
-def reestimate(model: Any, data: StatisticsData) -> None:
+def reestimate(model: Model, data: StatisticsData) -> None:
     """Estimate the moving statistics of the weights that the model has now.
 
     Raises:
@@ -85,7 +86,7 @@ def reestimate(model: Any, data: StatisticsData) -> None:
 
 
 @contextlib.contextmanager
-def _cumulative(model: Any) -> Iterator[Callable[[float], None]]:
+def _cumulative(model: Model) -> Iterator[Callable[[float], None]]:
     """Yield a function that sets the momenta of the BatchNormalization layers, and undo it."""
     layers = batch_normalizations(model)
     before = [(n, name, getattr(n, name)) for n in layers for name in _MOMENTA if hasattr(n, name)]

@@ -13,6 +13,7 @@ from keras_ratchet._engine.averaging.averager import Member, moving_statistics
 from keras_ratchet._engine.capture.best_weights import BestWeights, VariableCopies, all_weights_of
 from keras_ratchet.policy.monitor import Monitor
 from keras_ratchet.policy.soup import Candidate, order, place_for
+from keras_ratchet.types import Model
 
 
 @dataclass(slots=True)
@@ -55,7 +56,7 @@ class TopKWeights:
 
     def capture(
         self,
-        model: Any,
+        model: Model,
         sources: Mapping[int, Any],
         epoch: int,
         value: float,
@@ -107,7 +108,7 @@ class TopKWeights:
         self._runners_up.clear()
         self._k = 1
 
-    def moving_statistics(self, model: Any) -> list[Any]:
+    def moving_statistics(self, model: Model) -> list[Any]:
         """Return the model's moving statistics, which differ between the epochs."""
         variables = all_weights_of(model)
         every = [self.best.buffers, *(other.buffers for other in self._runners_up)]
@@ -138,7 +139,7 @@ class TopKWeights:
             ],
         }
 
-    def load_state_dict(self, state: Mapping[str, Any], model: Any) -> Any:
+    def load_state_dict(self, state: Mapping[str, Any], model: Model) -> Any:
         """Take over what `state_dict` returned, as far as there is room; return the best."""
         kept = self.best.load_state_dict(state, model)
         if kept is None:

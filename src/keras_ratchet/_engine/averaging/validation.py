@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_ratchet.errors import ConfigError, MetricError, MissingMetricError
 from keras_ratchet.policy.monitor import missing_message
+from keras_ratchet.types import Model
 
 _PARTS = ("x", "y", "sample_weight")
 
@@ -29,7 +30,7 @@ class Validation:
     function: Callable[[Any], Any] | None = None
     is_fits: bool = False
 
-    def check(self, model: Any) -> None:
+    def check(self, model: Model) -> None:
         """Raise a ConfigError if `evaluate` cannot work."""
         if self.function is None and not getattr(model, "compiled", False):
             raise ConfigError(
@@ -37,7 +38,7 @@ class Validation:
                 "Compile it, or pass a function: validation_data=lambda model: value."
             )
 
-    def value(self, model: Any, metric: str) -> float:
+    def value(self, model: Model, metric: str) -> float:
         """Return the metric of the model as it is; `val_loss` is what `evaluate` calls `loss`.
 
         Raises:

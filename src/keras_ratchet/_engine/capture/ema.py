@@ -11,6 +11,7 @@ import numpy as np
 from keras_ratchet import _backends
 from keras_ratchet._engine.capture.best_weights import preserved
 from keras_ratchet._keras.ema import ema_pairs, forget_swap, is_swapped
+from keras_ratchet.types import Model
 
 
 def scores_averages(swap: Any, metric: str) -> bool:
@@ -18,7 +19,7 @@ def scores_averages(swap: Any, metric: str) -> bool:
     return swap is not None and (metric.startswith("val_") or swap.swap_on_epoch)
 
 
-def scored_sources(model: Any, swap: Any, metric: str) -> dict[int, Any]:
+def scored_sources(model: Model, swap: Any, metric: str) -> dict[int, Any]:
     """Return where to capture variables from whose scored value lies elsewhere, by their ids.
 
     The scored value of a weight lies in the slot of its average, or, while the two are swapped,
@@ -43,7 +44,7 @@ def mark_not_swapped(swap: Any) -> None:
         forget_swap(swap)
 
 
-def reset_averages(model: Any) -> None:
+def reset_averages(model: Model) -> None:
     """Set the averages to the weights.
 
     On JAX `fit` copies the averages over the weights when an exception leaves it, too.
@@ -54,7 +55,7 @@ def reset_averages(model: Any) -> None:
 
 
 @contextlib.contextmanager
-def averages_as_weights(model: Any, swap: Any) -> Iterator[None]:
+def averages_as_weights(model: Model, swap: Any) -> Iterator[None]:
     """Give the model the averaged weights for as long as a save takes.
 
     The slots have them too meanwhile, so that training can continue from the file (Keras's own

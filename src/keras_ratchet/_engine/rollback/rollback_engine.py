@@ -14,7 +14,7 @@ from keras_ratchet._keras.anatomy import is_whole
 from keras_ratchet._keras.metrics import is_running_mean
 from keras_ratchet.policy.rollback import Retries, RollbackRule, RollbackState, RolledBack
 from keras_ratchet.policy.spikes import RunningMean
-from keras_ratchet.types import IncidentKind, Position, Verdict
+from keras_ratchet.types import IncidentKind, Model, Position, Verdict
 
 _log = logging.getLogger("keras_ratchet")
 
@@ -49,7 +49,7 @@ class RollbackEngine:
     _metrics_are_spoilt: bool = False
     _is_mean: bool | None = None
 
-    def check(self, model: Any, owner: str) -> None:
+    def check(self, model: Model, owner: str) -> None:
         """Check that rolling back can work.
 
         Raises:
@@ -67,7 +67,7 @@ class RollbackEngine:
         self._metrics_are_spoilt = False
         self._is_due = self._is_due or self.rule.is_due_at_epoch_start(self._state)
 
-    def start_batch(self, model: Any) -> RolledBack | None:
+    def start_batch(self, model: Model) -> RolledBack | None:
         """Capture a state if one is due; reset metrics that an incident has spoilt.
 
         Not before now: after an incident in the epoch's last batch the logs should show it.
@@ -110,7 +110,7 @@ class RollbackEngine:
             return self._capture(callback.model)
         return self.check_weights(callback.model) if last else None
 
-    def check_weights(self, model: Any) -> RolledBack | None:
+    def check_weights(self, model: Model) -> RolledBack | None:
         """Roll back if a weight is not finite."""
         if self.gave_up is not None or not self.points.good.is_captured:
             return None
@@ -119,7 +119,7 @@ class RollbackEngine:
             return None
         return self._roll_back(model, Verdict(True, "not finite", problem))
 
-    def _capture(self, model: Any) -> RolledBack | None:
+    def _capture(self, model: Model) -> RolledBack | None:
         """Capture a state, unless a weight is not finite."""
         self._is_due = False
         first, partial = not self._has_started, self._is_partial
@@ -139,7 +139,7 @@ class RollbackEngine:
         self._state = self.rule.after_capture(self._state, good)
         return None
 
-    def _roll_back(self, model: Any, incident: Verdict) -> RolledBack:
+    def _roll_back(self, model: Model, incident: Verdict) -> RolledBack:
         kind: IncidentKind = "spike" if incident.kind == "spike" else "not finite"
         good = self.points.good
         places = {(record.to_epoch, record.to_batch) for record in self.rollbacks}
@@ -171,15 +171,15 @@ class RollbackEngine:
             self.gave_up = again
         return record
 
-    def rates(self, model: Any) -> dict[str, float]:
+    def rates(self, model: Model) -> dict[str, float]:
         """Return the learning rates, each by the name of its optimizer."""
         return self.points.rates_of(model).read()
 
-    def restore_if_bad(self, model: Any) -> None:
+    def restore_if_bad(self, model: Model) -> None:
         """Restore the good state, after an exception, if the model is not finite."""
         self.points.restore_if_bad(model)
 
-    def state_dict(self, model: Any) -> dict[str, Any]:
+    def state_dict(self, model: Model) -> dict[str, Any]:
         """Return the state for a resume."""
         return {
             "state": self._state.to_json(),
@@ -199,7 +199,7 @@ class RollbackEngine:
             return None
         return {"yes": end.yes, "kind": end.kind, "reason": end.reason, "values": dict(end.values)}
 
-    def load_state_dict(self, state: Mapping[str, Any], model: Any) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], model: Model) -> None:
         """Continue from what `state_dict` returned."""
         self._state = RollbackState.from_json(state["state"])
         self.points.load_state_dict(state["states"], model)

@@ -45,7 +45,7 @@ from keras_ratchet.errors import ConfigError, SaveError
 from keras_ratchet.policy import naming
 from keras_ratchet.policy.monitor import missing_message
 from keras_ratchet.policy.retention import Ranking, Retention, plan
-from keras_ratchet.types import CheckpointInfo, Moment
+from keras_ratchet.types import CheckpointInfo, Model, Moment
 
 _log = logging.getLogger("keras_ratchet")
 
@@ -129,7 +129,7 @@ class CheckpointStore:
         """Whether the store holds the lock of its files."""
         return self._place.locked
 
-    def start(self, model: Any) -> None:
+    def start(self, model: Model) -> None:
         """Check that saving can work, take the lock, and clean up after a crash.
 
         Raises:
@@ -206,7 +206,7 @@ class CheckpointStore:
 
     def save(
         self,
-        model: Any,
+        model: Model,
         path: str,
         moment: Moment,
         reason: str,
@@ -257,7 +257,7 @@ class CheckpointStore:
         drain()
         return self._write(save, blocks=True)
 
-    def _manifest(self, model: Any, moment: Moment, reason: str) -> Manifest:
+    def _manifest(self, model: Model, moment: Moment, reason: str) -> Manifest:
         """Return a manifest without its files."""
         self._newest_s = save_time([self._newest_s])
         return Manifest(
