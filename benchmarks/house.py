@@ -194,23 +194,27 @@ def bodies():
     return len(files), lines, len(lengths), statistics.median(lengths), p90, max(lengths)
 
 
+def actions(directory):
+    """Return the files that each action enters."""
+    places = [os.path.join(directory, name) for name in "abcd"]
+    idle, saving = batch(places[2])
+    return {
+        "one save of `ModelCheckpoint`": checkpoint(places[1]),
+        "one batch of `BackupAndRestore` with a save": saving,
+        "one batch of `BackupAndRestore` without": idle,
+        "one `EarlyStopping.on_epoch_end`": early_stopping(places[0]),
+        "one resume in mid-epoch": resume(places[3]),
+    }
+
+
 def main():
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", action="store_true", help="name the files of each action")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        places = [os.path.join(directory, name) for name in "abcd"]
-        idle, saving = batch(places[2])
-        actions = {
-            "one save of ModelCheckpoint": checkpoint(places[1]),
-            "one batch of BackupAndRestore, with a save": saving,
-            "one batch of BackupAndRestore, without": idle,
-            "one EarlyStopping.on_epoch_end": early_stopping(places[0]),
-            "one resume in mid-epoch": resume(places[3]),
-        }
         print("| action | files entered |\n|---|---|")
-        for name, files in actions.items():
+        for name, files in actions(directory).items():
             print(f"| {name} | {len(files)} |")
             if options.files:
                 print("".join(f"|   {file} | |\n" for file in files), end="")

@@ -74,6 +74,48 @@ def test_imports_point_downward(path):
             assert not FRAMEWORKS & set(parts[2:]), f"{path}: backends do not know each other"
 
 
+def modules():
+    """Return the path of each module by its dotted name."""
+    names = {}
+    for path in FILES:
+        parts = path.relative_to(ROOT.parent).with_suffix("").parts
+        names[".".join(parts).removesuffix(".__init__")] = path
+    return names
+
+
+def imported_modules(path, names):
+    """Return the modules of ours that a module imports: at its top, in functions, for types."""
+    found = {module for module, _ in imports(path) if module in names}
+    # `from package import module` is no import of what the package's own file defines
+    return {m for m in found if not any(other.startswith(f"{m}.") for other in found)}
+
+
+def circle(graph):
+    """Return a circle of imports as a list of names, or None."""
+    done, way = set(), []
+
+    def visit(name):
+        if name in way:
+            return [*way[way.index(name) :], name]
+        if name in done:
+            return None
+        way.append(name)
+        found = next(filter(None, map(visit, sorted(graph.get(name, ())))), None)
+        way.pop()
+        done.add(name)
+        return found
+
+    return next(filter(None, map(visit, sorted(graph))), None)
+
+
+def test_there_is_no_circle_of_imports_those_for_types_included():
+    names = modules()
+    graph = {name: imported_modules(path, names) for name, path in names.items()}
+    graph.pop("keras_ratchet")  # the lazy names of the package: everything is below it
+    assert circle(graph) is None
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == ["a", "b", "c", "a"]
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_each_layer_keeps_to_its_outside(path):
     here = unit(path)
