@@ -42,7 +42,9 @@ def test_every_module_is_named_once_with_what_it_says_of_itself():
         lines.append(f"\n**`{'keras_ratchet' if name == '.' else name}/`**: {said.rstrip('.')}\n\n")
         lines.append("| module | |\n|---|---|\n")
         modules = [p for p in sorted(package.glob("*.py")) if not p.stem.startswith("__")]
-        lines += [f"| `{p.stem}` | {first_line(p).replace('|', chr(92) + '|')} |\n" for p in modules]
+        lines += [
+            f"| `{p.stem}` | {first_line(p).replace('|', chr(92) + '|')} |\n" for p in modules
+        ]
     compare("modules", "".join(lines) + "\n")
 
 

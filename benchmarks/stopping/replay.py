@@ -14,8 +14,8 @@ import numpy as np
 
 from keras_ratchet._formats.numeric import mean_of
 from keras_ratchet.policy import Criterion, Moment, Monitor
+from keras_ratchet.policy.criterion import ranking_metric_of, resolve_directions
 from keras_ratchet.policy.monitor import Mode
-from keras_ratchet.policy.ranking_metric import ranking_metric_of, resolve_directions
 from keras_ratchet.policy.soup import Average, Candidate, choose, order, place_for
 from keras_ratchet.types import AverageRecord
 from stopping.records import Record

@@ -19,7 +19,7 @@ from keras_ratchet._engine.capture.best_weights import (
     preserved,
     weights_of,
 )
-from keras_ratchet._engine.capture.extra_state import finalize
+from keras_ratchet._engine.capture.model_state import finalize
 from keras_ratchet._keras.metrics import metric_direction
 from keras_ratchet._storage.listing import checkpoint_at
 from keras_ratchet._storage.listing import checkpoints as listed

@@ -7,7 +7,7 @@ from support.many_optimizers import BACKEND, Gan, InDict, WithTorch, made
 
 import keras_ratchet
 from keras_ratchet._engine.capture import optimizers
-from keras_ratchet._engine.capture.learning_rate import rates_of
+from keras_ratchet._engine.capture.optimizers import rates_of
 
 needs_own_steps = pytest.mark.skipif(
     BACKEND == "jax", reason="needs steps with optimizers of theirs"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support.models import dense
 
-from keras_ratchet._engine.saving.lineage import has_weights_of
+from keras_ratchet._engine.saving.provenance import has_weights_of
 from keras_ratchet._formats.zip_members import open_member
 
 DATA = np.random.default_rng(0).bytes(100_000)

@@ -22,8 +22,14 @@ from keras_ratchet.policy import (
     Smoothed,
     Verdict,
 )
-from keras_ratchet.policy.criterion import AnyOf, Not, from_json, to_json
-from keras_ratchet.policy.ranking_metric import ranking_metric_of, resolve_directions
+from keras_ratchet.policy.criterion import (
+    AnyOf,
+    Not,
+    from_json,
+    ranking_metric_of,
+    resolve_directions,
+    to_json,
+)
 
 YES, NO, UNKNOWN = "yes", "no", "missing"
 

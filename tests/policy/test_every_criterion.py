@@ -25,13 +25,13 @@ from keras_ratchet.policy import (
     Smoothed,
     experimental,
 )
+from keras_ratchet.policy.criterion import resolve_directions
 from keras_ratchet.policy.experimental import (
     GeneralizationLoss,
     ProgressQuotient,
     SignificantImprovement,
     UpStrips,
 )
-from keras_ratchet.policy.ranking_metric import resolve_directions
 from keras_ratchet.types import StopKind
 
 KNOWN = {*get_args(StopKind), "missing", "waiting", "improved"}

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from support.criteria import first_yes, moments, stops_at, verdicts
 
 from keras_ratchet.errors import ConfigError, MetricError
+from keras_ratchet.policy.criterion import resolve_directions
 from keras_ratchet.policy.experimental import GeneralizationLoss, ProgressQuotient, UpStrips
-from keras_ratchet.policy.ranking_metric import resolve_directions
 
 positive = st.floats(0.125, 8) | st.sampled_from([1.0, 0.5])
 errors = st.lists(positive, min_size=1, max_size=30)

@@ -11,7 +11,7 @@ import pytest
 from support.resuming import Kill, Script
 
 from keras_ratchet import _backends
-from keras_ratchet._engine.capture.extra_state import named_extras
+from keras_ratchet._engine.capture.model_state import named_extras
 
 BACKEND = keras.backend.backend()
 only_torch = pytest.mark.skipif(BACKEND != "torch", reason="torch's modules live on torch only")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import keras_ratchet
-from keras_ratchet._engine.capture import extra_state as walks
-from keras_ratchet._engine.capture.extra_state import named_extras
+from keras_ratchet._engine.capture import model_state as walks
+from keras_ratchet._engine.capture.model_state import named_extras
 from keras_ratchet._engine.resume.resumer import Resumer
 from keras_ratchet._engine.saving import checkpoint_store
 

@@ -7,7 +7,7 @@ from support.resuming import Kill, Script, arrays, scramble, values
 
 import keras_ratchet
 from keras_ratchet._engine.capture.building import changed, flags_of, set_flags
-from keras_ratchet._engine.capture.variable_names import Places
+from keras_ratchet._engine.capture.model_state import Places
 
 BACKEND = keras.backend.backend()
 

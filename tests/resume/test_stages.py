@@ -157,9 +157,9 @@ def test_the_snapshot_of_another_fold_is_gone_on_from_with_a_warning_only(tmp_pa
     directory = str(tmp_path / "b")
     process(directory, [{"epochs": 1}])
     assert process(directory, [{"epochs": 1}], KillIn(0, 4)) is None
-    from keras_ratchet._engine.resume import stages
+    from keras_ratchet._engine.resume import comparison
 
-    stages._total.clear()  # as in a new process
+    comparison._total.clear()  # as in a new process
     with pytest.warns(UserWarning, match="folds or trials"):
         process(directory, [{"epochs": 1}])
 

@@ -12,7 +12,7 @@ import pytest
 from support.scenarios import commit, content, facts, is_ours, save
 
 import keras_ratchet
-from keras_ratchet._storage import disk, hashing_file, single_file, snapshot_directory
+from keras_ratchet._storage import atomic, disk, single_file, snapshot_directory
 from keras_ratchet._storage.listing import checkpoint_at, checkpoints, pin, unpin
 from keras_ratchet._storage.manifest import Manifest
 
@@ -169,7 +169,7 @@ def test_a_pin_that_cannot_be_taken_away_is_an_error(root, monkeypatch):
 def test_a_draft_that_cannot_be_opened_leaves_no_noise_behind():
     """Python closes what `__init__` left, also where there is no descriptor yet."""
     code = (
-        "from keras_ratchet._storage.hashing_file import HashingFile\n"
+        "from keras_ratchet._storage.atomic import HashingFile\n"
         "try:\n    HashingFile('/nowhere/x')\nexcept FileNotFoundError:\n    pass\n"
     )
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", code]
@@ -282,10 +282,10 @@ def test_every_fact_of_a_manifest_survives_the_disk(root):
 @pytest.mark.parametrize("direct", [True, False])
 def test_writing_past_the_page_cache_can_be_switched_off(root, direct, monkeypatch):
     asked = []
-    monkeypatch.setattr(hashing_file, "DIRECT_IO", direct)
+    monkeypatch.setattr(atomic, "DIRECT_IO", direct)
     monkeypatch.setattr(disk.current, "bypass_cache", lambda fd, on: asked.append(on) or False)
     data = os.urandom(1 << 13)
-    with contextlib.closing(hashing_file.HashingFile(str(root / "file"))) as file:
+    with contextlib.closing(atomic.HashingFile(str(root / "file"))) as file:
         file.write(data * 1024)
         file.sync()
     assert (root / "file").read_bytes() == data * 1024

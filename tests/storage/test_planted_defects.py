@@ -15,7 +15,6 @@ from keras_ratchet._storage import (
     atomic,
     disk,
     earlier_runs,
-    hashing_file,
     single_file,
     snapshot_directory,
 )
@@ -36,7 +35,7 @@ def write_without_sync(which):
     def unsynced(draft, fill):
         if not which(draft.target):
             return write(draft, fill)
-        with hashing_file.HashingFile(draft.path) as file:
+        with atomic.HashingFile(draft.path) as file:
             fill(file)
             file.flush()
 
@@ -224,7 +223,7 @@ def test_a_snapshot_directory_that_is_not_synced_is_caught(
 
 
 def test_snapshot_files_that_are_not_synced_are_caught(quick_path, monkeypatch):
-    monkeypatch.setattr(hashing_file.HashingFile, "sync", lambda file: file.flush())
+    monkeypatch.setattr(atomic.HashingFile, "sync", lambda file: file.flush())
     found = caught(scenarios.SnapshotCommit(), quick_path, "step-2")
     assert all("power loss" in violation for violation in found)
 

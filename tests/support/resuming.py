@@ -16,7 +16,7 @@ import numpy as np
 from support import background_saves, collector
 
 import keras_ratchet
-from keras_ratchet._engine.resume import stages
+from keras_ratchet._engine.resume import comparison
 
 ROWS, BATCH, EPOCHS = 40, 4, 3
 PER_EPOCH = ROWS // BATCH
@@ -83,7 +83,7 @@ def scramble(*, as_new_process=True):
     """Put all random streams somewhere else, and forget the last run, as a new process has."""
     collector.spare()
     if as_new_process:
-        stages._total.clear()
+        comparison._total.clear()
     keras.backend.clear_session()
     seed_all(random.SystemRandom().randrange(2**31))
 

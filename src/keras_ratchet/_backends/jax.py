@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_ratchet._backends.base import Foreign, Resolve
+from keras_ratchet._backends import Foreign, Resolve
 
 
 def view(variable: Any) -> NDArray[Any]:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.python.eager import context
 
-from keras_ratchet._backends.base import Foreign, Resolve
+from keras_ratchet._backends import Foreign, Resolve
 
 _RANDOM_OPS = frozenset(
     {

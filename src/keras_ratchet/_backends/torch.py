@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from keras_ratchet._backends.base import Foreign, Resolve
+from keras_ratchet._backends import Foreign, Resolve
 
 # Dtypes that NumPy lacks: the dtype to view the memory as, and the one of ml_dtypes.
 _FOREIGN: dict[torch.dtype, tuple[torch.dtype, Any]] = {

@@ -14,9 +14,9 @@ before. That the names still mean what we think is checked by these tests:
 
 | module | canary |
 |---|---|
-| `anatomy`, `callbacks`, `ema`, `fit`, `metrics`, `seeds` | `tests/keras/test_names.py` |
-| `data_adapters` | `tests/keras/test_meanings.py` |
-| `attributes` | `tests/resume/test_attributes.py` |
+| `anatomy`, `callbacks`, `ema`, `metrics`, `seeds` | `tests/keras/test_names.py` |
+| `anatomy` (attributes) | `tests/resume/test_attributes.py` |
+| `fit` | `tests/keras/test_meanings.py` |
 | `building` | `tests/resume/test_made_by_the_first_step.py` |
 | `legacy_h5` | `tests/drop_in/test_legacy_files.py` |
 | `rebuilding` | `tests/drop_in/test_found_at_the_start.py` |

@@ -1,4 +1,4 @@
-"""What a model is made of: its layers, their own variables, its optimizers' own variables.
+"""What a model is made of: its layers, variables, optimizers, and attributes of Keras's own.
 
 | name | for | checked on |
 |---|---|---|
@@ -10,17 +10,29 @@
 | `TorchLayer._torch_params` | the same; where torch finds the variables | 3.12 to 3.16 |
 | `BaseOptimizer._variables` | what an optimizer owns, without those inside it | 3.12 to 3.16 |
 | `BaseOptimizer._trainable_variables` | what it was built for | 3.12 to 3.16 |
+| `functional.Functional` | whose methods set an attribute | 3.12 to 3.16 |
+| `saving_lib.get_attr_skipset` | the attributes that every layer has | 3.12 to 3.16 |
 
 Which of the two lists of its layer a variable is in was settled when it was made: setting
-`trainable = False` moves none.
+`trainable = False` moves none. Keras has no list of the attributes that it sets itself; its
+methods' bytecode is that list, right for every version.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dis
+import functools
+import inspect
+import types
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 from keras_ratchet.types import Model
+
+_PREFIXES = ("_self_", "_keras_ratchet")  # TensorFlow's tracking of attributes; our own notes
+_LIBRARIES = ("keras", "torch", "tensorflow", "flax")
+_NO_SETTINGS = frozenset({"name", "dtype", "trainable", "seed", "autocast"})
+_STEPS = ("call", "train_step", "test_step", "compute_loss", "compute_metrics", "update_state")
 
 
 def layers_of(model: Model) -> list[Any]:
@@ -96,3 +108,140 @@ def batch_normalizations(model: Any) -> list[Any]:
 
     layers = model._flatten_layers(include_self=False, recursive=True)
     return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+def own_attributes(thing: Any) -> dict[str, Any]:
+    """Return the attributes of a Keras object, or any other, that Keras does not set itself."""
+    values = vars(thing)
+    kind: Any = type(thing)
+    return {name: values[name] for name in _own(kind, tuple(values))}
+
+
+def attributes_beyond_base(thing: Any) -> dict[str, Any]:
+    """Return the attributes of a Keras object that every layer or model does not have."""
+    values = vars(thing)
+    kind: Any = type(thing)
+    return {name: values[name] for name in _beyond_base(kind, tuple(values))}
+
+
+def settings(thing: Any) -> dict[str, Any]:
+    """Return the numbers and switches that a class of Keras's took as arguments and reads.
+
+    Such as `rate` of Dropout and `clipnorm` of an optimizer: a callback may change them.
+    """
+    kind: Any = type(thing)
+    kinds = (bool, int, float, type(None))
+    values = vars(thing)
+    names = _settings(kind, tuple(values))
+    return {name: values[name] for name in names if isinstance(values[name], kinds)}
+
+
+@functools.cache
+def _arguments(kind: Hashable) -> frozenset[str]:
+    """Return the names of the arguments of Keras's constructors among the bases of a class."""
+    makers = [vars(base).get("__init__") for base in _mro(kind) if _library(base) == "keras"]
+    codes = [code for maker in makers if (code := next(codes_of(maker), None)) is not None]
+    return frozenset(n for code in codes for n in code.co_varnames[: _count(code)]) - _NO_SETTINGS
+
+
+def _count(code: types.CodeType) -> int:
+    return code.co_argcount + code.co_kwonlyargcount
+
+
+# objects of one class mostly have the same attributes, so that a model has few such lists of names
+@functools.lru_cache(maxsize=1024)
+def _settings(kind: Hashable, names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if name in _arguments(kind))
+
+
+@functools.lru_cache(maxsize=1024)
+def _own(kind: Hashable, names: tuple[str, ...]) -> tuple[str, ...]:
+    known = set_by_libraries(kind) | _base() if _is_keras(kind) else frozenset()
+    return _without(names, known)
+
+
+@functools.lru_cache(maxsize=1024)
+def _beyond_base(kind: Hashable, names: tuple[str, ...]) -> tuple[str, ...]:
+    return _without(names, _base() if _is_keras(kind) else frozenset())
+
+
+def _without(names: tuple[str, ...], known: frozenset[str]) -> tuple[str, ...]:
+    return tuple(n for n in names if n not in known and not n.startswith(_PREFIXES))
+
+
+@functools.cache
+def _is_keras(kind: Hashable) -> bool:
+    return any(_library(base) == "keras" for base in _mro(kind))
+
+
+def _mro(kind: Any) -> tuple[type, ...]:
+    return tuple(kind.__mro__)
+
+
+def _library(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
+
+
+@functools.cache
+def keras_attributes() -> frozenset[str]:
+    """Return the attributes that Keras sets on every layer."""
+    from keras.src.saving import saving_lib
+
+    return frozenset(saving_lib.get_attr_skipset("Layer"))
+
+
+@functools.cache
+def _base() -> frozenset[str]:
+    """Return the names of what every layer or model has."""
+    import keras
+    from keras.src.models.functional import Functional
+
+    kinds = (keras.Model, keras.Sequential, Functional, keras.metrics.Metric, keras.losses.Loss)
+    names = [set_by_libraries(kind) for kind in kinds]
+    return frozenset().union(*names, vars(keras.layers.Layer(name="attributes")))
+
+
+@functools.cache
+def set_by_libraries(kind: Hashable) -> frozenset[str]:
+    """Return the names of attributes that methods of Keras and its backends set."""
+    bases = [base for base in _mro(kind) if _library(base) in _LIBRARIES]
+    return frozenset(name for base in bases for name in _set_by(base))
+
+
+@functools.cache
+def names_read_by_steps(kind: Hashable) -> frozenset[str]:
+    """Return the names that a user's class reads in what a compiled step runs."""
+    own = [base for base in _mro(kind) if _library(base) not in (*_LIBRARIES, "builtins")]
+    methods = {name: member for base in reversed(own) for name, member in vars(base).items()}
+    pending, read = list(_STEPS), set[str]()
+    while pending:
+        for code in codes_of(methods.get(pending.pop())):
+            fresh = set(code.co_names) - read
+            read |= fresh
+            pending += fresh & methods.keys()
+    return frozenset(read)
+
+
+@functools.cache
+def _set_by(kind: type) -> frozenset[str]:
+    found = (code for member in vars(kind).values() for code in codes_of(member))
+    return frozenset(
+        instruction.argval
+        for code in found
+        for instruction in dis.get_instructions(code)
+        if instruction.opname == "STORE_ATTR"
+    )
+
+
+def codes_of(member: Any) -> Iterator[types.CodeType]:
+    """Yield the code of a method or property, and of the functions in it."""
+    if isinstance(member, property):
+        members = [member.fget, member.fset]
+    else:
+        members = [getattr(member, "__func__", member)]
+    pending = [getattr(inspect.unwrap(m), "__code__", None) for m in members if callable(m)]
+    while pending:
+        code = pending.pop()
+        if isinstance(code, types.CodeType):
+            yield code
+            pending += [inner for inner in code.co_consts if isinstance(inner, types.CodeType)]

@@ -1,4 +1,4 @@
-"""A file that appears in one rename, or not at all.
+"""A file that appears in one rename, or not at all, and knows its own digest.
 
 1. A draft is created beside its target, in the same directory: `.draft-<token>-<name>`;
 2. its bytes are written and synced;
@@ -7,18 +7,28 @@
 
 A crash before 3 leaves a draft that nobody lists and the next start removes; the older file is
 untouched. After 3 the new file is whole.
+
+Drafts are written past the system's page cache (`O_DIRECT`) where that works: it takes two thirds
+of the time and a sixth of the processor's (300 MB on ext4: 136 ms against 202, 16 ms of them at
+work against 83), and does not drive the training data out of the cache. `RATCHET_DIRECT_IO=0` in
+the environment switches it off; a file system that refuses it is written in the usual way.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
+import mmap
 import os
 import re
 import secrets
 from collections.abc import Callable
+from typing import Any
+
+import xxhash
 
 from keras_ratchet._storage import disk
-from keras_ratchet._storage.hashing_file import HashingFile
 from keras_ratchet._storage.manifest import FileEntry
 
 DRAFT_PREFIX = ".draft-"
@@ -27,6 +37,10 @@ LEFTOVER = re.compile(
     rf"(?:{re.escape(DRAFT_PREFIX)}|{re.escape(TRASH_PREFIX)})[0-9a-f]{{8}}-(?P<name>.+)", re.DOTALL
 )
 PROBE = "probe"
+DIRECT_IO = os.environ.get("RATCHET_DIRECT_IO", "1") != "0"
+_BLOCK_BYTES = 1 << 22
+_ALIGNMENT = 1 << 12
+_CHUNK_BYTES = 1 << 20  # still in the processor's cache when it is written
 
 
 def name_limit(directory: str) -> int:
@@ -110,3 +124,150 @@ def probe(directory: str) -> None:
         disk.discard(draft)
     with contextlib.suppress(PermissionError):  # we may not be allowed to read it
         disk.current.sync_directory(os.path.dirname(os.path.abspath(directory)))
+
+
+class HashingFile(io.RawIOBase):
+    """A new file, open for reading and writing, whose every write passes `disk.current`.
+
+    As long as it is written from the first byte to the last, its digest is computed on the way.
+    Bytes are gathered in blocks of 4 MB, which `O_DIRECT` needs.
+
+    Args:
+        path: Where it is created; there must be no file.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._fd = -1  # `close` is called even if opening fails
+        self._hasher = xxhash.xxh3_128()
+        self._size = 0
+        self._in_order = True
+        self._block: mmap.mmap | None = None
+        self._filled = 0
+        self._bypasses = False
+        self._may_bypass = DIRECT_IO
+        self._fd = disk.current.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def fileno(self) -> int:
+        """Return the file descriptor."""
+        return self._fd
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`; it may wait in memory until `flush` or `sync`."""
+        view = memoryview(data).cast("B")
+        for start in range(0, len(view), _CHUNK_BYTES):
+            chunk = view[start : start + _CHUNK_BYTES]
+            self._hasher.update(chunk)
+            self._gather(chunk)
+        self._size += len(view)
+        return len(view)
+
+    def _gather(self, rest: memoryview) -> None:
+        while rest:
+            if self._block is None:
+                self._block = mmap.mmap(-1, _BLOCK_BYTES)  # whose address is aligned
+            count = min(len(rest), _BLOCK_BYTES - self._filled)
+            _copy(rest[:count], self._block, self._filled)
+            self._filled += count
+            rest = rest[count:]
+            if self._filled == _BLOCK_BYTES:
+                self._put(bypass=True)
+
+    def _put(self, bypass: bool) -> None:
+        """Write the gathered bytes."""
+        if self._block is None or not self._filled:
+            return
+        with memoryview(self._block) as block:
+            start, end = 0, self._filled
+            while start < end:
+                self._switch(bypass and (end - start) % _ALIGNMENT == 0)
+                start += self._write(block[start:end])
+        self._filled = 0
+
+    def _write(self, rest: memoryview) -> int:
+        with rest:
+            try:
+                return disk.current.write(self._fd, rest)
+            except OSError as error:
+                if error.errno != errno.EINVAL or not self._bypasses:
+                    raise
+                self._may_bypass = False  # some file systems refuse only the write itself
+                self._switch(False)
+                return disk.current.write(self._fd, rest)
+
+    def _switch(self, bypass: bool) -> None:
+        bypass = bypass and self._may_bypass
+        if bypass != self._bypasses:
+            done = disk.current.bypass_cache(self._fd, bypass)
+            self._may_bypass = self._may_bypass and done
+            self._bypasses = bypass and done
+
+    def flush(self) -> None:
+        """Hand the gathered bytes to the system."""
+        self._put(bypass=False)
+
+    def entry(self) -> FileEntry | None:
+        """Return size and digest, or None if the file was not written in order."""
+        return FileEntry(self._size, self._hasher.hexdigest()) if self._in_order else None
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` from the current position; return the number of bytes read."""
+        self.flush()
+        view = memoryview(buffer).cast("B")
+        data = os.read(self._fd, len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a position; return it."""
+        self.flush()
+        position = os.lseek(self._fd, offset, whence)
+        self._in_order = self._in_order and position == self._size
+        return position
+
+    def tell(self) -> int:
+        """Return the position."""
+        self.flush()
+        return os.lseek(self._fd, 0, os.SEEK_CUR)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Cut or extend the file to `size` bytes; return it."""
+        self.flush()
+        size = self.tell() if size is None else size
+        self._in_order = self._in_order and size == self._size
+        disk.current.truncate(self._fd, size)
+        return size
+
+    def sync(self) -> None:
+        """Wait until the bytes are on the disk."""
+        self.flush()
+        disk.current.sync(self._fd)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if not self.closed:
+            self._filled = 0  # a draft that was not synced is not wanted
+            super().close()
+            if self._block is not None:
+                self._block.close()
+            if self._fd >= 0:
+                os.close(self._fd)
+
+
+def _copy(source: memoryview, block: mmap.mmap, at: int) -> None:
+    """Copy bytes into a block; unlike an assignment, this lets other threads run."""
+    import numpy as np  # code that only reads does not need it
+
+    np.copyto(np.frombuffer(block, np.uint8, len(source), at), np.frombuffer(source, np.uint8))

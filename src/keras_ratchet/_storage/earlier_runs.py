@@ -21,8 +21,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from keras_ratchet._storage import disk, single_file
-from keras_ratchet._storage.atomic import AtomicFile
-from keras_ratchet._storage.hashing_file import HashingFile
+from keras_ratchet._storage.atomic import AtomicFile, HashingFile
 from keras_ratchet._storage.manifest import Manifest, entry_of
 
 _EARLIER = re.compile(

@@ -33,9 +33,9 @@ from keras_ratchet._storage.atomic import (
     PROBE,
     TRASH_PREFIX,
     AtomicFile,
+    HashingFile,
     draft_path,
 )
-from keras_ratchet._storage.hashing_file import HashingFile
 from keras_ratchet._storage.manifest import Manifest, entry_of, matches, read_manifest
 from keras_ratchet.errors import LoadError
 

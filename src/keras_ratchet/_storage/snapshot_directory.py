@@ -23,8 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from keras_ratchet._storage import disk
-from keras_ratchet._storage.atomic import LEFTOVER, TRASH_PREFIX, draft_path
-from keras_ratchet._storage.hashing_file import HashingFile
+from keras_ratchet._storage.atomic import LEFTOVER, TRASH_PREFIX, HashingFile, draft_path
 from keras_ratchet._storage.manifest import (
     FileEntry,
     Manifest,

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_ratchet._engine.resume.resumer import Resumer
-from keras_ratchet._keras import data_adapters
+from keras_ratchet._keras import fit
 from keras_ratchet._keras.callbacks import without_callbacks
 from keras_ratchet._keras.fit import step_result
 from keras_ratchet.callbacks._logs import metrics_of
@@ -204,7 +204,7 @@ def skip_steps(
 
     def skip(*arguments: Any) -> Any:
         nonlocal done
-        done += data_adapters.draw(model, arguments)
+        done += fit.draw(model, arguments)
         if done >= batches:
             model.train_function = original
             at_end()

@@ -12,9 +12,15 @@ import keras
 from keras_ratchet._warn import warn
 from keras_ratchet.callbacks._logs import MetricWatch, Progress, Writers, metrics_of
 from keras_ratchet.errors import ConfigError
-from keras_ratchet.policy.criterion import MISSING, Criterion, from_json, to_json
+from keras_ratchet.policy.criterion import (
+    MISSING,
+    Criterion,
+    from_json,
+    ranking_metric_of,
+    resolve_directions,
+    to_json,
+)
 from keras_ratchet.policy.patience import PatienceRule, PatienceState
-from keras_ratchet.policy.ranking_metric import ranking_metric_of, resolve_directions
 from keras_ratchet.types import Verdict
 
 

@@ -20,10 +20,9 @@ from keras_ratchet.callbacks._drop_in import stand_in
 from keras_ratchet.callbacks._stop_rule import StopRule, check_criterion
 from keras_ratchet.callbacks.monitor_callback import MonitorCallback
 from keras_ratchet.errors import ConfigError, NonFiniteError
-from keras_ratchet.policy.criterion import Criterion, from_json, to_json
+from keras_ratchet.policy.criterion import Criterion, from_json, ranking_metric_of, to_json
 from keras_ratchet.policy.monitor import DeltaMode, NanRule
 from keras_ratchet.policy.patience import Patience, PatienceRule
-from keras_ratchet.policy.ranking_metric import ranking_metric_of
 from keras_ratchet.policy.soup import Average
 from keras_ratchet.types import AverageRecord, StopKind, StopReason, Verdict
 

@@ -12,7 +12,7 @@ import keras
 
 from keras_ratchet._engine.saving.checkpoint_store import CheckpointStore
 from keras_ratchet._engine.saving.checkpointer import Checkpointer
-from keras_ratchet._engine.saving.lineage import run_of
+from keras_ratchet._engine.saving.provenance import run_of
 from keras_ratchet._keras.callbacks import print_message
 from keras_ratchet._keras.fit import initial_epoch
 from keras_ratchet._keras.metrics import metrics_are_known

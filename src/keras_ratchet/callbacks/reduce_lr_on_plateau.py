@@ -14,8 +14,7 @@ import numpy as np
 from keras_ratchet._engine.capture.best_weights import BestWeights, check_optimizer
 from keras_ratchet._engine.capture.ema import mark_not_swapped, scored_sources
 from keras_ratchet._engine.capture.finite import FiniteWatch
-from keras_ratchet._engine.capture.learning_rate import rates_of
-from keras_ratchet._engine.capture.optimizers import optimizers_of
+from keras_ratchet._engine.capture.optimizers import optimizers_of, rates_of
 from keras_ratchet._keras.callbacks import print_message
 from keras_ratchet.callbacks import _journal
 from keras_ratchet.callbacks._drop_in import stand_in

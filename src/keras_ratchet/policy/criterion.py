@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from keras_ratchet.policy.directions import Directions
-from keras_ratchet.policy.monitor import AnyMode
+from keras_ratchet.errors import ConfigError
+from keras_ratchet.policy.monitor import AnyMode, Directions, Mode
 from keras_ratchet.types import Moment, Verdict
 
 State = Any  # plain data: None, bool, int, float, str; lists, and dicts with string keys, of them
@@ -282,3 +282,64 @@ def from_json(data: Any) -> State:
     if set(data) == {_FLOAT}:
         return float(data[_FLOAT])
     return {key: from_json(inner) for key, inner in data.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class RankingMetric:
+    """The metric that decides which weights are best.
+
+    It is the first one that a criterion names, from left to right; "val_loss" if it names none.
+    A mode given for a metric in one place holds for it everywhere.
+
+    Args:
+        metric: Its name.
+        mode: "min", "max", or "auto".
+    """
+
+    metric: str
+    mode: AnyMode
+
+
+def ranking_metric_of(criterion: Criterion) -> RankingMetric:
+    """Return the metric that decides what is best.
+
+    Raises:
+        ConfigError: If one metric is to be both small and large.
+
+    Example:
+        >>> from keras_ratchet.policy.thresholds import Reaches
+        >>> from keras_ratchet.policy.patience import Patience
+        >>> ranking_metric_of(Reaches(0.9) | Patience(5, "f1") | Patience(9, "f1", mode="max"))
+        RankingMetric(metric='f1', mode='max')
+    """
+    metric = _monitored(criterion)
+    return RankingMetric(metric, _said(criterion, metric).get(metric, "auto"))
+
+
+def resolve_directions(criterion: Criterion, ask: Callable[[str], Mode | None]) -> Criterion:
+    """Fill in every name and mode that was left open.
+
+    Args:
+        criterion: What the user wrote.
+        ask: Returns what the model knows of a metric's direction, or None.
+
+    Raises:
+        UnknownDirectionError: If a direction is needed that nobody knows.
+    """
+    metric = _monitored(criterion)
+    return criterion.resolved(Directions(metric, _said(criterion, metric), ask))
+
+
+def _monitored(criterion: Criterion) -> str:
+    return next((name for name, _ in criterion.monitors() if name), Directions().monitored)
+
+
+def _said(criterion: Criterion, monitored: str) -> dict[str, Mode]:
+    said: dict[str, Mode] = {}
+    for name, mode in criterion.monitors():
+        if mode != "auto" and said.setdefault(name or monitored, mode) != mode:
+            raise ConfigError(
+                f"{name or monitored!r} is minimized in one criterion and maximized in "
+                "another. Give it one mode."
+            )
+    return said

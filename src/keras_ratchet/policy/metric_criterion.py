@@ -7,8 +7,7 @@ from typing import Any, get_args
 
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy.criterion import Criterion, State, undecided
-from keras_ratchet.policy.directions import Directions
-from keras_ratchet.policy.monitor import AnyMode, Mode, one_of
+from keras_ratchet.policy.monitor import AnyMode, Directions, Mode, one_of
 from keras_ratchet.policy.smoothed import Smoothed
 from keras_ratchet.types import Moment, Verdict
 

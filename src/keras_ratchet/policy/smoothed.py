@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy.criterion import Criterion, State
-from keras_ratchet.policy.directions import Directions
-from keras_ratchet.policy.monitor import AnyMode
+from keras_ratchet.policy.monitor import AnyMode, Directions
 from keras_ratchet.types import Moment, Verdict
 
 

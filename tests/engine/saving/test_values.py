@@ -17,7 +17,7 @@ from support.models import data
 
 import keras_ratchet
 from keras_ratchet import _backends
-from keras_ratchet._engine.capture.variable_names import COLLECTIONS, Places
+from keras_ratchet._engine.capture.model_state import COLLECTIONS, Places
 from keras_ratchet._formats.safetensors import read_arrays
 from keras_ratchet._keras.ema import ema_pairs
 

@@ -15,8 +15,8 @@ from keras_ratchet._engine.averaging.moving_statistics import StatisticsData, re
 from keras_ratchet._engine.averaging.validation import Validation
 from keras_ratchet._engine.capture import rng
 from keras_ratchet._engine.capture.best_weights import all_weights_of, preserved, weights_of
-from keras_ratchet._engine.capture.extra_state import finalize, streams_beyond
 from keras_ratchet._engine.capture.finite import FiniteWatch
+from keras_ratchet._engine.capture.model_state import finalize, streams_beyond
 from keras_ratchet._formats.numeric import is_float, mean_of
 from keras_ratchet.policy.monitor import Monitor
 from keras_ratchet.policy.soup import Average, Candidate, choose

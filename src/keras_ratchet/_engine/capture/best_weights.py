@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_ratchet import _backends
-from keras_ratchet._engine.capture.extra_state import finalize, weights_beyond
+from keras_ratchet._engine.capture.model_state import finalize, weights_beyond
 from keras_ratchet._engine.capture.optimizers import AllOptimizers, optimizers_of
 from keras_ratchet.errors import ConfigError
 

@@ -15,7 +15,7 @@ import keras
 
 from keras_ratchet import _backends
 from keras_ratchet._engine.capture import optimizers, rng
-from keras_ratchet._engine.capture.variable_names import Places
+from keras_ratchet._engine.capture.model_state import Places
 from keras_ratchet._keras import anatomy, fit
 from keras_ratchet._keras.building import create_variables
 from keras_ratchet.types import Model

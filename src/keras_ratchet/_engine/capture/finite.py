@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_ratchet import _backends
-from keras_ratchet._backends.base import Foreign
+from keras_ratchet._backends import Foreign
 from keras_ratchet._engine.capture.best_weights import all_weights_of
 
 _log = logging.getLogger("keras_ratchet")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_ratchet import _backends
-from keras_ratchet._backends.base import Foreign, Resolve
+from keras_ratchet._backends import Foreign, Resolve
 
 
 @dataclass(frozen=True, slots=True)

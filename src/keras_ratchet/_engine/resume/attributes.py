@@ -17,7 +17,7 @@ import numpy as np
 
 from keras_ratchet import _backends
 from keras_ratchet._engine.capture import optimizers
-from keras_ratchet._engine.capture.extra_state import Reach, reach
+from keras_ratchet._engine.capture.model_state import Reach, reach
 from keras_ratchet._engine.resume.state_codec import (
     NO_DATA,
     RANDOM,
@@ -29,7 +29,7 @@ from keras_ratchet._engine.resume.state_codec import (
     thing,
 )
 from keras_ratchet._engine.resume.traces import inside
-from keras_ratchet._keras.attributes import names_read_by_steps, own_attributes, settings
+from keras_ratchet._keras.anatomy import names_read_by_steps, own_attributes, settings
 from keras_ratchet._warn import warn
 from keras_ratchet.types import Model, Position
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from keras_ratchet import _backends
 from keras_ratchet._engine.resume.data_states import DataStates
 from keras_ratchet._engine.resume.state_codec import owned
-from keras_ratchet._keras import data_adapters, fit
+from keras_ratchet._keras import fit
 from keras_ratchet._warn import warn
 from keras_ratchet.types import Seekable, Stateful
 
@@ -43,7 +43,7 @@ class DataCursor:
 
     def __init__(self, iterator: Any, data: Any = None, model: Any = None) -> None:
         self._iterator = iterator
-        self.kind, found = data_adapters.data_source(iterator)
+        self.kind, found = fit.data_source(iterator)
         self.source = found if data is None else data
         if self.kind == "loop" and hasattr(data, "batch_sampler"):
             self.kind = "torch_loader"
@@ -51,7 +51,7 @@ class DataCursor:
         self._fit = fit.validation_of_fit()
         self._validation: SourceState | None = None
         if self._fit is not None:
-            kind = data_adapters.kind_of(self._fit.x)
+            kind = fit.kind_of(self._fit.x)
             steps = self._fit.arguments["steps_per_epoch"]
             self._validation = SourceState(kind, self._fit.x, True, steps)
         self._states = DataStates(self._roots(), list(getattr(model, "variables", ())))
@@ -88,7 +88,7 @@ class DataCursor:
         """Before the first epoch here, look at what cannot be saved, to see whether it changes."""
         if self._watches is None:
             self._states.watch()
-            self._arrays = digest_of(data_adapters.arrays_of(self._iterator))
+            self._arrays = digest_of(fit.arrays_of(self._iterator))
             self._watches = True
 
     def end_epoch(self, epoch: int) -> None:
@@ -96,7 +96,7 @@ class DataCursor:
         self._epochs += 1
         self._validations += self._fit is not None and self._fit.follows(epoch)
         lost = self._states.lost() if self._watches else {}
-        if self._watches and self._arrays != digest_of(data_adapters.arrays_of(self._iterator)):
+        if self._watches and self._arrays != digest_of(fit.arrays_of(self._iterator)):
             lost["the arrays passed to fit"] = True
         self._watches = False
         if lost:  # the value says whether these are rows that the user may have shuffled
@@ -111,7 +111,7 @@ class DataCursor:
         """Return the sources' state; call it between two epochs."""
         return {
             "batches": getattr(self._iterator, "num_batches", None),
-            "passes": data_adapters.passes(self._iterator),
+            "passes": fit.passes(self._iterator),
             "epochs": self._epochs,
             "validations": self._validations,
             "reached": self._states.capture(),
@@ -141,14 +141,12 @@ class DataCursor:
         self._train.restore(state, batch)
         self._restore_validation(state)
         if self.kind == "tf_dataset":
-            data_adapters.advance_dataset(
-                self._iterator, self.source, self._epochs, state.get("batches")
-            )
+            fit.advance_dataset(self._iterator, self.source, self._epochs, state.get("batches"))
         self._states.load(state.get("reached", {}))  # making iterators may have changed it
         if state.get("passes") is not None:
-            data_adapters.set_passes(self._iterator, state["passes"])
+            fit.set_passes(self._iterator, state["passes"])
         if state.get("batches") is not None:
-            data_adapters.set_num_batches(self._iterator, state["batches"])
+            fit.set_num_batches(self._iterator, state["batches"])
 
     def _restore_validation(self, state: Mapping[str, Any]) -> None:
         if self._fit is None or self._validation is None or self._iterator is None:
@@ -156,16 +154,14 @@ class DataCursor:
         if self._validations:
             iterator = self._fit.iterator(self._iterator)
             if self._validation.kind == "tf_dataset":
-                data_adapters.advance_validation(
-                    iterator, self._validation.source, self._validations
-                )
+                fit.advance_validation(iterator, self._validation.source, self._validations)
             if getattr(self._validation.source, "persistent_workers", False):
                 iter(self._validation.source)  # only the first iterator of all draws a seed
         self._validation.restore(state.get("validation", {}), 0)
 
     def warn(self) -> None:
         """Warn of data whose state an interruption will lose, with the cure."""
-        if unproved := data_adapters.unproved():
+        if unproved := fit.unproved():
             warn(
                 f"Resume may not be exact: {unproved} Use one of these versions, or a newer "
                 "keras-ratchet."
@@ -183,7 +179,7 @@ class DataCursor:
             )
         elif complaint := self._train.complaint():
             found.append(complaint)
-        elif self.kind == "array" and data_adapters.draws_unseeded(self._iterator):
+        elif self.kind == "array" and fit.draws_unseeded(self._iterator):
             found.append(
                 "TensorFlow shuffles arrays with a seed of its own, which cannot be read. Call "
                 "keras.utils.set_random_seed(...) first, or use "
@@ -211,7 +207,7 @@ class SourceState:
     """The state that a source has by itself.
 
     Args:
-        kind: As `data_adapters.data_source` names it.
+        kind: As `fit.data_source` names it.
         source: The source.
         validates: Whether it is what `fit` validates on.
         steps: Batches of a pass, where `fit` is told.

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 
-from keras_ratchet._engine.capture.variable_names import Places
+from keras_ratchet._engine.capture.model_state import Places
 from keras_ratchet._engine.resume.train_state import capture_variables, restore_variables
 from keras_ratchet._formats.safety import check_file
 from keras_ratchet._warn import warn

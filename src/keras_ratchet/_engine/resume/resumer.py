@@ -15,12 +15,18 @@ from numpy.typing import NDArray
 from keras_ratchet import _backends
 from keras_ratchet._engine.capture import building, optimizers, rng
 from keras_ratchet._engine.capture.building import FlagsWatch
-from keras_ratchet._engine.capture.extra_state import EXTRA, named_extras, reach, restore_extras
-from keras_ratchet._engine.capture.variable_names import Places
+from keras_ratchet._engine.capture.model_state import (
+    EXTRA,
+    Places,
+    named_extras,
+    reach,
+    restore_extras,
+)
 from keras_ratchet._engine.resume.attributes import AttributeStates
 from keras_ratchet._engine.resume.callback_states import CallbackStates
 from keras_ratchet._engine.resume.comparison import (
     RATE,
+    Stage,
     arguments_of,
     changes,
     differences,
@@ -30,7 +36,6 @@ from keras_ratchet._engine.resume.comparison import (
 )
 from keras_ratchet._engine.resume.data_cursor import DataCursor
 from keras_ratchet._engine.resume.snapshot_store import SnapshotStore
-from keras_ratchet._engine.resume.stages import Stage
 from keras_ratchet._engine.resume.train_state import (
     TrainState,
     capture_variables,

@@ -27,7 +27,7 @@ from keras_ratchet._engine.saving.model_file import save_error
 from keras_ratchet._engine.saving.provenance import fingerprint, save_time, state_bytes, versions
 from keras_ratchet._formats.safetensors import read_arrays, write_arrays
 from keras_ratchet._storage import atomic, disk, journal, single_file, snapshot_directory, space
-from keras_ratchet._storage.hashing_file import HashingFile
+from keras_ratchet._storage.atomic import HashingFile
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet._storage.verify import verify
 from keras_ratchet._warn import warn

@@ -8,10 +8,9 @@ from typing import Any
 from keras_ratchet._engine.capture import rng
 from keras_ratchet._engine.capture.best_weights import BestWeights, VariableCopies, weights_of
 from keras_ratchet._engine.capture.ema import reset_averages
-from keras_ratchet._engine.capture.extra_state import streams_beyond
 from keras_ratchet._engine.capture.finite import FiniteWatch
-from keras_ratchet._engine.capture.learning_rate import LearningRates, rates_of
-from keras_ratchet._engine.capture.optimizers import AllOptimizers
+from keras_ratchet._engine.capture.model_state import streams_beyond
+from keras_ratchet._engine.capture.optimizers import AllOptimizers, LearningRates, rates_of
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.types import Position
 

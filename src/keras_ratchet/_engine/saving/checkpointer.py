@@ -12,7 +12,7 @@ from typing import Any
 from keras_ratchet._engine.capture.ema import averages_as_weights, scores_averages
 from keras_ratchet._engine.saving.background import Saved
 from keras_ratchet._engine.saving.checkpoint_store import CheckpointStore
-from keras_ratchet._engine.saving.lineage import earlier
+from keras_ratchet._engine.saving.provenance import earlier
 from keras_ratchet._keras import fit
 from keras_ratchet._storage.earlier_runs import next_name
 from keras_ratchet.policy import naming

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from keras_ratchet._engine.capture.best_weights import weights_of
-from keras_ratchet._engine.capture.extra_state import weights_beyond
 from keras_ratchet._engine.capture.finite import FiniteWatch, Look
+from keras_ratchet._engine.capture.model_state import weights_beyond
 from keras_ratchet._engine.capture.variable_buffers import Values
 from keras_ratchet._formats.base import Format
 from keras_ratchet._keras import saving

@@ -21,9 +21,8 @@ from dataclasses import dataclass
 from keras_ratchet.errors import ConfigError, MetricError
 from keras_ratchet.policy._arguments import is_number, whole_number
 from keras_ratchet.policy.criterion import Criterion, State, undecided
-from keras_ratchet.policy.directions import Directions
 from keras_ratchet.policy.metric_criterion import MetricCriterion
-from keras_ratchet.policy.monitor import AnyMode
+from keras_ratchet.policy.monitor import AnyMode, Directions
 from keras_ratchet.policy.smoothed import Smoothed
 from keras_ratchet.types import Moment, Verdict
 
