@@ -252,6 +252,14 @@ class Session:
         if self._options.deletes_at_end:
             self._store.clear()
 
+    def wait(self) -> None:
+        """Wait for the save that is being written.
+
+        Raises:
+            SaveError: If it has failed.
+        """
+        self._record(self._store.writer.wait())
+
     def close(self) -> None:
         """Give lock, memory and signals back; the snapshots stay."""
         self._info.elapsed_s = self.elapsed_s
@@ -341,13 +349,15 @@ class Session:
     def _settle(self, action: Callable[[], Saved | None]) -> None:
         """Act on the outcome of a save, if there is one; if it failed, all callbacks clean up."""
         try:
-            saved = action()
-            if saved is not None and saved.error is not None:
-                raise saved.error
-            if saved:
-                self._schedule.persisted(saved.duration_s)
+            self._record(action())
         except SaveError as error:
             self._leave(error)
+
+    def _record(self, saved: Saved | None) -> None:
+        if saved is not None and saved.error is not None:
+            raise saved.error
+        if saved:
+            self._schedule.persisted(saved.duration_s)
 
     def _warn_of_lost(self) -> None:
         if self._looks_for_lost:  # in the first epoch

@@ -231,7 +231,8 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
         Raises:
             SaveError: If one has failed.
         """
-        self._store.writer.wait()
+        if self._last.session is not None:  # without one, nothing is being written
+            self._last.session.wait()
 
     def _without_run(self) -> dict[str, Any]:
         info = replace(self._info, elapsed_s=self.elapsed_s)

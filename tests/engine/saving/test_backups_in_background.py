@@ -93,6 +93,28 @@ def test_an_error_is_raised_at_the_next_hook_with_the_traceback_of_its_thread(
     assert event["name"] == LAST
 
 
+def test_flush_raises_what_went_wrong_in_the_background(tmp_path, monkeypatch):
+    real = SnapshotStore._write_files
+
+    def no_space(this, name, state, manifest):
+        if name == LAST and not raised:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(this, name, state, manifest)
+
+    monkeypatch.setattr(SnapshotStore, "_write_files", no_space)
+    block, raised = Block(), []
+
+    def flush():
+        block.go()
+        with pytest.raises(SaveError, match="No space left on device"):
+            callback.flush()
+        raised.append(True)
+
+    callback = backup_to(tmp_path, every_s=1e6)
+    fit(dense(), [callback, At(4, block.stand), At(5, flush)], epochs=2)
+    assert raised == [True]
+
+
 def fails():
     raise ZeroDivisionError
 
