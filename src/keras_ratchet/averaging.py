@@ -38,7 +38,7 @@ from keras_ratchet.policy.soup import (
     place_for,
     unmeasured,
 )
-from keras_ratchet.types import AverageRecord, CheckpointInfo
+from keras_ratchet.types import AverageRecord, CheckpointInfo, Model
 
 _log = logging.getLogger("keras_ratchet")
 _SUFFIXES = (".keras", ".h5")
@@ -46,7 +46,7 @@ Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
 def soup(
-    model: Any,
+    model: Model,
     checkpoints: Paths,
     validation_data: Any,
     *,
@@ -99,7 +99,7 @@ def soup(
 
 
 def mean(
-    model: Any,
+    model: Model,
     checkpoints: Paths,
     validation_data: Any = None,
     *,
@@ -152,7 +152,7 @@ class _CheckpointAverager:
     """Finds the checkpoints, loads the best of them and averages them in the model."""
 
     def __init__(
-        self, model: Any, checkpoints: Paths, k: int, monitor: str | None, mode: str
+        self, model: Model, checkpoints: Paths, k: int, monitor: str | None, mode: str
     ) -> None:
         check_average(None, k)
         if not weights_of(model):
@@ -303,7 +303,7 @@ def _found(checkpoints: Paths) -> list[CheckpointInfo]:
     return infos
 
 
-def _ranking(infos: list[CheckpointInfo], monitor: str | None, mode: str, model: Any) -> Ranking:
+def _ranking(infos: list[CheckpointInfo], monitor: str | None, mode: str, model: Model) -> Ranking:
     """Return the ranking by one metric."""
     known = ranking_of(infos)
     name = monitor or (known.metrics[0][0] if known.metrics else "val_loss")
@@ -325,7 +325,7 @@ def _at_least_one(members: list[Member]) -> list[Member]:
 
 
 @contextlib.contextmanager
-def _unless_it_fails(model: Any) -> Iterator[None]:
+def _unless_it_fails(model: Model) -> Iterator[None]:
     """Put the weights back if the block fails, and the optimizer's variables in any case."""
     weights = VariableCopies()
     weights.capture(all_weights_of(model), {})

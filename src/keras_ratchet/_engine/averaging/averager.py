@@ -20,7 +20,7 @@ from keras_ratchet._engine.capture.model_state import finalize, streams_beyond
 from keras_ratchet._formats.numeric import is_float, mean_of
 from keras_ratchet.policy.monitor import Monitor
 from keras_ratchet.policy.soup import Average, Candidate, choose
-from keras_ratchet.types import AverageRecord
+from keras_ratchet.types import AverageRecord, Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Averager:
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
         members: Sequence[Member],
         monitor: Monitor,
         validation: Validation,
@@ -183,7 +183,7 @@ def needs_data_message(variable: Any) -> str:
 
 
 @contextlib.contextmanager
-def preserve_non_weights(model: Any) -> Iterator[None]:
+def preserve_non_weights(model: Model) -> Iterator[None]:
     """Restore, at the end, what evaluating changes besides weights: metrics, seeds, streams."""
     weights = {id(variable) for variable in weights_of(model) or ()}
     metrics = getattr(model, "metrics_variables", ())

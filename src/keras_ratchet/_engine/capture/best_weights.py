@@ -14,6 +14,7 @@ from keras_ratchet import _backends
 from keras_ratchet._engine.capture.model_state import finalize, weights_beyond
 from keras_ratchet._engine.capture.optimizers import AllOptimizers, optimizers_of
 from keras_ratchet.errors import ConfigError
+from keras_ratchet.types import Model
 
 
 class VariableCopies:
@@ -73,7 +74,7 @@ class BestWeights:
         self._count = 0
         self.is_captured = False
 
-    def capture(self, model: Any, sources: Mapping[int, Any]) -> Any:
+    def capture(self, model: Model, sources: Mapping[int, Any]) -> Any:
         """Copy the present values over those captured before.
 
         Args:
@@ -110,7 +111,7 @@ class BestWeights:
         kept, self._weights = self._weights, spare
         return kept
 
-    def restore(self, model: Any) -> None:
+    def restore(self, model: Model) -> None:
         """Restore what was captured."""
         if weights_of(model) is None:
             model.set_weights(self._opaque)
@@ -133,7 +134,7 @@ class BestWeights:
             "torch": _backends.torch_plain(self._optimizer_state),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any], model: Any) -> Any:
+    def load_state_dict(self, state: Mapping[str, Any], model: Model) -> Any:
         """Take over what `state_dict` returned; return the weights, or None."""
         if not state:
             return None
@@ -145,7 +146,7 @@ class BestWeights:
         self.is_captured = True
         return self.weights
 
-    def _capture_optimizer(self, model: Any, sources: Mapping[int, Any]) -> None:
+    def _capture_optimizer(self, model: Model, sources: Mapping[int, Any]) -> None:
         if self._optimizer is False:
             return
         optimizer = AllOptimizers(model) if self._optimizer is True else self._optimizer
@@ -167,7 +168,7 @@ def preserved(variables: Iterable[Any]) -> Iterator[None]:
             backend.assign(variable, value)
 
 
-def check_optimizer(model: Any, optimizer: Any) -> None:
+def check_optimizer(model: Model, optimizer: Any) -> None:
     """Raise a ConfigError unless `optimizer` means something whose state can be captured."""
     if optimizer is False:
         return
@@ -182,12 +183,12 @@ def check_optimizer(model: Any, optimizer: Any) -> None:
         )
 
 
-def weights_of(model: Any) -> list[Any] | None:
+def weights_of(model: Model) -> list[Any] | None:
     """Return the model's weight variables, or None if it only has get_weights/set_weights."""
     weights = getattr(model, "weights", None)
     return list(weights) if isinstance(weights, list | tuple) else None
 
 
-def all_weights_of(model: Any) -> list[Any]:
+def all_weights_of(model: Model) -> list[Any]:
     """Return the weight variables of a model, then what else it computes with."""
     return [*(weights_of(model) or ()), *weights_beyond(model)]

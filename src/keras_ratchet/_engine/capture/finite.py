@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from keras_ratchet import _backends
 from keras_ratchet._backends import Foreign
 from keras_ratchet._engine.capture.best_weights import all_weights_of
+from keras_ratchet.types import Model
 
 _log = logging.getLogger("keras_ratchet")
 _NOTHING: Mapping[int, Any] = {}
@@ -36,7 +37,7 @@ class FiniteWatch:
         """Forget the run."""
         self._seen, self._places = {}, {}
 
-    def start(self, model: Any, optimizer: Any = None) -> None:
+    def start(self, model: Model, optimizer: Any = None) -> None:
         """Note what is not finite when a run starts."""
         self.clear()
         backend = _backends.current()
@@ -51,13 +52,13 @@ class FiniteWatch:
                 int(places.sum()),
             )
 
-    def problem(self, model: Any, optimizer: Any) -> str | None:
+    def problem(self, model: Model, optimizer: Any) -> str | None:
         """Describe a variable that was finite at the start and is not now, or return None."""
         bad = self.find_bad(model, optimizer)
         return None if bad is None else f"{bad} is not finite"
 
     def find_bad(
-        self, model: Any, optimizer: Any = None, sources: Mapping[int, Any] = _NOTHING
+        self, model: Model, optimizer: Any = None, sources: Mapping[int, Any] = _NOTHING
     ) -> str | None:
         """Return the path of a variable that was finite at the start and is not now, or None.
 
@@ -104,13 +105,13 @@ class FiniteWatch:
 
         return {id(v): (path_of(v), look(v)) for v in variables}
 
-    def state_dict(self, model: Any, optimizer: Any = None) -> dict[str, Any]:
+    def state_dict(self, model: Model, optimizer: Any = None) -> dict[str, Any]:
         """Return the constants as plain data and arrays, by the indices of their variables."""
         watched = _watched(model, optimizer)
         places = [(i, self._places.get(_key(v))) for i, v in enumerate(watched)]
         return {str(i): np.packbits(held) for i, held in places if held is not None}
 
-    def load_state_dict(self, state: Any, model: Any, optimizer: Any = None) -> None:
+    def load_state_dict(self, state: Any, model: Model, optimizer: Any = None) -> None:
         """Take over what `state_dict` returned, in place of what `start` noted."""
         self._places.clear()
         for i, variable in enumerate(_watched(model, optimizer)):
@@ -136,7 +137,7 @@ def path_of(variable: Any) -> str:
     return str(getattr(variable, "path", variable.name))
 
 
-def _watched(model: Any, optimizer: Any) -> Iterator[Any]:
+def _watched(model: Model, optimizer: Any) -> Iterator[Any]:
     yield from all_weights_of(model)
     yield from getattr(optimizer, "variables", ())
 

@@ -245,7 +245,7 @@ class LearningRates:
             ) from error
 
 
-def rates_of(model: Any) -> LearningRates:
+def rates_of(model: Model) -> LearningRates:
     """Return the learning rates of all optimizers that train a model.
 
     A user's `compile` that calls `super().compile()` leaves a default optimizer that is never

@@ -32,6 +32,7 @@ from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet._storage.verify import verify
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import CorruptError, LoadError
+from keras_ratchet.types import Model
 
 ARRAYS = "state.safetensors"
 DATA = "state.json"
@@ -74,7 +75,7 @@ class SnapshotStore:
         """Whether the store holds the lock of its directory."""
         return self._place.locked
 
-    def start(self, model: Any) -> None:
+    def start(self, model: Model) -> None:
         """Make the directory, take its lock, and clean up after a crash.
 
         Args:
@@ -128,11 +129,11 @@ class SnapshotStore:
         paths = self.list_paths()
         return os.path.join(paths[back] if back < len(paths) else self.directory, name)
 
-    def runs_in_background(self, model: Any) -> bool:
+    def runs_in_background(self, model: Model) -> bool:
         """Return whether a save of this model runs in the background."""
         return runs_in_background(self.background, state_bytes(model))
 
-    def save(self, model: Any, state: TrainState, reason: str, blocked_s: float) -> Saved | None:
+    def save(self, model: Model, state: TrainState, reason: str, blocked_s: float) -> Saved | None:
         """Write a snapshot, here or in the background, then delete those beyond `keep`.
 
         It is written after all saves that were started before. If one of these fails, the snapshot
@@ -253,7 +254,7 @@ class SnapshotStore:
             with contextlib.suppress(LoadError):
                 yield snapshot_directory.snapshot_manifest(path).saved_at
 
-    def _manifest(self, model: Any, state: TrainState, reason: str) -> Manifest:
+    def _manifest(self, model: Model, state: TrainState, reason: str) -> Manifest:
         """Return a manifest without its files."""
         return Manifest(
             files={},

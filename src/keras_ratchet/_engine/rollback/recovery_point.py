@@ -12,7 +12,7 @@ from keras_ratchet._engine.capture.finite import FiniteWatch
 from keras_ratchet._engine.capture.model_state import streams_beyond
 from keras_ratchet._engine.capture.optimizers import AllOptimizers, LearningRates, rates_of
 from keras_ratchet.errors import ConfigError
-from keras_ratchet.types import Position
+from keras_ratchet.types import Model, Position
 
 
 class RecoveryPoint:
@@ -42,7 +42,7 @@ class RecoveryPoint:
         """Whether there is a copy."""
         return self._weights.is_captured
 
-    def capture(self, model: Any, position: Position, note: Any) -> None:
+    def capture(self, model: Model, position: Position, note: Any) -> None:
         """Overwrite the copy with the present values.
 
         Args:
@@ -57,7 +57,7 @@ class RecoveryPoint:
             self._streams = rng.capture()
         self.position, self.note = position, note
 
-    def restore(self, model: Any, metrics: bool) -> None:
+    def restore(self, model: Model, metrics: bool) -> None:
         """Restore the copy.
 
         Args:
@@ -84,7 +84,7 @@ class RecoveryPoint:
             "note": self.note,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any], model: Any) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], model: Model) -> None:
         """Take over what `state_dict` returned."""
         if not state:
             return
@@ -112,7 +112,7 @@ class RecoveryPoints:
         self._candidate = RecoveryPoint(optimizer, streams)
         self._watch = FiniteWatch()
 
-    def optimizer_of(self, model: Any) -> Any:
+    def optimizer_of(self, model: Model) -> Any:
         """Return the loop's optimizer, or what stands for all optimizers of the model.
 
         Raises:
@@ -129,12 +129,12 @@ class RecoveryPoints:
             )
         return found
 
-    def rates_of(self, model: Any) -> LearningRates:
+    def rates_of(self, model: Model) -> LearningRates:
         """Return the learning rates to cut."""
         optimizer = self.optimizer_of(model)
         return rates_of(model) if self._optimizer is True else LearningRates({"": optimizer})
 
-    def capture(self, model: Any, position: Position, note: Any, good: bool) -> None:
+    def capture(self, model: Model, position: Position, note: Any, good: bool) -> None:
         """Copy the present state: as the good one, or as the candidate."""
         (self.good if good else self._candidate).capture(model, position, note)
 
@@ -142,21 +142,21 @@ class RecoveryPoints:
         """Make the candidate the good state."""
         self.good, self._candidate = self._candidate, self.good
 
-    def start(self, model: Any) -> None:
+    def start(self, model: Model) -> None:
         """Note what is not finite when the run starts, and is no problem."""
         self._watch.start(model, self.optimizer_of(model))
 
-    def problem(self, model: Any) -> str | None:
+    def problem(self, model: Model) -> str | None:
         """Return what is not finite in the model or its optimizer, or None."""
         return self._watch.problem(model, self.optimizer_of(model))
 
-    def restore_if_bad(self, model: Any) -> None:
+    def restore_if_bad(self, model: Model) -> None:
         """Restore the good state, after an exception, if the model is not finite."""
         if self.good.is_captured and self.problem(model):
             self.good.restore(model, metrics=False)
             reset_averages(model)
 
-    def state_dict(self, model: Any, candidate: bool) -> dict[str, Any]:
+    def state_dict(self, model: Model, candidate: bool) -> dict[str, Any]:
         """Return the states as plain data and arrays.
 
         Args:
@@ -169,18 +169,18 @@ class RecoveryPoints:
             "constants": self._watch.state_dict(model, self.optimizer_of(model)),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any], model: Any) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], model: Model) -> None:
         """Take over what `state_dict` returned."""
         self.good.load_state_dict(state["good"], model)
         self._candidate.load_state_dict(state["candidate"], model)
         self._watch.load_state_dict(state["constants"], model, self.optimizer_of(model))
 
 
-def _metrics_of(model: Any) -> list[Any]:
+def _metrics_of(model: Model) -> list[Any]:
     return list(getattr(model, "metrics_variables", ()))
 
 
-def _seeds_of(model: Any) -> list[Any]:
+def _seeds_of(model: Model) -> list[Any]:
     """Return the states of the seed generators of the model, its metrics and losses."""
     weights = {id(v) for v in weights_of(model) or ()}
     own = [v for v in getattr(model, "variables", ()) if id(v) not in weights]

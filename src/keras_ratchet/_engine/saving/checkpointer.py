@@ -18,7 +18,7 @@ from keras_ratchet._storage.earlier_runs import next_name
 from keras_ratchet.policy import naming
 from keras_ratchet.policy.monitor import missing_message
 from keras_ratchet.policy.retention import Ranking, is_best
-from keras_ratchet.types import CheckpointInfo, Moment, Verdict
+from keras_ratchet.types import CheckpointInfo, Model, Moment, Verdict
 
 _log = logging.getLogger("keras_ratchet")
 
@@ -56,7 +56,7 @@ class Checkpointer:
     _resumed: bool = False
     _notice: str = ""
 
-    def start_run(self, model: Any, run: str, fresh: bool | None, initial_epoch: int) -> None:
+    def start_run(self, model: Model, run: str, fresh: bool | None, initial_epoch: int) -> None:
         """Determine whether this is a new run, or continues one that has saved here before.
 
         Args:
@@ -92,7 +92,7 @@ class Checkpointer:
             f"is kept as {next_name(os.path.realpath(path))} (fresh=False continues it)"
         )
 
-    def start_first_epoch(self, model: Any, epoch: int, fresh: bool | None) -> None:
+    def start_first_epoch(self, model: Model, epoch: int, fresh: bool | None) -> None:
         """Take into account which epoch is the first; another callback may have moved it."""
         if epoch and fresh is None and not self._continues and not self._resumed:
             own, self.store.run = self.store.run, ""
@@ -138,7 +138,7 @@ class Checkpointer:
         self._best_path = path and os.path.join(self.store.directory, path)
 
     def consider(
-        self, model: Any, moment: Moment, swap: Any, reason: str, last: bool = False
+        self, model: Model, moment: Moment, swap: Any, reason: str, last: bool = False
     ) -> bool:
         """Save if the moment deserves it.
 
@@ -216,7 +216,7 @@ class Checkpointer:
             self.reset_best(None)
 
     def _scored_weights(
-        self, model: Any, swap: Any, best_only: bool
+        self, model: Model, swap: Any, best_only: bool
     ) -> contextlib.AbstractContextManager[None]:
         """Return a block in which the model has the weights that were scored: maybe averages."""
         if swap is None:
@@ -227,7 +227,7 @@ class Checkpointer:
         return contextlib.nullcontext()
 
     def _save(
-        self, model: Any, moment: Moment, path: str, verdict: Verdict, best_only: bool
+        self, model: Model, moment: Moment, path: str, verdict: Verdict, best_only: bool
     ) -> None:
         self._pending, self.failed = (moment, self.state_dict()), None
         if verdict.kind == "improved":

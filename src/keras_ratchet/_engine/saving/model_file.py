@@ -18,6 +18,7 @@ from keras_ratchet._storage import disk, single_file, space
 from keras_ratchet._storage.atomic import AtomicFile
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet.errors import SaveError
+from keras_ratchet.types import Model
 
 Capture = Callable[[Sequence[Any]], Values]
 
@@ -37,7 +38,7 @@ class FrozenModel(Protocol):
 
 
 def freeze_model(
-    model: Any, file_format: Format, capture: Capture, watch: FiniteWatch
+    model: Model, file_format: Format, capture: Capture, watch: FiniteWatch
 ) -> FrozenModel:
     """Return what a file needs of a model.
 
@@ -87,7 +88,7 @@ class _Frozen:
 class _OwnSave:
     """A model whose class overrides Keras's saving, and so is saved by it."""
 
-    model: Any
+    model: Model
     method: str
     watch: FiniteWatch
     blocks: bool = True
