@@ -200,8 +200,8 @@ def actions(directory):
     idle, saving = batch(places[2])
     return {
         "one save of `ModelCheckpoint`": checkpoint(places[1]),
-        "one batch of `BackupAndRestore` with a save": saving,
-        "one batch of `BackupAndRestore` without": idle,
+        "one batch of `BackupAndRestore`, with a save": saving,
+        "one batch of `BackupAndRestore`, without a save": idle,
         "one `EarlyStopping.on_epoch_end`": early_stopping(places[0]),
         "one resume in mid-epoch": resume(places[3]),
     }

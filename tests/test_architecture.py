@@ -50,7 +50,7 @@ def test_every_module_is_named_once_with_what_it_says_of_itself():
 
 def test_every_path_that_is_named_is_there():
     text = MAP.read_text()
-    named = set(re.findall(r"`((?:[\w]+/)+[\w]*\.py)`", text))
+    named = set(re.findall(r"`((?:\w+/)*\w+\.py)`", text))
     assert len(named) > 20
     missing = {n for n in named if not (SOURCE / n).exists() and not (REPOSITORY / n).exists()}
     assert not missing

@@ -1,4 +1,4 @@
-"""Small files, short functions: ARCHITECTURE section 7 as a law."""
+"""Small files, short functions: the habits of docs/architecture.md."""
 
 import ast
 from pathlib import Path

@@ -57,7 +57,7 @@ def soup(
     steps: int | None = None,
     average_data: Any = None,
 ) -> AverageRecord:
-    """Give a model the greedy soup of saved weights: a mean that is better than the best of them.
+    """Assign the greedy soup of saved weights to a model: a mean better than the best of them.
 
     From the best checkpoint to the worst, each is added to the mean and stays if that improves
     the value on the validation data (Wortsman et al. 2022). Digests are compared before anything
@@ -110,7 +110,7 @@ def mean(
     steps: int | None = None,
     average_data: Any = None,
 ) -> AverageRecord:
-    """Give a model the mean of the best saved weights.
+    """Assign the mean of the best saved weights to a model.
 
     With validation data the model gets the mean only if it is better than the best checkpoint
     alone. Without, it gets the mean of the best according to their manifests, unmeasured.
@@ -326,7 +326,7 @@ def _at_least_one(members: list[Member]) -> list[Member]:
 
 @contextlib.contextmanager
 def _unless_it_fails(model: Model) -> Iterator[None]:
-    """Put the weights back if the block fails, and the optimizer's variables in any case."""
+    """Restore the weights if the block fails, and the optimizer's variables in any case."""
     weights = VariableCopies()
     weights.capture(all_weights_of(model), {})
     with preserved(getattr(getattr(model, "optimizer", None), "variables", ())):

@@ -81,7 +81,7 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Have the callbacks clean up if the loop was left before its end."""
+        """Make the callbacks clean up if the loop was left before its end."""
         if self._list is not None:
             abandon(self._callbacks, error or GeneratorExit("the loop was left by break"))
             self._list = None

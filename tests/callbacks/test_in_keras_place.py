@@ -14,7 +14,7 @@ NAMES = ["EarlyStopping", "ModelCheckpoint", "BackupAndRestore", "ReduceLROnPlat
 NAMES += ["TerminateOnNaN"]
 
 # What Keras's classes have, of 3.12 to 3.16, and ours refuse. A name more in a newer Keras fails
-# below: find out what it is for, and honour it, or add it here and its cure to `_stand_in`.
+# below: find out what it is for, and honour it, or add it here and its cure to `_drop_in.py`.
 REFUSED = {
     "EarlyStopping": set(),
     "ModelCheckpoint": {

@@ -93,7 +93,7 @@ class Training:
             self.pace.step(writing=slow > 0)
             slow -= slow > 0
             if self.pace.check(1):
-                began = self.pace.begin()
+                began = self.pace.start_save()
                 self.saved_at.append(began)
                 self.clock.now += hook_s
                 self.lost_s += hook_s

@@ -140,6 +140,7 @@ def test_a_signal_ends_fit_at_the_next_batch_and_the_rerun_is_exact(  # noqa: PL
     stopping = first.callbacks[0]
     assert stopping.wait + stopping.best_epoch + 1 == done, "EarlyStopping judged it"
     assert backup.stop_reason.kind == "signal"
+    assert backup.stop_reason.epoch == (epoch if place != "epoch end" else done - 1)
     assert str(backup.stop_reason).startswith(f"{name}: saved with ")
     assert position in snapshots(one), "delete_checkpoint=True deleted it"
     resumed = one.run()

@@ -282,7 +282,7 @@ class RetentionStep(Scenario):
 
 
 def retain(root):
-    """Drop what KeepLast(2) does not keep, as `Series` does."""
+    """Drop what KeepLast(2) does not keep, as `CheckpointStore` does."""
     ranking = Ranking((("val_loss", "min"),))
     for decision in plan(checkpoints(root), KeepLast(2), ranking, now_s=2e9):
         if not decision.keep and verify(decision.checkpoint.path):

@@ -81,7 +81,7 @@ def no_gradients() -> contextlib.AbstractContextManager[Any]:
 
 
 def doubled(arguments: tuple[Any, ...], steps: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Fail: on jax a step creates no variables, so nobody needs it twice."""
+    """Raise an error: on jax a step creates no variables, so it never has to run twice."""
     raise NotImplementedError("jax builds everything before the first step")
 
 

@@ -146,7 +146,7 @@ def no_gradients() -> contextlib.AbstractContextManager[Any]:
 def doubled(arguments: tuple[Any, ...], steps: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Draw the step's batches, and return two iterators over them.
 
-    They are of the same kind as the one given, so that the step is not traced anew for them.
+    They are of the same kind as the one given, so that the step is not traced again for them.
     """
     (iterator,) = arguments
     batches = [batch for _, batch in zip(range(int(steps)), iterator, strict=False)]

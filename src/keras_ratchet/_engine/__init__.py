@@ -1,1 +1,1 @@
-"""DO: the only place where decisions meet effects."""
+"""DO: where decisions meet models and disks."""

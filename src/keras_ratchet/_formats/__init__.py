@@ -1,6 +1,7 @@
 """FILES: how a model becomes a file, one module per format.
 
-What a suffix means is decided here, in `format_of`, and nowhere else.
+Which class writes a suffix is decided here, in `format_of`. Listings, the names of files of earlier
+runs, and the commands have lists of suffixes of their own.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ class Format(Protocol):
 
     Attributes:
         suffix: What file names end in.
-        save_method: Name of the method of a Keras model that writes such files.
+        save_method: Name of the method of a Keras model that writes such files: "save" for the
+            whole model, "save_weights" for weights.
     """
 
     suffix: str
@@ -47,5 +48,5 @@ class Format(Protocol):
         """Write the bytes of the file, from the first to the last.
 
         Raises:
-            OSError: If the file refuses a write; never anything worse.
+            OSError: If the file refuses a write. Other errors must not crash the process.
         """

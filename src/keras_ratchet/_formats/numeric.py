@@ -58,7 +58,7 @@ def is_float(dtype: Any) -> bool:
 def moving_statistics(weights: Iterable[_Weight]) -> set[str]:
     """Return the keys of the weights of a file that look like moving statistics.
 
-    They are recognised by their names. Where a file has numbers instead, they are the last two of
+    They are recognized by their names. Where a file has numbers instead, they are the last two of
     the three or four vectors of equal length that a BatchNormalization has.
     """
     groups: dict[str, list[_Weight]] = {}

@@ -91,7 +91,7 @@ def built_for(optimizer: Any) -> list[Any]:
 
 
 def has_own_train_step(model: Model) -> bool:
-    """Return whether the model trains itself otherwise than Keras's `train_step` would."""
+    """Return whether the model has a `train_step` that differs from Keras's."""
     import keras
 
     return getattr(type(model), "train_step", None) is not keras.Model.train_step

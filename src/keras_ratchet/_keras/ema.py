@@ -38,7 +38,7 @@ def finish_swap(swap: Any) -> None:
     """Do what SwapEMAWeights(swap_on_epoch=True) does at the end of the last planned epoch.
 
     `fit` copies the averages over the weights when it ends; if training stops early while the
-    two are swapped, that would bring the raw weights back.
+    two are swapped, that would restore the raw weights.
     """
     if not swap._ema_weights_in_model:
         swap._swap_variables()

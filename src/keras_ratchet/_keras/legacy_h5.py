@@ -47,7 +47,7 @@ def compile_config_kept(model: Model) -> Iterator[None]:
 
 
 def repair_compile_config(model: Model) -> None:
-    """Give a compiled model its optimizer back if a `.h5` save of Keras's has taken it."""
+    """Restore the optimizer of a compiled model if Keras's `.h5` save has removed it."""
     arguments = _compile_arguments(model)
     optimizer = getattr(model, "optimizer", None)
     if arguments and "optimizer" not in arguments and optimizer is not None:

@@ -1,1 +1,1 @@
-"""KERAS: hooks in, calls out."""
+"""KERAS: the callbacks, and what they keep from hook to hook."""

@@ -113,7 +113,7 @@ _leftovers = _Leftovers()  # the process's, as are its locks
 
 
 def watch_lock(callback: Any, callback_list: CallbackList) -> None:
-    """Have a callback's lock released if the `fit` that is calling ends by an exception.
+    """Release a callback's lock if the calling `fit` ends with an exception.
 
     Args:
         callback: In its `on_train_begin`; its `_release_lock` returns whether it was possible.

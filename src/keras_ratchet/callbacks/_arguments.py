@@ -54,8 +54,8 @@ def one_rule(retention: Retention | None, kept: Retention | None) -> Retention |
     return retention or kept
 
 
-def batch_trigger(save_freq: str | int) -> EveryBatches | None:
-    """Return the trigger that `save_freq` asks for; None for the end of epochs."""
+def batch_rule(save_freq: str | int) -> EveryBatches | None:
+    """Return the rule that `save_freq` asks for; None for the end of epochs."""
     return None if save_freq == "epoch" else EveryBatches(save_freq)  # type: ignore[arg-type]
 
 

@@ -60,7 +60,7 @@ class BestEpoch:
         self._sources: Mapping[int, Any] = {}
 
     def start(self, model: Model, swap: Any) -> None:
-        """Note which weights are not finite when a run starts.
+        """Record which weights are not finite when a run starts.
 
         Args:
             model: The model.
@@ -70,7 +70,7 @@ class BestEpoch:
         self._watch.start(model)
 
     def on_validation_end(self, logs: Any) -> None:
-        """Note what a validation of `fit` measured, before other callbacks may change it."""
+        """Record what a validation of `fit` measured, before other callbacks may change it."""
 
     def finite_or_nan(self, model: Model, value: float) -> float:
         """Return the value of this epoch, or NaN if the weights that were scored are not finite."""
@@ -231,7 +231,7 @@ class BestEpochsAverage(BestEpoch):
             self._data = StatisticsData(self._options.average_data, size)
 
     def on_validation_end(self, logs: Any) -> None:
-        """Note what a validation of `fit` measured, before other callbacks may change it."""
+        """Record what a validation of `fit` measured, before other callbacks may change it."""
         self._validated = metrics_of(logs).get(self._metric.removeprefix("val_"))
 
     def _capture(self, model: Model, epoch: int, value: float, order: Monitor) -> Any:
@@ -265,7 +265,7 @@ class BestEpochsAverage(BestEpoch):
     def restore(
         self, model: Model, order: Monitor, skip_reason: str, hurry: Callable[[], str]
     ) -> AverageRecord:
-        """Restore the weights of the best epoch; then try averages, if nothing speaks against it.
+        """Restore the best epoch's weights; then try averages, unless there is a reason not to.
 
         As in `BestEpoch.restore`.
         """

@@ -38,10 +38,10 @@ class LastInList(keras.callbacks.Callback):
         self.session: Session | None = None
         self._open_session = open_session
         if per_batch:
-            self.on_train_batch_end = self._batch_has_ended
+            self.on_train_batch_end = self._end_batch
         if in_validation:
-            self.on_test_begin = self._validation_has_started
-            self.on_test_batch_end = self._validation_batch_has_ended
+            self.on_test_begin = self._start_validation
+            self.on_test_batch_end = self._end_validation_batch
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for copies and pickles, without what belongs to a run."""
@@ -65,21 +65,21 @@ class LastInList(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Restore a state of mid-epoch, now that Keras has reset the metrics."""
         session = self._running()
-        if session.epoch_has_started():
+        if session.start_epoch():
             SkipBatches(self.model, self.callback_list, session.resumer)
 
-    def _batch_has_ended(self, batch: int, logs: Any = None) -> None:
-        self._end_if(self._running().batch_has_ended(batch, metrics_of(logs)))
+    def _end_batch(self, batch: int, logs: Any = None) -> None:
+        self._end_if(self._running().end_batch(batch, metrics_of(logs)))
 
-    def _validation_has_started(self, logs: Any = None) -> None:
-        self._running().validation_has_started()
+    def _start_validation(self, logs: Any = None) -> None:
+        self._running().start_validation()
 
-    def _validation_batch_has_ended(self, batch: int, logs: Any = None) -> None:
-        self._end_if(self._running().validation_batch_has_ended())
+    def _end_validation_batch(self, batch: int, logs: Any = None) -> None:
+        self._end_if(self._running().end_validation_batch())
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Save: all other callbacks have seen the epoch."""
-        self._end_if(self._running().epoch_has_ended(epoch, metrics_of(logs)))
+        self._end_if(self._running().end_epoch(epoch, metrics_of(logs)))
 
     def on_train_end(self, logs: Any = None) -> None:
         """End the session: all other callbacks have ended."""
@@ -100,8 +100,9 @@ class LastInList(keras.callbacks.Callback):
 class EndFit(keras.callbacks.Callback):
     """Stands alone in the list after a signal or at a deadline, until `fit` has returned.
 
-    It keeps the epoch that was cut out of History and of the other callbacks' decisions, and ends
-    the validation that `fit` starts all the same after one batch. Then the other callbacks end.
+    It keeps the epoch that was cut short out of History and out of the other callbacks' decisions.
+    If `fit` starts a validation all the same, it ends that after one batch. Then the other
+    callbacks end.
 
     Args:
         model: The model in training.
@@ -121,7 +122,7 @@ class EndFit(keras.callbacks.Callback):
         self.model.stop_evaluating = True
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Have the others end, close the session, and exit if the user asked for it."""
+        """End the others, close the session, and exit if the user asked for it."""
         self._undo()
         exit_code = None if self._last.session is None else self._last.session.exit_code
         try:
@@ -158,12 +159,12 @@ class SkipBatches(keras.callbacks.Callback):
             self._resumer.restore_streams()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Put the others back after the last skipped batch."""
+        """Restore the other callbacks after the last skipped batch."""
         if self._is_done:
             self._undo()
 
     def on_test_begin(self, logs: Any = None) -> None:
-        """Put the others back if it was the validation that was cut."""
+        """Restore the other callbacks if the validation was interrupted."""
         self._undo()
         self._resumer.restore_streams()
         for callback in self._others:
@@ -191,7 +192,7 @@ class SkipBatches(keras.callbacks.Callback):
 def skip_steps(
     model: Model, batches: int, logs: Mapping[str, float], at_end: Callable[[], None]
 ) -> None:
-    """Have `fit` draw the first batches of an epoch without training on them.
+    """Make `fit` draw the first batches of an epoch without training on them.
 
     Args:
         model: The model, whose `train_function` is replaced meanwhile.

@@ -79,7 +79,7 @@ class Schedule:
             verdict = self._interval.check(self._clock() - self._saved_s, self.cost)
         return verdict
 
-    def begin(self) -> float:
+    def start_save(self) -> float:
         """Restart the interval, since a save starts; return the time."""
         self._saved_s = self._clock()
         return self._saved_s

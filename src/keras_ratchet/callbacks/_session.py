@@ -53,7 +53,7 @@ class Session:
         epochs: How many epochs are planned, if that is known.
         steps: How many batches an epoch has, if that is known.
         info: Gets what the run tells about itself.
-        leave: Has all callbacks clean up, then raises the error that it is given.
+        leave: Makes all callbacks clean up, then raises the error that it is given.
         is_interrupted: Returns whether Ctrl-C was pressed.
 
     Attributes:
@@ -142,7 +142,7 @@ class Session:
             self.resumer.start_first_epoch()  # no epoch will do it
 
     def _skip_all_epochs(self) -> None:
-        """Have `fit` run no epoch, and the callbacks end as they would have."""
+        """Make `fit` run no epoch, with the callbacks ending as they would have."""
         set_initial_epoch(self._model, self._epochs)
         self._model.stop_training = self._stopping
 
@@ -175,7 +175,7 @@ class Session:
     def _saves_in_mid_epoch(self) -> bool:
         return self._options.are_periodic or self._signals.are_watched
 
-    def epoch_has_started(self) -> bool:
+    def start_epoch(self) -> bool:
         """After all other callbacks: restore a state of mid-epoch; return whether `fit` skips."""
         skips = self._skips()
         if skips:
@@ -186,7 +186,7 @@ class Session:
         self._first = False
         return skips and self._in_fit
 
-    def batch_has_ended(self, batch: int, logs: Mapping[str, float]) -> bool:
+    def end_batch(self, batch: int, logs: Mapping[str, float]) -> bool:
         """Save, if it is time; return whether `fit` has to end.
 
         Args:
@@ -204,18 +204,18 @@ class Session:
                 self._save(self._here(), logs, "in mid-epoch")
         return due is not None
 
-    def validation_has_started(self) -> None:
+    def start_validation(self) -> None:
         """Capture what validation is about to change."""
         self._validation = self.resumer.before_validation(self._model)
 
-    def validation_batch_has_ended(self) -> bool:
+    def end_validation_batch(self) -> bool:
         """Return whether `fit` has to end; the epoch's batches are all done."""
         due = self._collect_and_ask()
         if due:
             self._make_room(due, self._validation)
         return due is not None
 
-    def epoch_has_ended(self, epoch: int, logs: Mapping[str, float]) -> bool:
+    def end_epoch(self, epoch: int, logs: Mapping[str, float]) -> bool:
         """Save after all other callbacks; return whether `fit` has to end."""
         self._epoch, self._done, self._logs = epoch + 1, 0, {}
         self._cursor.end_epoch(epoch)
@@ -261,7 +261,7 @@ class Session:
         self._record(self._store.writer.wait())
 
     def close(self) -> None:
-        """Give lock, memory and signals back; the snapshots stay."""
+        """Release the lock, memory and signals; the snapshots stay."""
         self._info.elapsed_s = self.elapsed_s
         set_initial_epoch(self._model, None)
         self._signals.stop()
@@ -275,14 +275,14 @@ class Session:
     def _make_room(self, due: Deadline, validation: BeforeValidation | None = None) -> None:
         """Save if there is time for it, and ask the loop to end."""
         self._announce_save()
-        position = self._here()
+        epoch_index = self._epoch - (not self._done)  # at its end the epoch is completed
         self._flush()  # if there is no time for another save, this one is what is resumed from
         verdict = due.check(time.monotonic(), self._schedule.longest_save_s)
         if verdict:
-            self._save(position, self._logs, verdict.reason, validation=validation)
+            self._save(self._here(), self._logs, verdict.reason, validation=validation)
             self._flush()
-        self._info.stop_reason = StopReason(due.kind, verdict.reason, {}, position.epoch)
-        self._store.note("preempted", reason=verdict.reason, epoch=position.epoch)
+        self._info.stop_reason = StopReason(due.kind, verdict.reason, {}, epoch_index)
+        self._store.note("preempted", reason=verdict.reason, epoch=self._epoch)
         _log.warning("%s", verdict.reason)
         self._model.stop_training = True
 
@@ -295,7 +295,7 @@ class Session:
         finished: str = "",
         validation: BeforeValidation | None = None,
     ) -> None:
-        started = self._schedule.begin()
+        started = self._schedule.start_save()
         self._flush()
         model = _synced(self._model)
         progress = {
@@ -319,7 +319,7 @@ class Session:
             self._flush()
 
     def _announce_save(self) -> None:
-        """Have callbacks that watch the weights look at them; Rollback may restore older ones."""
+        """Ask callbacks that watch the weights to check them; Rollback may restore older ones."""
         for callback in self._callbacks:
             if hook := getattr(callback, "on_snapshot_begin", None):
                 hook()
@@ -333,17 +333,17 @@ class Session:
         return bool(verdict)
 
     def _collect_and_ask(self, step_s: float = 0.0) -> Deadline | None:
-        """Take note of a save that has ended; return what the run has to end for now, or None."""
+        """Settle a save that has ended; return the deadline for which to end now, or None."""
         self._collect()
         saves = 2 if self._store.writer.busy else 1  # the one being written comes first
         return self._signals.due(saves * self._schedule.longest_save_s, step_s)
 
     def _collect(self) -> None:
-        """Take note of a save that has ended in the background."""
+        """Process a background save that has ended."""
         self._settle(self._store.writer.collect)
 
     def _flush(self) -> None:
-        """Wait for the save that is being written, and take note of it."""
+        """Wait for the save that is being written, and process its outcome."""
         self._settle(self._store.writer.wait)
 
     def _settle(self, action: Callable[[], Saved | None]) -> None:

@@ -77,7 +77,7 @@ class Loop:
 
 
 class _Handler:
-    """Handles signals while a loop runs; whoever handled them before gets them back."""
+    """Handles signals while a loop runs; the previous handlers are restored afterwards."""
 
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
@@ -128,7 +128,7 @@ class CtrlC(_Handler):
         self._process = 0
 
     def release(self, user: Any) -> None:
-        """Give SIGINT back to whoever had it, once the last user has released it."""
+        """Restore the previous SIGINT handler once the last user has released it."""
         self._users.discard(id(user))
         if not self._users:
             self._uninstall()
@@ -189,7 +189,7 @@ def _ctrl_c_in_charge() -> CtrlC | None:
 
 
 class Signals(_Handler):
-    """Notes that a run has to end soon; its session acts on it after the batch.
+    """Records that a run has to end soon; its session acts on it after the batch.
 
     Args:
         signals: Names or numbers of signals.
@@ -257,14 +257,14 @@ class Signals(_Handler):
         self._loop = loop
 
     def stop(self) -> None:
-        """Give the signals back to whoever had them."""
+        """Restore the previous signal handlers."""
         self._uninstall()
         if self._workers is not None and _in_main_thread():
-            self._workers.are_told(over=True)
+            self._workers.notify(over=True)
             self._workers = None
 
     def due(self, save_s: float, step_s: float) -> Deadline | None:
-        """Return what the run has to end for now, or None.
+        """Return the deadline for which the run has to end now, or None.
 
         Args:
             save_s: Duration of the longest save so far, in seconds.
@@ -288,7 +288,7 @@ class Signals(_Handler):
         name = signal.Signals(number).name
         self.received = Deadline(time.monotonic() + self._grace_s, name, "signal")
         if self._workers is not None:
-            self._workers.are_told()
+            self._workers.notify()
         _log.warning("%s: training ends after this batch", name)
         if callable(before) and before is not signal.default_int_handler:
             before(number, frame)

@@ -40,8 +40,8 @@ class Workers:
     def __reduce__(self) -> Any:
         return Workers, ()
 
-    def are_told(self, over: bool = False) -> None:
-        """Tell the workers that training ends soon, or that the run is over."""
+    def notify(self, over: bool = False) -> None:
+        """Notify the workers that training ends soon, or that the run is over."""
         if not self.is_worker():
             self._shared[0] = _OVER if over else _ASKED
 

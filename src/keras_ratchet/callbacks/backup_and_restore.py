@@ -37,7 +37,7 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
     Args:
         backup_dir: A directory for this run alone.
         save_freq: "epoch", a number of batches, or False for no regular saves.
-        double_checkpoint: As `keep=2` at the least; kept for Keras's sake.
+        double_checkpoint: Keep at least two snapshots, as `keep=2` does; an argument of Keras's.
         delete_checkpoint: Whether to delete our files from `backup_dir` when training ends.
             With False a finished run is not repeated when its script is run again.
         keep: Number of snapshots to keep; if the newest is damaged the one before is used.
@@ -71,9 +71,9 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
 
     Raises:
         ConfigError: If an argument cannot work.
-        LockedError: At train begin if another process uses this directory.
-        CorruptError: At train begin if there are snapshots and none can be trusted.
-        ResumeError: At train begin if the snapshot belongs to another run.
+        LockedError: From `on_train_begin` if another process uses this directory.
+        CorruptError: From `on_train_begin` if there are snapshots and none can be trusted.
+        ResumeError: From `on_train_begin` if the snapshot belongs to another run.
         SaveError: If a save fails; older snapshots are untouched.
     """
 

@@ -119,7 +119,7 @@ class RatchetCallback(keras.callbacks.Callback):
             self._leave(KeyboardInterrupt())
 
     def _leave(self, error: BaseException) -> NoReturn:
-        """Have all callbacks clean up, then raise."""
+        """Make all callbacks clean up, then raise."""
         abandon([*getattr(self._list, "callbacks", ()), self], error)
         raise error
 
@@ -137,7 +137,7 @@ class RatchetCallback(keras.callbacks.Callback):
 
 
 def abandon(callbacks: list[Any], error: BaseException) -> None:
-    """Have each callback clean up; a failure becomes a note on `error`, which matters more."""
+    """Make each callback clean up; a failure becomes a note on `error`, which matters more."""
     with keep_locks(callbacks):
         for callback in callbacks:
             _abandon(callback, error)

@@ -242,7 +242,7 @@ class EarlyStopping(MonitorCallback, keras.callbacks.EarlyStopping):
             self._best_weights.start(self._model, self._swap())
 
     def on_test_end(self, logs: Any = None) -> None:
-        """Note what a validation has measured."""
+        """Record what a validation has measured."""
         self._best_weights.on_validation_end(logs)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

@@ -20,7 +20,7 @@ from keras_ratchet._storage.paths import local_path
 from keras_ratchet.callbacks._abandoned_locks import watch_lock
 from keras_ratchet.callbacks._arguments import (
     OnSaveError,
-    batch_trigger,
+    batch_rule,
     check_choices,
     check_filepath,
     check_monitors,
@@ -66,7 +66,7 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
         initial_value_threshold: A value that the metric must beat before the first save.
         keep_best: Keep this many best files.
         keep_last: Keep this many newest files.
-        keep_every: Keep the file of every so many epochs, for ever.
+        keep_every: Keep the file of every so many epochs, forever.
         keep_for_s: Keep files for this many seconds.
         retention: A rule made of `KeepBest`, `KeepLast`, `KeepEvery` and `KeepNewer`, combined
             with `|`, or one of your own, instead of the `keep_*` arguments.
@@ -160,8 +160,8 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
         self._last_batch: int | None = None
         self._unsaved: Moment | None = None
         self._reason = "a batch ended"
-        self._triggers = batch_trigger(save_freq), interval_of(every_s, overhead, mtbf_s)
-        self._schedule = Schedule(*self._triggers)
+        self._rules = batch_rule(save_freq), interval_of(every_s, overhead, mtbf_s)
+        self._schedule = Schedule(*self._rules)
         self._disarm()
 
     @property
@@ -216,7 +216,7 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
         check_place(self, getattr(self._list, "callbacks", ()), self._model)
         watch_lock(self, self._list)
         self._checkpointer.store.start(self._model)
-        self._schedule, self._last_batch = Schedule(*self._triggers), None
+        self._schedule, self._last_batch = Schedule(*self._rules), None
         self._unsaved, self._order_is_known, self._has_epoch = None, False, False
         if self.fresh:
             self._checkpointer.reset_best(self.initial_value_threshold)
@@ -310,7 +310,7 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
         self._start_first_epoch(self._current_epoch)
         if not self._order_is_known:
             self._set_order()
-        started = self._schedule.begin()
+        started = self._schedule.start_save()
         saved = self._or_abandon(
             lambda: self._checkpointer.consider(self.model, moment, self._swap(), reason, last)
         )

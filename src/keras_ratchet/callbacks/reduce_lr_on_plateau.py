@@ -1,4 +1,4 @@
-"""OutOfTime the learning rate when a metric no longer improves."""
+"""Cut the learning rate when a metric no longer improves."""
 
 from __future__ import annotations
 

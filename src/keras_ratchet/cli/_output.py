@@ -53,7 +53,7 @@ def emit(data: Any) -> None:
 
 
 def say(text: str, err: bool = False, fg: str | None = None, bold: bool | None = None) -> None:
-    """Print a line; on a terminal in a colour."""
+    """Print a line; on a terminal in a color."""
     click.secho(clean(text), err=err, fg=fg, bold=bold)
 
 
@@ -66,7 +66,7 @@ def table(
     headers: Sequence[str],
     rows: Sequence[Sequence[str]],
     right: Collection[str] = (),
-    colours: Sequence[str | None] = (),
+    colors: Sequence[str | None] = (),
 ) -> None:
     """Print an aligned table.
 
@@ -74,7 +74,7 @@ def table(
         headers: Names of the columns.
         rows: The cells.
         right: Names of the columns that are aligned to the right.
-        colours: A colour for each row, on a terminal.
+        colors: A color for each row, on a terminal.
     """
     rows = [[clean(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
@@ -86,8 +86,8 @@ def table(
         return "  ".join(padded).rstrip()
 
     lines = [click.style(line(headers), bold=True)]
-    for row, colour in zip(rows, colours or [None] * len(rows), strict=True):
-        lines.append(click.style(line(row), fg=colour) if colour else line(row))
+    for row, color in zip(rows, colors or [None] * len(rows), strict=True):
+        lines.append(click.style(line(row), fg=color) if color else line(row))
     click.echo("\n".join(lines))
 
 

@@ -15,7 +15,7 @@ from keras_ratchet.cli import _output
 from keras_ratchet.errors import LoadError
 
 _MOST_BYTES = 1 << 63
-_COLOURS = {
+_COLORS = {
     "begin": "bright_white",
     "epoch": "white",
     "save": "green",
@@ -59,7 +59,7 @@ def history(directory: str, most: int, epochs: bool, as_json: bool) -> None:
         _output.say(f"({len(events) - most} earlier; --most {len(events)} shows all)")
     headers = ["time", "event", "epoch", "file", "what"]
     rows = [[_time(e), e["event"], _epoch(e), _file(e), _what(e)] for e in shown]
-    _output.table(headers, rows, {"epoch"}, [_COLOURS.get(e["event"]) for e in shown])
+    _output.table(headers, rows, {"epoch"}, [_COLORS.get(e["event"]) for e in shown])
 
 
 def events_of(directory: str) -> list[dict[str, Any]]:

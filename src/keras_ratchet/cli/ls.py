@@ -70,8 +70,8 @@ def _print(
         ]
         for s in snapshots
     ]
-    colours = [_colour(marks[s.name], outcomes.get(s.path)) for s in snapshots]
-    _output.table(headers, rows, {"epoch", "step", "size", "age", *names}, colours)
+    colors = [_color(marks[s.name], outcomes.get(s.path)) for s in snapshots]
+    _output.table(headers, rows, {"epoch", "step", "size", "age", *names}, colors)
 
 
 def _metric_names(snapshots: Sequence[CheckpointInfo]) -> list[str]:
@@ -96,7 +96,7 @@ def _status(snapshot: CheckpointInfo, outcomes: Mapping[str, Verification]) -> s
     return _NO_MANIFEST if outcome.status == "unverified" else outcome.status
 
 
-def _colour(marks: Sequence[str], outcome: Verification | None) -> str | None:
+def _color(marks: Sequence[str], outcome: Verification | None) -> str | None:
     if outcome is not None and outcome.status == "corrupt":
         return "red"
     return "green" if "best" in marks else None

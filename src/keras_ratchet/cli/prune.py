@@ -67,7 +67,7 @@ def prune(
     steps: list[_Step] = []
     for series in names:
         steps += _carry_out(directory, series, rule) if yes else _planned(directory, series, rule)
-    _report(directory, steps, yes, as_json)
+    _report(steps, yes, as_json)
     if any(step.outcome == "changed" for step in steps):
         ctx.exit(PROBLEM)
 
@@ -117,7 +117,7 @@ def _done(directory: str, decision: Decision) -> _Step:
     return _Step(decision, "deleted")
 
 
-def _report(directory: str, steps: Sequence[_Step], done: bool, as_json: bool) -> None:
+def _report(steps: Sequence[_Step], done: bool, as_json: bool) -> None:
     freed = sum(step.frees for step in steps)
     if as_json:
         plans = [_data(step) for step in steps]
@@ -134,8 +134,8 @@ def _report(directory: str, steps: Sequence[_Step], done: bool, as_json: bool) -
         for step in steps
     ]
     headers = ["what", "name", "epoch", "size", "why"]
-    colours = [None if step.outcome == "keep" else "red" for step in steps]
-    _output.table(headers, rows, {"epoch", "size"}, colours)
+    colors = [None if step.outcome == "keep" else "red" for step in steps]
+    _output.table(headers, rows, {"epoch", "size"}, colors)
     gone = _output.count(sum(step.frees > 0 for step in steps), "checkpoint")
     if done:
         _output.say(f"Deleted {gone}, {readable(freed)}.")

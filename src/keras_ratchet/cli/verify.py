@@ -9,7 +9,7 @@ import click
 from keras_ratchet._storage.space import readable
 from keras_ratchet.cli import PROBLEM, _output, _select
 
-_COLOURS = {"corrupt": "red", "unverified": "yellow", "ok": None}
+_COLORS = {"corrupt": "red", "unverified": "yellow", "ok": None}
 
 
 @click.command()
@@ -31,7 +31,7 @@ def verify(ctx: click.Context, paths: tuple[str, ...], as_json: bool) -> None:
         for outcome in outcomes:
             problem = f": {outcome.problem}" if outcome.problem else ""
             line = f"{outcome.status.ljust(10)}  {outcome.path}{problem}"
-            _output.say(line, fg=_COLOURS[outcome.status])
+            _output.say(line, fg=_COLORS[outcome.status])
         total = readable(sum(outcome.size_bytes for outcome in outcomes))
         known = sum(outcome.status == "ok" for outcome in outcomes)
         _output.say(

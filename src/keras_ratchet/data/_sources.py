@@ -129,10 +129,10 @@ class IterableSource(Source):
         """Read up to the state's batch."""
         total = int(state["total"])
         if total < self._total:
-            self._go_back()
-        self._go_forward(total)
+            self._rewind()
+        self._advance(total)
 
-    def _go_back(self) -> None:
+    def _rewind(self) -> None:
         if self._furthest > len(self._kept):
             if not callable(self._thing):
                 raise ResumeError(
@@ -144,7 +144,7 @@ class IterableSource(Source):
             self._furthest, self._kept = 0, []
         self._total = 0
 
-    def _go_forward(self, total: int) -> None:
+    def _advance(self, total: int) -> None:
         while self._total < total:
             self.draw()
 
@@ -178,7 +178,7 @@ class TFDatasetSource(IterableSource):
         self._to_start = state.get("begun", {})
         super().restore(state)
 
-    def _go_forward(self, total: int) -> None:
+    def _advance(self, total: int) -> None:
         assert self._length is not None
         started = -(-self._furthest // self._length)
         passes = total // self._length
@@ -188,7 +188,7 @@ class TFDatasetSource(IterableSource):
             self._end_pass()
             self._states.load(self._to_start)
             self._total = self._furthest = passes * self._length
-        super()._go_forward(total)
+        super()._advance(total)
 
 
 class TorchLoaderSource(Source):

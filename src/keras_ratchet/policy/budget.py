@@ -61,7 +61,7 @@ class AfterSteps(Criterion):
         return state, _spent("steps", moment.position.step, self.steps)
 
     def needs(self) -> frozenset[str]:
-        """Return that the steps have to be counted."""
+        """Return "steps": they have to be counted."""
         return frozenset({"steps"})
 
 

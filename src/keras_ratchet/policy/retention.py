@@ -213,7 +213,7 @@ class KeepLast(_Rule):
 
 @dataclass(frozen=True, slots=True)
 class KeepEvery(_Rule):
-    """Keep the checkpoints of every `m`-th epoch, for ever.
+    """Keep the checkpoints of every `m`-th epoch, forever.
 
     Args:
         m: A number of epochs, at least 1.

@@ -87,7 +87,7 @@ def reestimate(model: Model, data: StatisticsData) -> None:
 
 @contextlib.contextmanager
 def _cumulative(model: Model) -> Iterator[Callable[[float], None]]:
-    """Yield a function that sets the momenta of the BatchNormalization layers, and undo it."""
+    """Yield a function that sets the momenta of the BatchNormalization layers; restore them."""
     layers = batch_normalizations(model)
     before = [(n, name, getattr(n, name)) for n in layers for name in _MOMENTA if hasattr(n, name)]
     # their momentum is the weight of the new batch

@@ -80,7 +80,7 @@ def build_optimizers(model: Model, places: Places, saved: Mapping[str, Sequence[
 
 
 def step_twice(model: Model, capture: Callable[[], Any], complete: Callable[[Any], None]) -> None:
-    """Have the next step run twice on its batch: to make what is missing, and for good.
+    """Run the next step twice on its batch: once to create what is missing, then to train.
 
     Args:
         model: The model, whose `train_function` is replaced until then.
@@ -163,7 +163,7 @@ class FlagsWatch:
             self._functions, self._traced = [function], flags_of(model, places)
 
     def state(self, model: Model, places: Places, named: Mapping[str, Any]) -> dict[str, Flags]:
-        """Return the flags of now, and what was otherwise at the two other moments."""
+        """Return the present flags, and those that differed at the two other moments."""
         now = flags_of(model, places, named)
         return {
             "now": now,
@@ -172,7 +172,7 @@ class FlagsWatch:
         }
 
     def differences(self, saved: Mapping[str, Flags]) -> list[str]:
-        """Return a sentence if the script itself sets flags otherwise than when it was saved."""
+        """Return a sentence if the script itself sets other flags than when it was saved."""
         if not saved:
             return []
         others = changed(self._begin, {**saved["now"], **saved["begin"]})
@@ -189,9 +189,9 @@ class FlagsWatch:
             set_flags(model, places, saved["now"])
 
     def trace_as_before(self, model: Model, places: Places, saved: Mapping[str, Flags]) -> None:
-        """Have the next step of `fit` traced with the flags that it had been traced with.
+        """Trace the next step of `fit` with the flags with which it was originally traced.
 
-        Unless somebody makes another train function before.
+        This does not apply if another train function is created first.
         """
         if keras.backend.backend() == "torch" or not saved:
             return

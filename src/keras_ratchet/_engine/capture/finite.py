@@ -24,7 +24,7 @@ class FiniteWatch:
     """Checks the weights of a model, and the variables of its optimizer, for NaN and infinity.
 
     What is not finite when a run starts is a constant, such as a mask of minus infinities, or a
-    minimum that has seen no value yet. It is no evidence of anything: those places of the variable
+    minimum that has seen no value yet. It proves nothing: those elements of the variable
     are left out, and the others are checked. The same holds for a weight that is built later and
     is not trainable, as it is when it is first seen.
     """
@@ -38,7 +38,7 @@ class FiniteWatch:
         self._seen, self._places = {}, {}
 
     def start(self, model: Model, optimizer: Any = None) -> None:
-        """Note what is not finite when a run starts."""
+        """Record what is not finite when a run starts."""
         self.clear()
         backend = _backends.current()
         for variable in _watched(model, optimizer):

@@ -247,7 +247,7 @@ def missing_extras(model: Model, saved: Mapping[str, NDArray[Any]]) -> list[str]
 
 
 def finalize(model: Model) -> None:
-    """Have layers derive again what they compute from variables that were set (Normalization)."""
+    """Recompute what layers derive from their variables (Normalization)."""
     for layer in layers_of(model):
         if layer.built and layer.variables and hasattr(layer, "finalize_state"):
             layer.finalize_state()

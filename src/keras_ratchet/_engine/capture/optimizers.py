@@ -91,7 +91,7 @@ def torch_states(model: Model) -> dict[str, Any]:
     }
 
 
-def put_torch_states(model: Model, states: Mapping[str, Any]) -> None:
+def restore_torch_states(model: Model, states: Mapping[str, Any]) -> None:
     """Restore the states of torch's optimizers; those that are not there are left out."""
     for name, one in torch_optimizers(model).items():
         if name in states:
@@ -99,7 +99,7 @@ def put_torch_states(model: Model, states: Mapping[str, Any]) -> None:
 
 
 class AllOptimizers:
-    """All optimizers of a model in the guise of one.
+    """All optimizers of a model, with the interface of one.
 
     Args:
         model: The model.

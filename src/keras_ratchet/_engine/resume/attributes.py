@@ -101,7 +101,7 @@ class AttributeStates:
         return changed
 
     def restore(self, model: Model, saved: Mapping[str, Mapping[str, Any]]) -> None:
-        """Restore what was saved; what had not changed then gets the value that it began with."""
+        """Restore what was saved; what had not changed by then gets its initial value."""
         for key, owner, name, value in list(_attributes(model)):
             begun = self._begun.get((key, name))
             if name in saved.get(key, {}):
@@ -170,7 +170,7 @@ class _Begun:
 def _attributes(model: Model, found: Reach | None = None) -> Iterator[tuple[str, Any, str, Any]]:
     """Yield key, owner, name and value of each attribute that the user may set.
 
-    What holds a framework's state (a `tf.Variable`) is left to `extra_state`.
+    What holds a framework's state (a `tf.Variable`) is left to `model_state`.
     """
     state_of = _backends.current().state_of
     for key, owner in _owners(model, found or reach(model)).items():

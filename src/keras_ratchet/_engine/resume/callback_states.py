@@ -279,7 +279,7 @@ def _written(logger: Any) -> str:
 
 
 def _rewrite(logger: Any, state: Mapping[str, Any]) -> None:
-    """Give a CSVLogger's file the content of that moment, and let it go on behind it."""
+    """Restore the content of a CSVLogger's file; the logger then appends to it."""
     file = getattr(logger, "csv_file", None)
     if file is not None and not file.closed:
         file.close()

@@ -220,7 +220,7 @@ class SourceState:
 
     @property
     def is_stateful(self) -> bool:
-        """Whether it hands its state out; then nobody needs to look into it."""
+        """Whether it returns its own state, so that its attributes need not be searched."""
         return isinstance(self.source, Stateful) and self.kind != "torch_loader"
 
     def capture(self) -> dict[str, Any]:

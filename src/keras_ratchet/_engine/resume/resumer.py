@@ -38,8 +38,8 @@ from keras_ratchet._engine.resume.data_cursor import DataCursor
 from keras_ratchet._engine.resume.snapshot_store import SnapshotStore
 from keras_ratchet._engine.resume.train_state import (
     TrainState,
+    capture_in_buffers,
     capture_variables,
-    hold_variables,
     restore_variables,
     shape_differences,
 )
@@ -178,13 +178,13 @@ class Resumer:
         return [which, *found[1:]]
 
     def _restore_if_it_fits(self, model: Model, state: TrainState) -> None:
-        """Give the model the values that a finished run had ended with."""
+        """Restore the final values of a run that was finished."""
         building.build_optimizers(model, self.places, state.built_for)
         named = self.places.variables(model)
         lacking = [n for n in state.variables if n.startswith("model/") and n not in named]
         if not lacking and not shape_differences(named, state.variables):
             restore_variables(named, state.variables)
-            optimizers.put_torch_states(model, state.torch_optimizers)
+            optimizers.restore_torch_states(model, state.torch_optimizers)
 
     def restore(self, model: Model) -> None:
         """Restore variables, optimizers, what is trainable, and callbacks."""
@@ -196,7 +196,7 @@ class Resumer:
         if self.attributes is not None:
             self.attributes.restore(model, self.state.attributes)
         self.flags.restore(model, self.places, self.state.trainable)
-        optimizers.put_torch_states(model, self.state.torch_optimizers)
+        optimizers.restore_torch_states(model, self.state.torch_optimizers)
         if self._new_rate is not None:
             model.optimizer.learning_rate = self._new_rate
         self.callbacks.load(self.state.callbacks, self.state.extra.get("identities"))
@@ -229,7 +229,7 @@ class Resumer:
             )
 
     def before_step(self, model: Model, first: bool) -> None:
-        """Note what the next step is traced with; the first one makes what is pending.
+        """Record what the next step is traced with; the first step creates what is pending.
 
         It starts from the present values: callbacks may have set some since the state was restored
         (the learning rate, for one).
@@ -275,7 +275,7 @@ class Resumer:
             saved = {n: v for n, v in saved.items() if not n.startswith("metrics/")}
         restore_variables(named, {**saved, **values[0]})
         restore_extras(model, {**saved, **values[0]})
-        optimizers.put_torch_states(model, {**self.state.torch_optimizers, **values[1]})
+        optimizers.restore_torch_states(model, {**self.state.torch_optimizers, **values[1]})
         self.pending = []
 
     def start_first_epoch(self) -> None:
@@ -299,7 +299,7 @@ class Resumer:
         return self.state is not None and bool(self.state.extra.get("in_validation"))
 
     def start_epoch(self) -> None:
-        """Note the streams and the data's state, for saves in the middle of the epoch."""
+        """Record the streams and the data's state, for saves in the middle of the epoch."""
         self._epoch_rng = rng.capture()
         self._epoch_cursor = self.cursor.capture()
 
@@ -341,7 +341,7 @@ class Resumer:
         return TrainState(
             position=position,
             variables={} if validation is None else dict(validation.metrics),
-            held=hold_variables(named, self.store.buffers, background),
+            captured=capture_in_buffers(named, self.store.buffers, background),
             rng=now if validation is None else validation.streams,
             epoch_rng=now if whole else self._epoch_rng,
             callbacks=self.callbacks.capture(),

@@ -172,7 +172,7 @@ class SnapshotStore:
             self.note("skip", name=name, reason="a save that it depends on has failed")
             return Saved(path)
         try:
-            save.state.settle()
+            save.state.materialize()
             disk.make_directories(self.directory)
             space.require(self.directory, save.needed_bytes)
             manifest = self._write_files(name, save.state, save.manifest)

@@ -2,23 +2,23 @@
 
 | part | what | when it is restored |
 |---|---|---|
-| `model/*` | trainable and other variables of the model, SeedGenerators among them | train begin |
-| `optimizer/*` | slots, iterations, rates, averages, loss scale of all optimizers | train begin |
-| `torch_optimizers` | those of torch in the model's attributes | train begin |
-| `built_for` | for which variables each optimizer was built, in its order | train begin |
+| `model/*` | trainable and other variables of the model, SeedGenerators among them | run start |
+| `optimizer/*` | slots, iterations, rates, averages, loss scale of all optimizers | run start |
+| `torch_optimizers` | those of torch in the model's attributes | run start |
+| `built_for` | for which variables each optimizer was built, in its order | run start |
 | `metrics/*` | running sums of the metrics | first epoch's start, after Keras's reset |
-| `trainable` | which layers and variables are trainable, at three moments | see `building.py` |
-| `extra/*` | state of the model that is no Keras variable of its own | train begin |
-| `attributes` | plain attributes of the model and its layers that have changed | train begin |
+| `trainable` | which layers and variables are trainable, at three moments | see `FlagsWatch` |
+| `extra/*` | state of the model that is no Keras variable of its own | run start |
+| `attributes` | plain attributes of the model and its layers that have changed | run start |
 | `rng` | streams now: Python, NumPy, the backend, Keras's global seeds | see `epoch_rng` |
 | `epoch_rng` | the same at the start of the epoch | first epoch's start; `rng` at its batch |
-| `callbacks` | states of all callbacks, History included | train begin and first epoch's start |
-| `loop` | what a hand-written loop adds: its torch optimizer | train begin |
+| `callbacks` | states of all callbacks, History included | run start and first epoch's start |
+| `loop` | what a hand-written loop adds: its torch optimizer | run start |
 | `cursor` | state of data sources that have one | first epoch's start |
 | `logs` | the last batch's logs | returned by the skipped steps |
 | `extra` | what is compared at a resume, and how far the run is | before anything is touched |
 
-Variables are named by place (see `variable_names.py`): their own names differ between two builds
+Variables are named by place (see `model_state.Places`): their own names differ between two builds
 of one model, and their order changes with what is trainable. Nothing is pickled.
 """
 
@@ -48,7 +48,7 @@ _PARTS = {  # and their keys in the file
 class TrainState:
     """One moment of a run, as arrays and plain data.
 
-    Until `settle` the variables may be held where they are cheapest to hold.
+    Until `materialize` is called, variables may be in the buffers that captured them.
     """
 
     position: Position
@@ -66,13 +66,13 @@ class TrainState:
     attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
     elapsed_s: float = 0.0
     finished: str = ""
-    held: Callable[[], Mapping[str, NDArray[Any]]] | None = None
+    captured: Callable[[], Mapping[str, NDArray[Any]]] | None = None
 
-    def settle(self) -> None:
-        """Fill in the values that are held; those already in `variables` win."""
-        if self.held is not None:
-            self.variables = {**self.held(), **self.variables}
-            self.held = None
+    def materialize(self) -> None:
+        """Read the captured values into `variables`; those already there win."""
+        if self.captured is not None:
+            self.variables = {**self.captured(), **self.variables}
+            self.captured = None
 
     def pack(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Return the state as data for strict JSON and named arrays."""
@@ -107,18 +107,18 @@ class TrainState:
             raise LoadError(f"the training state cannot be read: {error!r}") from error
 
 
-def hold_variables(
-    named: Mapping[str, Any], buffers: VariableBuffers, lasting: bool
+def capture_in_buffers(
+    named: Mapping[str, Any], buffers: VariableBuffers, background: bool
 ) -> Callable[[], Mapping[str, NDArray[Any]]]:
-    """Take the values of variables; return what gives them by name.
+    """Capture the values of variables; return a function that returns them by name.
 
     Args:
         named: The variables, by name.
         buffers: Captures them.
-        lasting: Whether training goes on before they are asked for.
+        background: Whether training continues before they are read.
     """
     names = list(named)
-    values = buffers.capture(list(named.values()), lasting)
+    values = buffers.capture(list(named.values()), background)
     return lambda: dict(zip(names, values.arrays(), strict=True))
 
 

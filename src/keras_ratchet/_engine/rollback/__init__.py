@@ -1,1 +1,1 @@
-"""Rollback: recovery points in host memory, and the way back to them."""
+"""Rollback: recovery points in host memory, and restoring them."""

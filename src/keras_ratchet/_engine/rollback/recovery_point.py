@@ -143,7 +143,7 @@ class RecoveryPoints:
         self.good, self._candidate = self._candidate, self.good
 
     def start(self, model: Model) -> None:
-        """Note what is not finite when the run starts, and is no problem."""
+        """Record what is not finite when the run starts, and so is not a problem."""
         self._watch.start(model, self.optimizer_of(model))
 
     def problem(self, model: Model) -> str | None:

@@ -73,7 +73,7 @@ class RollbackEngine:
         Not before now: after an incident in the epoch's last batch the logs should show it.
 
         Args:
-            model: The model; on jax touching it costs a synchronisation.
+            model: The model; on jax touching it costs a synchronization.
         """
         if self._metrics_are_spoilt:
             model.reset_metrics()

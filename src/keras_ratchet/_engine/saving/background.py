@@ -178,7 +178,7 @@ class _Queue:
         self._running = False
 
     def put(self, job: Job) -> None:
-        """Have a job run, once, on the thread; if no thread can be started, run it here."""
+        """Run a job, once, on the thread; if no thread can be started, run it here."""
         with self._lock:
             if job not in self._open:
                 self._waiting.append(job)

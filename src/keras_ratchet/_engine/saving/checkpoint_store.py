@@ -311,7 +311,7 @@ class CheckpointStore:
             self.note("aside", name=os.path.basename(preserved), reason=reason)
             _log.info("the file of an earlier run is now %s", preserved)
 
-    def accepts_pending(self) -> bool:
+    def wait_for_check(self) -> bool:
         """Wait until the weights of a running save are checked; return whether they are finite."""
         if self._latest is None or not self.writer.busy:
             return True

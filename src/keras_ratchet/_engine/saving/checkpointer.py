@@ -62,7 +62,7 @@ class Checkpointer:
         Args:
             model: The model, at the start of training.
             run: Name of the run if it is a new one.
-            fresh: Whether it is; None to decide by `lineage.earlier`.
+            fresh: Whether it is; None to decide by `provenance.earlier`.
             initial_epoch: Index of the first epoch.
         """
         self._notice, self._resumed = "", False
@@ -196,7 +196,7 @@ class Checkpointer:
         """Return whether a running save is certain to count: an error in it must then raise."""
         if self.warn_only and self.store.writer.busy:
             return False
-        return self.store.accepts_pending()
+        return self.store.wait_for_check()
 
     @property
     def _to_beat(self) -> Mapping[str, float] | None:
@@ -243,12 +243,12 @@ class Checkpointer:
             )
         except BaseException:
             if not self.store.writer.pending:  # it did not come to a save
-                self._take_back()
+                self._restore_previous_best()
             raise
         self._settle(saved)
 
     def collect(self) -> None:
-        """Settle a save that has ended in the background.
+        """Act on the outcome of a background save that has ended.
 
         Raises:
             SaveError: If it has failed, unless that is a warning.
@@ -256,7 +256,7 @@ class Checkpointer:
         self._settle(self.store.writer.collect())
 
     def flush(self) -> None:
-        """Wait for the save that is running, and settle it as `collect` does."""
+        """Wait for the save that is running, and act on its outcome as `collect` does."""
         self._settle(self.store.writer.wait())
 
     def _settle(self, saved: Saved | None) -> None:
@@ -264,7 +264,7 @@ class Checkpointer:
         if saved is None:
             return
         if not saved:
-            self._take_back()
+            self._restore_previous_best()
         self._pending = None
         self.save_s = saved.duration_s or self.save_s
         if saved.bad_weight is not None:
@@ -280,7 +280,7 @@ class Checkpointer:
         else:
             raise saved.error
 
-    def _take_back(self) -> None:
+    def _restore_previous_best(self) -> None:
         """Restore what was best before a save that has failed."""
         if self._pending is not None:
             self.failed, before = self._pending

@@ -92,6 +92,6 @@ class LockedDirectory:
         )
 
     def failed(self, path: str, error: OSError) -> Saved:
-        """Note in the journal that the disk refused a save; return that outcome."""
+        """Add a failed save to the journal; return that outcome."""
         self.note("save_error", name=os.path.basename(path), problem=str(error))
         return Saved(path, error=save_error(error, path))

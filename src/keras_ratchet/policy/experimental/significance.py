@@ -74,7 +74,7 @@ class SignificantImprovement(MetricCriterion):
         self._check_monitor()
 
     def needs(self) -> frozenset[str]:
-        """Return that the batches of the validation have to be recorded."""
+        """Return "batches": those of the validation have to be recorded."""
         return frozenset({"batches"})
 
     def _initial(self) -> State:
