@@ -40,12 +40,13 @@ class Position:
     Attributes:
         epoch: Completed epochs.
         batch: Completed batches of the epoch after those.
-        step: Completed batches in all, or None where nobody counted them.
+        step: Completed batches in all, or None where nobody counted them. It follows from the
+            other two, so positions are equal without it.
     """
 
     epoch: int = 0
     batch: int = 0
-    step: int | None = None
+    step: int | None = field(default=None, compare=False)
 
     @classmethod
     def counted(cls, epoch: int, batch: int, steps: int | None) -> Position:

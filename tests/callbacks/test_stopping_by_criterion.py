@@ -1,6 +1,7 @@
 """EarlyStopping(criterion=...): when it stops, what it says, and what it restores."""
 
 import copy
+import json
 import math
 import pickle
 
@@ -10,7 +11,7 @@ import pytest
 from support.models import Curve, data, dense, fit, stamp_of
 from support.runs import run, tiny, warnings_like, warns_once
 
-from keras_ratchet import EarlyStopping
+from keras_ratchet import EarlyStopping, ModelCheckpoint
 from keras_ratchet.callbacks import _logs
 from keras_ratchet.errors import (
     ConfigError,
@@ -340,3 +341,21 @@ def test_the_criterion_asks_for_nothing_in_a_real_fit():
     ours = stopper(rule, restore_best_weights=True)
     model.fit(x, y, validation_data=(x, y), epochs=3, verbose=0, callbacks=[ours])
     assert ours.best_value is not None and ours.best_weights is None
+
+
+def test_the_journal_has_all_kinds_of_a_stop(tmp_path):
+    ours = stopper(Patience(2) | AfterEpochs(4))
+    saving = ModelCheckpoint(tmp_path / "a.keras", save_weights_only=False)
+    fit(dense(), [Curve(val_loss=CURVE), ours, saving], epochs=6)
+    lines = (tmp_path / ".ratchet" / "journal.jsonl").read_text().splitlines()
+    stops = [event for event in map(json.loads, lines) if event["event"] == "stop"]
+    assert [event["kind"] for event in stops] == ["patience+epochs"]
+    assert ours.stop_reason.kinds == ("patience", "epochs")
+
+
+def test_a_shallow_copy_has_a_state_of_its_own():
+    ours = EarlyStopping(patience=9)
+    run(ours, val_loss=CURVE)
+    twin, best = copy.copy(ours), ours.best_value
+    run(ours, val_loss=[value / 2 for value in CURVE])
+    assert (twin.best_value, ours.best_value) == (best, best / 2)

@@ -1,11 +1,13 @@
 """Preemption: signals really sent to this process, and deadlines; then the exact resume."""
 
 import datetime
+import gc
 import os
 import signal
 import threading
 import time
 import warnings
+import weakref
 
 import hypothesis
 import hypothesis.strategies as st
@@ -422,3 +424,43 @@ def test_one_step_before_a_near_deadline_a_save_still_fits(at, now, save, step):
     one = Deadline(at, "the deadline", "deadline")
     if not one.is_near(now, save, step):
         assert one.check(now + step, save)
+
+
+def test_after_a_signal_ours_ends_when_all_others_have_ended(tmp_path):
+    ends = []
+
+    class Watching(keras.callbacks.Callback):
+        def on_train_end(self, logs=None):
+            ends.append(f"other, locked: {backup._store.locked}")
+
+    class Ours(keras_ratchet.BackupAndRestore):
+        def on_train_end(self, logs=None):
+            ends.append("ours")
+            super().on_train_end(logs)
+
+    backup, at = Ours(tmp_path, signals=("SIGTERM",)), At("batch 3", 1, send("SIGTERM"))
+    x, y = arrays()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Resume will not be exact", UserWarning)  # tensorflow
+        model().fit(x, y, batch_size=4, epochs=3, verbose=0, callbacks=[backup, Watching(), at])
+    assert ends == ["other, locked: True", "ours"]
+
+
+def test_signals_keep_nothing_of_fit_alive():
+    class Data:
+        pass
+
+    def loop():
+        data = Data()
+        signals = _signals.Signals(("SIGTERM",), 30.0, None)
+        signals.start(None)
+        signals.stop()
+        return weakref.ref(data)
+
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        assert loop()() is None
+    finally:
+        if was_enabled:
+            gc.enable()

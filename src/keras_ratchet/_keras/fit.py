@@ -75,7 +75,8 @@ def _caller(*names: str) -> dict[str, Any]:
 
     for frame in frames_from(sys._getframe(2)):
         here: dict[str, Any] = frame.f_locals
-        if isinstance(here.get("epoch_iterator"), EpochIterator) and here.keys() >= {*names}:
+        is_fit = isinstance(here.get("epoch_iterator"), EpochIterator)
+        if is_fit and all(name in here for name in names):  # from Python 3.13 on it is no dict
             return here
     return {}
 

@@ -113,7 +113,8 @@ class EndFit(keras.callbacks.Callback):
         super().__init__()
         self.set_model(model)
         self._last = last
-        self._others = [c for c in last.callback_list.callbacks if c is not last]
+        head, *others = (c for c in last.callback_list.callbacks if c is not last)
+        self._others = [*others, head]  # ours gives its lock and signals back after all others
         self._undo = without_callbacks(last.callback_list, [self])
         model.stop_evaluating = True
 

@@ -142,7 +142,7 @@ class CtrlC(_Handler):
     def _handle(self, number: int, frame: FrameType | None) -> None:
         model = self._model()
         if model is None or not self.runs(frame):
-            before = self._before[number]
+            before = self._before.get(number) or signal.default_int_handler
             self._uninstall()
             before(number, frame)
         elif self.requested:
@@ -247,13 +247,13 @@ class Signals(_Handler):
                 "has no effect; deadline= still works."
             )
             return
-        self._workers = Workers()
-        frame = sys._getframe()
         for number in self._signals:
             owner = _handler_of(number)
-            if isinstance(owner, Signals) and not owner.runs(frame):
+            # the frame is in no variable, which would keep all that `fit` holds alive
+            if isinstance(owner, Signals) and not owner.runs(sys._getframe()):
                 owner.stop()  # left over from a loop that ended by an exception
             self._install(number)
+        self._workers = Workers()
         self._loop = loop
 
     def stop(self) -> None:

@@ -231,8 +231,10 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
         Raises:
             SaveError: If one has failed.
         """
-        if self._last.session is not None:  # without one, nothing is being written
+        if self._last.session is not None:
             self._last.session.wait()
+        elif (saved := self._store.writer.wait()) is not None and saved.error is not None:
+            raise saved.error
 
     def _without_run(self) -> dict[str, Any]:
         info = replace(self._info, elapsed_s=self.elapsed_s)

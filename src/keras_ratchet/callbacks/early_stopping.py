@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -179,7 +180,9 @@ class EarlyStopping(MonitorCallback, keras.callbacks.EarlyStopping):
         return best_epoch_of(self.monitor, self.restore_optimizer, options)
 
     def _without_run(self) -> dict[str, Any]:
-        return {**super()._without_run(), "_best_weights": self._new_best_weights()}
+        rule = copy.copy(self._stop_rule)  # a copy of a callback has a state of its own
+        kept = {"_stop_rule": rule, "_best_weights": self._new_best_weights()}
+        return {**super()._without_run(), **kept}
 
     @property
     def wait(self) -> int:

@@ -261,7 +261,12 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
         store = self._checkpointer.store
         callbacks = getattr(self._list, "callbacks", ())
         for stop in filter(None, (getattr(c, "stop_reason", None) for c in callbacks)):
-            store.note("stop", reason=str(stop), kind=stop.kind, epoch=stop.epoch + 1)
+            store.note(
+                "stop",
+                reason=str(stop),
+                kind="+".join(getattr(stop, "kinds", (stop.kind,))),
+                epoch=stop.epoch + 1,
+            )
         try:
             self.flush()
             unsaved = self._unsaved or self._checkpointer.failed

@@ -59,7 +59,13 @@ def say(text: str, err: bool = False, fg: str | None = None, bold: bool | None =
 
 def as_data(snapshot: CheckpointInfo) -> dict[str, Any]:
     """Return a record as data for JSON."""
-    return asdict(snapshot)
+    return with_stored_names(asdict(snapshot))
+
+
+def with_stored_names(data: dict[str, Any]) -> dict[str, Any]:
+    """Return data with the names that manifests and `--json` have for some attributes."""
+    stored = {"has_manifest": "manifest", "is_directory": "directory", "size_bytes": "bytes"}
+    return {stored.get(name, name): value for name, value in data.items()}
 
 
 def table(

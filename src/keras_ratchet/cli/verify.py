@@ -26,7 +26,7 @@ def verify(ctx: click.Context, paths: tuple[str, ...], as_json: bool) -> None:
     outcomes = list(_select.verify_all(_select.several(paths)).values())
     corrupt = sum(outcome.status == "corrupt" for outcome in outcomes)
     if as_json:
-        _output.emit([asdict(outcome) for outcome in outcomes])
+        _output.emit([_output.with_stored_names(asdict(outcome)) for outcome in outcomes])
     else:
         for outcome in outcomes:
             problem = f": {outcome.problem}" if outcome.problem else ""

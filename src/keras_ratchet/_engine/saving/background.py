@@ -149,7 +149,8 @@ class Job:
             self.future.set_exception(error)
             return
         if not saved:
-            _log.error("a save in the background failed: %s", saved)
+            trace = None if isinstance(saved.error, OSError) else saved.error
+            _log.error("a save in the background failed: %s", saved, exc_info=trace)
         self._save = None  # the captured values are free before anybody is told
         self.future.set_result(saved)
 
@@ -161,7 +162,7 @@ class Job:
 
     def disown(self) -> None:
         """Mark it as cancelled: in a child made by `fork` it is the parent's."""
-        self.future = Future()  # the lock of the old one may be held for ever
+        self.future = Future()  # the lock of the old one may be held forever
         self.future.cancel()
 
 

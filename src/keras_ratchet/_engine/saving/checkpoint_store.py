@@ -82,6 +82,7 @@ class CheckpointStore:
         self._resumed_from: str | None = None
         self._newest_s = 0.0
         self._warned: set[str] = set()
+        self._of_run: set[str] = set()  # those that another run warns of again
         self._forget_model()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -140,7 +141,8 @@ class CheckpointStore:
             self.template = os.path.join(naming.escaped(os.getcwd()), self.template)
         check_target(*naming.head(self.template))
         rehearse(model, self.template, self._format)
-        self._warned.clear()
+        self._warned -= self._of_run
+        self._of_run.clear()
         if not self._place.locked:
             self._place = self._make_place()
             self._place.lock()
@@ -345,15 +347,17 @@ class CheckpointStore:
         """Add a line to the journal."""
         self._place.note(event, **fields)
 
-    def warn_once(self, key: str, message: str) -> None:
-        """Warn once in a run."""
+    def warn_once(self, key: str, message: str, per_run: bool = False) -> None:
+        """Warn once, or once in each run."""
         if key not in self._warned:
             self._warned.add(key)
+            self._of_run |= {key} if per_run else set()
             warn(message)
 
     def _log_once(self, message: str) -> None:
         if message not in self._warned:
             self._warned.add(message)
+            self._of_run.add(message)
             _log.warning("%s", message)
 
 

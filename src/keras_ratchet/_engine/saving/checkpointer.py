@@ -276,7 +276,7 @@ class Checkpointer:
             self.say(f"finished saving model to {saved.path}")
         elif self.warn_only and isinstance(saved.error, OSError):
             message = f"{saved.error} Training continues; the next save tries again."
-            self.store.warn_once(f"{saved.error.errno}", message)
+            self.store.warn_once(f"{saved.error.errno}", message, per_run=True)
         else:
             raise saved.error
 
