@@ -58,8 +58,8 @@ test-resume: $(STAMP)
 # longest first. It is all of test and test-resume on PyTorch; on the other backends test-backend
 # and, of test-resume, what depends most on the backend. The public CI runs the rest.
 PARTS := resume test exact-tensorflow backend-tensorflow exact-jax backend-jax background wheel
-EXACT_TESTS := tests/crash/test_resume_chains.py tests/crash/test_kill_inside_save.py \
-  tests/crash/test_full_disk.py tests/hunt/test_hunt.py tests/resume/test_endings.py \
+EXACT_TESTS := tests/crash/test_resume_chains.py tests/crash/test_full_disk.py \
+  tests/hunt/test_hunt.py tests/resume/test_endings.py \
   tests/resume/test_negative_controls.py tests/resume/test_callbacks.py
 
 test-all: $(STAMP)
