@@ -52,7 +52,7 @@ class Entered:
     def _called(self, frame, event, argument):
         name = frame.f_code.co_filename
         if event == "call" and name.startswith(str(ROOT)) and frame.f_code.co_name != "<module>":
-            self.files.setdefault(str(Path(name).relative_to(ROOT)))
+            self.files.setdefault(Path(name).relative_to(ROOT).as_posix())
 
 
 class Probe:

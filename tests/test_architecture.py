@@ -69,7 +69,10 @@ def house():
     return module
 
 
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the map shows torch")
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch" or importlib.util.find_spec("tensorflow") is None,
+    reason="the map shows torch, where TensorFlow is installed too",
+)
 def test_the_files_that_an_action_enters_are_those_of_the_map(tmp_path):
     text = "| action | files entered |\n|---|---|\n"
     for action, files in house().actions(str(tmp_path)).items():
