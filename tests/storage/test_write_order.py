@@ -111,7 +111,7 @@ def test_every_event_of_the_journal_is_documented():
 def test_every_event_of_the_journal_has_a_colour_and_a_sentence():
     page = (DOCS / "formats.md").read_text().split("## Journal")[1]
     rows = dict(re.findall(r"^\| `(\w+)` \|(.*)", page, re.MULTILINE))
-    assert rows.keys() == history._COLOURS.keys()
+    assert rows.keys() == history._COLORS.keys()
     for kind, members in rows.items():
         event = {name: "why" for name in re.findall(r"`(\w+)`", members)}
         if "metrics" in event:
