@@ -19,7 +19,6 @@ from keras_ratchet._engine.resume.snapshot_store import SnapshotStore
 from keras_ratchet._engine.resume.train_state import TrainState
 from keras_ratchet._engine.saving.background import Saved
 from keras_ratchet._keras import fit
-from keras_ratchet._keras.fit import set_initial_epoch
 from keras_ratchet.callbacks._backup_options import BackupOptions
 from keras_ratchet.callbacks._schedule import Schedule
 from keras_ratchet.callbacks._signals import Signals
@@ -124,7 +123,7 @@ class Session:
             return
         if state is None:
             self._epoch = keras_backup.adopt(self._model, self._store.directory)
-            set_initial_epoch(self._model, self._epoch or None)
+            fit.set_initial_epoch(self._model, self._epoch or None)
             self._save(self._here(), {}, "training started")
         else:
             self._resume_from(state)
@@ -135,7 +134,7 @@ class Session:
         self.resumer.restore(self._model)
         self._epoch, self._info.resumed_from = state.position.epoch, state.position
         self._schedule.pending = int(state.extra.get("pending", 0))
-        set_initial_epoch(self._model, self._epoch)
+        fit.set_initial_epoch(self._model, self._epoch)
         if self.is_over:
             self._stopping = bool(state.extra.get("stopping"))
             self._skip_all_epochs()
@@ -143,7 +142,7 @@ class Session:
 
     def _skip_all_epochs(self) -> None:
         """Make `fit` run no epoch, with the callbacks ending as they would have."""
-        set_initial_epoch(self._model, self._epochs)
+        fit.set_initial_epoch(self._model, self._epochs)
         self._model.stop_training = self._stopping
 
     def warn_of_generators(self, source: Any) -> None:
@@ -163,7 +162,7 @@ class Session:
     def before_epoch(self, epoch: int) -> None:
         """Before any other callback: bring data and random streams into place."""
         self._collect()
-        set_initial_epoch(self._model, None)
+        fit.set_initial_epoch(self._model, None)
         self._epoch, self._done, self._logs = epoch, 0, {}
         if self._first:
             self.resumer.start_first_epoch()
@@ -263,7 +262,7 @@ class Session:
     def close(self) -> None:
         """Release the lock, memory and signals; the snapshots stay."""
         self._info.elapsed_s = self.elapsed_s
-        set_initial_epoch(self._model, None)
+        fit.set_initial_epoch(self._model, None)
         self._signals.stop()
         self._store.end()
 
@@ -340,7 +339,8 @@ class Session:
 
     def _collect(self) -> None:
         """Process a background save that has ended."""
-        self._settle(self._store.writer.collect)
+        if self._store.writer.pending:
+            self._settle(self._store.writer.collect)
 
     def _flush(self) -> None:
         """Wait for the save that is being written, and process its outcome."""

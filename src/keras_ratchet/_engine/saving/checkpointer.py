@@ -253,7 +253,8 @@ class Checkpointer:
         Raises:
             SaveError: If it has failed, unless that is a warning.
         """
-        self._settle(self.store.writer.collect())
+        if self.store.writer.pending:
+            self._settle(self.store.writer.collect())
 
     def flush(self) -> None:
         """Wait for the save that is running, and act on its outcome as `collect` does."""
