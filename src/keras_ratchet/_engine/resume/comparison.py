@@ -196,7 +196,7 @@ def _text(value: Any) -> str:
 def _steps(optimizer: Any) -> int:
     """Return how many steps an optimizer has made."""
     iterations = getattr(optimizer, "iterations", None)
-    return 0 if iterations is None else int(iterations)
+    return 0 if iterations is None else int(keras.ops.convert_to_numpy(iterations))
 
 
 def _config(thing: Any) -> dict[str, Any]:
