@@ -59,7 +59,7 @@ test-resume: $(STAMP)
 # and, of test-resume, what depends most on the backend. The public CI runs the rest.
 PARTS := resume test exact-tensorflow backend-tensorflow exact-jax backend-jax background wheel
 EXACT_TESTS := tests/crash/test_resume_chains.py tests/crash/test_full_disk.py \
-  tests/hunt/test_hunt.py tests/resume/test_endings.py \
+  tests/hunt/test_hunt.py tests/resume/test_endings.py tests/resume/test_extra_state.py \
   tests/resume/test_negative_controls.py tests/resume/test_callbacks.py
 
 test-all: $(STAMP)

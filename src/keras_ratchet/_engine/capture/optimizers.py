@@ -253,15 +253,16 @@ def rates_of(model: Model) -> LearningRates:
     """
     every = optimizers_of(model)
     own = every.pop("optimizer", None)
-    if every and (own is None or (_steps(own) == 0 and any(map(_steps, every.values())))):
+    if every and (own is None or (steps_of(own) == 0 and any(map(steps_of, every.values())))):
         return LearningRates(every)
     return LearningRates({"": own, **every})
 
 
-def _steps(optimizer: Any) -> int:
-    """Return how many steps an optimizer has made; for torch's, how many states it has."""
+def steps_of(optimizer: Any) -> int:
+    """Return how many steps an optimizer has made, 0 without one; of torch's its states count."""
     if not is_keras(optimizer):
         return len(getattr(optimizer, "state", ()))
+    # under MirroredStrategy it is no variable that `int` takes
     return int(keras.ops.convert_to_numpy(optimizer.iterations))
 
 

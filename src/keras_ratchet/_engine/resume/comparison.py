@@ -24,6 +24,7 @@ from typing import Any, Literal
 import keras
 
 from keras_ratchet._engine.capture.model_state import COLLECTIONS, missing_extras
+from keras_ratchet._engine.capture.optimizers import steps_of
 from keras_ratchet._engine.resume.data_cursor import DataCursor
 from keras_ratchet._engine.resume.state_codec import owned
 from keras_ratchet._engine.resume.train_state import TrainState, shape_differences
@@ -144,7 +145,7 @@ def arguments_of(model: Model) -> dict[str, Any]:
     optimizer = getattr(optimizer, "inner_optimizer", None) or optimizer
     layers = [x for x in anatomy.layers_of(model) if not isinstance(x, keras.Model)]
     return {
-        "steps": _steps(optimizer),
+        "steps": steps_of(optimizer),
         "optimizer": _plain(_config(optimizer), nested=True),
         "loss": [*_losses(getattr(model, "loss", None)), *_losses(metrics.loss_weights(model))],
         "layers": [[type(layer).__name__, _plain(_config(layer))] for layer in layers],
@@ -191,12 +192,6 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         return f"{value.get('class_name')}({value.get('config')})"
     return f"{value:.6g}" if isinstance(value, float) else repr(value)
-
-
-def _steps(optimizer: Any) -> int:
-    """Return how many steps an optimizer has made."""
-    iterations = getattr(optimizer, "iterations", None)
-    return 0 if iterations is None else int(keras.ops.convert_to_numpy(iterations))
 
 
 def _config(thing: Any) -> dict[str, Any]:
