@@ -14,7 +14,6 @@ OURS_OF_KERAS = sorted((OURS / "_keras").glob("*.py"))
 OTHERS = {  # private names of other libraries than Keras, and where they may be touched
     "_exit": "data/_workers.py",  # of os
     "_getframe": "",  # of sys: documented, and the only way to the caller
-    "_current_frames": "callbacks/",  # of sys
     "_inputs": "_backends/tensorflow_data.py",  # of tf.data.Dataset
     "_func": "_backends/tensorflow_data.py",  # of the functions of a tf.data pipeline
     "_functions": "_backends/tensorflow_data.py",

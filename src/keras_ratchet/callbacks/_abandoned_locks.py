@@ -34,10 +34,9 @@ class _Entry:
 
     def runs(self) -> bool:
         """Return whether the loop is still running; from another thread any `fit` counts."""
-        frame = sys._current_frames().get(self.thread)
         if self.thread == threading.get_ident():
-            return self.loop.runs(frame)
-        return self.loop.is_above(frame)
+            return self.loop.runs(sys._getframe())
+        return self.loop.runs_in(self.thread)
 
     def is_one_of(self, callbacks: list[Any]) -> bool:
         """Return whether the lock is of one of these callbacks."""

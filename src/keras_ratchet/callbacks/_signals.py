@@ -23,6 +23,7 @@ from typing import Any
 
 from keras_ratchet._keras.callbacks import frames_from
 from keras_ratchet._warn import warn
+from keras_ratchet.callbacks._thread_calls import called, calls_of
 from keras_ratchet.callbacks._worker_signals import Workers
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy._arguments import is_number
@@ -63,9 +64,10 @@ class Loop:
         """Return whether the loop is above `frame`: it may have ended by an exception."""
         return any(self._is(above) for above in frames_from(frame))
 
-    def is_above(self, frame: FrameType | None) -> bool:
-        """Return whether such a loop, this or another one, is above `frame`, in any thread."""
-        return any(above.f_code is self._code for above in frames_from(frame))
+    def runs_in(self, thread: int) -> bool:
+        """Return whether such a loop, this or another one, runs in a thread, or may run there."""
+        calls = calls_of(thread)
+        return calls is None or called(self._code) in calls
 
     def _is(self, frame: FrameType) -> bool:
         if frame.f_code is not self._code:
