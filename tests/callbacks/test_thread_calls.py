@@ -1,6 +1,10 @@
 """What another thread is calling is read while it goes on, however it goes on."""
 
+import importlib
+import sys
 import threading
+
+import pytest
 
 from keras_ratchet.callbacks._thread_calls import called, calls_of
 
@@ -63,9 +67,20 @@ def test_it_can_be_asked_while_the_thread_calls_and_returns_all_the_time():
             deeper(30)
 
     thread = threading.Thread(target=run)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
     thread.start()
     try:
         assert all(called(run.__code__) in calls_of(thread.ident) for _ in range(2000))
     finally:
+        sys.setswitchinterval(interval)
         end.set()
         thread.join()
+
+
+def test_nothing_can_be_told_where_the_disk_is_full():
+    """Faulthandler drops what cannot be written, and a thread that is not shown has not ended."""
+    pytest.importorskip("resource", reason="there are no limits of file sizes on Windows")
+    full_disk = importlib.import_module("support.full_disk")
+    with Busy() as (ident,), full_disk.FileSizeLimit(100):
+        assert calls_of(ident) is None

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from support.models import dense, fit
 
 import keras_ratchet
 from keras_ratchet._storage.lock import FileLock
-from keras_ratchet.callbacks import _abandoned_locks
+from keras_ratchet.callbacks import _abandoned_locks, _signals
 
 
 class Pruned(Exception):
@@ -144,3 +145,31 @@ def test_a_lock_that_the_last_work_could_not_give_free_is_released_later(tmp_pat
             break
         time.sleep(0.1)
     assert not save._checkpointer.store.locked
+
+
+def test_a_lock_is_kept_where_the_thread_cannot_see_the_loop(tmp_path, monkeypatch):
+    """Were the traces of a coming Python written otherwise, every `fit` would look ended."""
+    monkeypatch.setattr(_abandoned_locks, "POLL_S", 0.05)
+    monkeypatch.setattr(_signals, "calls_of", lambda thread: {("elsewhere.py", "train")})
+    seen = []
+
+    class Wait(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            time.sleep(0.5)
+            seen.append(saves._checkpointer.store.locked)
+
+    saves = keras_ratchet.ModelCheckpoint(tmp_path / "a.weights.h5", save_weights_only=True)
+    fit(dense(), [saves, Wait()], epochs=1)
+    assert seen == [True]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on Windows")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_child_that_is_forked_while_the_thread_looks_can_train():
+    with _abandoned_locks._leftovers._mutex:
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(30)  # ends it
+            with _abandoned_locks.keep_locks([]):
+                os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -29,6 +29,7 @@ class _Entry:
     callback: weakref.ref[Any]
     loop: Loop
     thread: int
+    is_visible: bool  # whether other threads can see it run: else they never take it for ended
     is_cleaning_up: bool = False  # and then releases its lock itself
     had_ended: bool = False  # when the thread looked last
 
@@ -36,7 +37,7 @@ class _Entry:
         """Return whether the loop is still running; from another thread any `fit` counts."""
         if self.thread == threading.get_ident():
             return self.loop.runs(sys._getframe())
-        return self.loop.runs_in(self.thread)
+        return not self.is_visible or self.loop.runs_in(self.thread)
 
     def is_one_of(self, callbacks: list[Any]) -> bool:
         """Return whether the lock is of one of these callbacks."""
@@ -48,9 +49,13 @@ class _Leftovers:
     """The locks that are held, and a thread that ends when there are none."""
 
     def __init__(self) -> None:
+        self.start_again()
+
+    def start_again(self) -> None:
+        """Forget everything, as in a child made by `fork`, which has neither thread nor locks."""
         self._mutex = threading.Lock()
         self._entries: list[_Entry] = []
-        self._watched_in = 0
+        self._is_watched = False
 
     def add(self, callback: Any, loop: Loop) -> None:
         """Add a callback that has taken a lock; release those of loops that have ended."""
@@ -59,9 +64,10 @@ class _Leftovers:
             self._sweep()
             if not loop.is_keras:
                 return
-            self._entries.append(_Entry(weakref.ref(callback), loop, threading.get_ident()))
-            if self._watched_in != os.getpid():  # a child made by `fork` has no such thread
-                self._watched_in = os.getpid()
+            here = threading.get_ident()
+            self._entries.append(_Entry(weakref.ref(callback), loop, here, loop.runs_in(here)))
+            if not self._is_watched:
+                self._is_watched = True
                 threading.Thread(target=self._watch, name="ratchet-locks", daemon=True).start()
 
     def _watch(self) -> None:
@@ -71,7 +77,7 @@ class _Leftovers:
             with self._mutex:
                 self._sweep(after_two_looks=True)
                 if not self._entries:
-                    self._watched_in = 0
+                    self._is_watched = False
                     return
 
     def _sweep(self, after_two_looks: bool = False) -> None:
@@ -109,6 +115,8 @@ def _released(callback: Any) -> bool:
 
 
 _leftovers = _Leftovers()  # the process's, as are its locks
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_leftovers.start_again)
 
 
 def watch_lock(callback: Any, callback_list: CallbackList) -> None:

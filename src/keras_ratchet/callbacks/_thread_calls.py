@@ -8,6 +8,7 @@ frames of threads that run: in one go, with the interpreter's lock held, and it 
 import faulthandler
 import re
 import tempfile
+import threading
 from types import CodeType
 
 # Lines of faulthandler: 'Thread 0x00007f2a (most recent call first):', '  File "x.py", line 3 in f'
@@ -22,16 +23,22 @@ def calls_of(thread: int) -> set[tuple[str, str]] | None:
         thread: Its `threading.get_ident()`.
 
     Returns:
-        File and name of each, as `called` has them; an empty set if the thread has ended;
-        None if it cannot be told: faulthandler shows 100 calls of a thread, and 100 threads.
+        File and name of each, as `called` has them; an empty set if the thread has ended; None if
+        it cannot be told: faulthandler shows 100 calls of a thread, and 100 threads, and does
+        not say that a disk is full.
     """
-    with tempfile.TemporaryFile() as file:
-        faulthandler.dump_traceback(file, all_threads=True)
-        file.seek(0)
-        text = file.read().decode("ascii", "replace")
+    try:
+        with tempfile.TemporaryFile(buffering=0) as file:
+            faulthandler.dump_traceback(file, all_threads=True)
+            file.write(b"\n")  # raises where faulthandler's own writes have failed
+            file.seek(0)
+            text = file.read().decode("ascii", "replace")
+    except OSError:
+        return None
     stacks = {int(number, 16): calls for number, calls in _THREAD.findall(text)}
     if thread not in stacks:
-        return None if "\n...\n" in text else set()
+        is_alive = any(other.ident == thread for other in threading.enumerate())
+        return None if is_alive else set()
     if "  ...\n" in stacks[thread]:
         return None
     return set(_CALL.findall(stacks[thread]))
