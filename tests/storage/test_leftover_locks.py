@@ -80,17 +80,22 @@ def test_an_idle_process_that_keeps_the_traceback_keeps_nobody_out(tmp_path):
     assert kept.value is not None
 
 
-def test_a_fit_that_goes_on_keeps_its_lock(tmp_path):
+def is_locked_in_a_hook_of(directory, seconds):
+    """Return whether a `fit` still has its lock after a hook that takes so long."""
     seen = []
 
     class Wait(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
-            time.sleep(2.5)
+            time.sleep(seconds)
             seen.append(saves._checkpointer.store.locked)
 
-    saves = keras_ratchet.ModelCheckpoint(tmp_path / "a.weights.h5", save_weights_only=True)
+    saves = keras_ratchet.ModelCheckpoint(directory / "a.weights.h5", save_weights_only=True)
     fit(dense(), [saves, Wait()], epochs=1)
-    assert seen == [True]
+    return seen == [True]
+
+
+def test_a_fit_that_goes_on_keeps_its_lock(tmp_path):
+    assert is_locked_in_a_hook_of(tmp_path, seconds=2.5)
 
 
 def test_a_lock_that_nobody_has_any_more_is_given_back(tmp_path):
@@ -151,16 +156,7 @@ def test_a_lock_is_kept_where_the_thread_cannot_see_the_loop(tmp_path, monkeypat
     """Were the traces of a coming Python written otherwise, every `fit` would look ended."""
     monkeypatch.setattr(_abandoned_locks, "POLL_S", 0.05)
     monkeypatch.setattr(_signals, "calls_of", lambda thread: {("elsewhere.py", "train")})
-    seen = []
-
-    class Wait(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            time.sleep(0.5)
-            seen.append(saves._checkpointer.store.locked)
-
-    saves = keras_ratchet.ModelCheckpoint(tmp_path / "a.weights.h5", save_weights_only=True)
-    fit(dense(), [saves, Wait()], epochs=1)
-    assert seen == [True]
+    assert is_locked_in_a_hook_of(tmp_path, seconds=0.5)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on Windows")
