@@ -63,13 +63,20 @@ class DataStates:
         self._told: set[str] = set()
 
     def capture(self) -> dict[str, Any]:
-        """Return what has changed since the run started, by place; warn of what is too large."""
+        """Return what has changed since the run started, by place; warn of what is too large.
+
+        What random numbers are drawn from is always in it: before the run started, Keras drew a
+        batch to learn shapes, and a pipeline that reads ahead may have drawn more, each time a
+        different number of rows.
+        """
         kept = {}
         for name, place in self._all().items():
             if self._stands(name, place):
                 continue
             flat = self._flat(name, place)
-            if flat is not MISSING and not self._is_as_begun(name, flat):
+            if flat is MISSING:
+                continue
+            if _draws(place.get()) or not self._is_as_begun(name, flat):
                 kept[name] = flat
         self._leave_out(kept)
         return {name: owned(flat) for name, flat in kept.items()}
@@ -333,6 +340,16 @@ def _bytes_in(value: Any, known: Collection[int] = ()) -> int:
     if keras.ops.is_tensor(value) or _is_torch(value):
         return int(getattr(value, "nbytes", 0)) or _size_bytes(value)
     return 0
+
+
+def _draws(value: Any) -> bool:
+    """Return whether random numbers are drawn from a value; layers are not looked into."""
+    if isinstance(value, (*RANDOM, keras.random.SeedGenerator)):
+        return True
+    torch = _backends.torch_loading()
+    if torch is not None and torch.is_generator(value):
+        return True
+    return _is_tensorflow(value) and bool(value.dtype.is_integer) and not value.trainable
 
 
 def _is_in_place(flat: Any) -> bool:
