@@ -166,6 +166,12 @@ class TFDatasetSource(IterableSource):
         self._at_start = self._states.capture()
         return super()._start_pass()
 
+    def _end_pass(self) -> None:
+        """Read a whole pass to its end: for rows left over, a thread may have drawn, or not."""
+        if self._iterator is not None and self._drawn == self._length:
+            next(self._iterator, None)
+        super()._end_pass()
+
     def state(self) -> dict[str, Any]:
         """Return the number of batches, and what the set remembered when the pass started."""
         remembered = self._states.capture() if self._iterator is None else self._at_start
