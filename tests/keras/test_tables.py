@@ -17,6 +17,10 @@ OTHERS = {  # private names of other libraries than Keras, and where they may be
     "_inputs": "_backends/tensorflow_data.py",  # of tf.data.Dataset
     "_func": "_backends/tensorflow_data.py",  # of the functions of a tf.data pipeline
     "_functions": "_backends/tensorflow_data.py",
+    "_batch_size": "_backends/tensorflow_data.py",  # of its stages
+    "_drop_remainder": "_backends/tensorflow_data.py",
+    "_filename": "_backends/tensorflow_data.py",
+    "_reshuffle_each_iteration": "_backends/tensorflow_data.py",
     "_list_all_concrete_functions": "_backends/tensorflow.py",
     "_rng": "_backends/tensorflow.py",  # of TensorFlow's context
     "_parameters": "_backends/torch.py",  # of torch.nn.Module

@@ -192,6 +192,15 @@ def flipped(**how):
     return ds.prefetch(2) if how.get("prefetch") else ds
 
 
+def as_written(dataset):
+    """Return tf.data that draws no row before it is asked for: TensorFlow adds no stages to it."""
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.experimental_optimization.apply_default_optimizations = False
+    return dataset.with_options(options)
+
+
 def tf_ops():
     """Return tf.data that draws from TensorFlow's global random numbers in `map`."""
     import tensorflow as tf
@@ -250,6 +259,7 @@ HIDDEN = {
     "PyDatasets in turn": lambda: {"x": Turns(Batches(), ByHand(order=Order(40)))},
     "DataLoader, generator in its data set": lambda: {"x": of_objects()},
     "tf.data, layers in map": lambda: {"x": flipped()},
+    "tf.data, layers in map, no optimizations": lambda: {"x": as_written(flipped())},
     "tf.data, layers in map, prefetch": lambda: {"x": flipped(prefetch=True)},
     "tf.data, layers in parallel map": lambda: {"x": flipped(calls=2)},
     "tf.data, tf.random and tf.image in map": lambda: {"x": tf_ops()},
@@ -265,6 +275,7 @@ HIDDEN = {
 }
 HIDDEN_WARNED = {
     "PyDataset, table": r"has changed OfTable.table",
+    "tf.data, layers in map": {"tensorflow": None, "": "drawn random numbers ahead"},
     "tf.data, layers in parallel map": "in parallel",
     "tf.data, layers in map, prefetch": {"tensorflow": None, "": "drawn random numbers ahead"},
     "resumable(tf.data, layers in parallel map)": "in parallel",

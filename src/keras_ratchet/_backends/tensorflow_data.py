@@ -10,6 +10,11 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.python.framework import config
 
+_AHEAD = ("_Prefetch", "_Parallel")
+_CUTS = ("_TakeDataset", "_TakeWhileDataset")
+_SIEVES = ("_FilterDataset", "_ShardDataset")
+_BATCHES = ("_BatchDataset", "_ParallelBatchDataset", "_PaddedBatchDataset")
+
 
 def is_pipeline(value: Any) -> bool:
     """Return whether a value is a `tf.data.Dataset`."""
@@ -55,15 +60,103 @@ def races(dataset: Any) -> bool:
     return any(_draws(s) for s in stages(dataset) if type(s).__name__.startswith("_Parallel"))
 
 
-def draws_for(dataset: Any, kinds: tuple[str, ...]) -> bool:
-    """Return whether a function draws from a seed for a stage of one of these kinds.
+def draws_below_a_cut(dataset: Any, reads_to_end: bool = False) -> bool:
+    """Return whether it depends on timing how much a pass over a pipeline draws from a seed.
 
-    Such a stage may leave unused what was drawn: nobody knows how much.
+    Some stages leave rows unused, and a thread that reads ahead may have drawn for them or not.
+
+    Args:
+        dataset: The pipeline.
+        reads_to_end: Whether a pass goes on after the last batch, until there is no more.
+    """
+    if not reads_ahead(dataset):
+        return False
+    return any(
+        draws(below)
+        for stage in stages(dataset)
+        for below in _cut(stage, type(stage).__name__, reads_to_end)
+    )
+
+
+def _cut(stage: Any, kind: str, reads_to_end: bool) -> list[Any]:
+    """Return the data sets of which a stage may leave rows unused."""
+    if kind == "_ZipDataset":
+        lengths = [int(one.cardinality()) for one in stage._inputs()]
+        shortest = min((length for length in lengths if length >= 0), default=-1)
+        pairs = zip(stage._inputs(), lengths, strict=True)
+        return [one for one, length in pairs if length != shortest]
+    leaves = kind in _CUTS or (not reads_to_end and _leaves_rows(stage, kind))
+    return [stage] if leaves else []
+
+
+def _leaves_rows(stage: Any, kind: str) -> bool:
+    """Return whether rows may be left over when a stage has given the last one that it gives."""
+    if kind in _SIEVES:
+        return True
+    if kind not in _BATCHES or not bool(tf.get_static_value(stage._drop_remainder)):
+        return False
+    [below] = stage._inputs()
+    rows = int(below.cardinality())
+    return rows != tf.data.INFINITE_CARDINALITY and (
+        rows < 0 or bool(rows % int(tf.get_static_value(stage._batch_size)))
+    )
+
+
+def reads_ahead(dataset: Any) -> bool:
+    """Return whether a pipeline may draw more rows than it was asked for, on a thread of its own.
+
+    Unless it is told not to, TensorFlow puts such stages into pipelines that have none: it joins
+    `map` and `batch`, and prefetches.
     """
     if not is_pipeline(dataset):
         return False
-    unsteady = [s for s in stages(dataset) if type(s).__name__ in kinds]
-    return any(_draws(below) for stage in unsteady for below in stages(stage))
+    if any(type(stage).__name__.startswith(_AHEAD) for stage in stages(dataset)):
+        return True
+    wishes = dataset.options().experimental_optimization
+    default = wishes.apply_default_optimizations is not False
+    named = [getattr(wishes, name, None) for name in ("map_and_batch_fusion", "inject_prefetch")]
+    return any(default if wish is None else wish for wish in named) or bool(wishes.parallel_batch)
+
+
+def starts_early(dataset: Any) -> bool:
+    """Return whether an iterator over a pipeline draws from a seed before it is asked for a row."""
+    return draws(dataset) and bool(getattr(dataset.options(), "experimental_warm_start", False))
+
+
+def caches_what_varies(dataset: Any) -> bool:
+    """Return whether a pipeline keeps in memory what was drawn or shuffled in its first pass."""
+    if not is_pipeline(dataset):
+        return False
+    caches = [s for s in stages(dataset) if type(s).__name__ == "CacheDataset"]
+    in_memory = [s for s in caches if tf.get_static_value(s._filename) == b""]
+    return any(draws(cache) or _shuffles(cache) for cache in in_memory)
+
+
+def _shuffles(dataset: Any) -> bool:
+    return any(
+        type(stage).__name__ == "_ShuffleDataset" and stage._reshuffle_each_iteration is not False
+        for stage in stages(dataset)
+    )
+
+
+def calls_python(dataset: Any) -> bool:
+    """Return whether a pipeline calls Python, which may draw from the host's random streams."""
+    if not is_pipeline(dataset):
+        return False
+    graphs = [
+        wrapper.function.graph.as_graph_def()
+        for stage in stages(dataset)
+        for wrapper in stage._functions()
+    ]
+    nodes = [node for graph in graphs for node in graph.node]
+    nodes += [n for graph in graphs for inner in graph.library.function for n in inner.node_def]
+    return any("PyFunc" in node.op for node in nodes)
+
+
+def is_distributed(model: Any) -> bool:
+    """Return whether a model is trained under a strategy of `tf.distribute`."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return strategy is not None and not type(strategy).__name__.startswith("_Default")
 
 
 def draws(dataset: Any) -> bool:

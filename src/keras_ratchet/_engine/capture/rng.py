@@ -33,7 +33,7 @@ def restore(state: dict[str, Any], data_streams: bool = True) -> None:
     Args:
         state: What `capture` returned.
         data_streams: Whether to restore those that data pipelines draw from: not in the middle
-            of an epoch on tensorflow, where the pipeline has already drawn ahead.
+            of an epoch whose pipeline has already drawn ahead.
     """
     backend = _backends.current()
     if data_streams:

@@ -25,8 +25,6 @@ from keras_ratchet._keras import fit
 from keras_ratchet._warn import warn
 from keras_ratchet.types import Seekable, Stateful
 
-_CUTS = ("_TakeDataset", "_TakeWhileDataset")
-_AHEAD = ("_PrefetchDataset",)
 _WRAP = "Wrap it: keras_ratchet.data.resumable(...)."
 _WHOLE_BYTES = 1 << 28  # some hundredths of a second
 _ROWS = 4096
@@ -47,13 +45,13 @@ class DataCursor:
         self.source = found if data is None else data
         if self.kind == "loop" and hasattr(data, "batch_sampler"):
             self.kind = "torch_loader"
-        self._train = SourceState(self.kind, self.source)
+        self._train = SourceState(self.kind, self.source, model=model)
         self._fit = fit.validation_of_fit()
         self._validation: SourceState | None = None
         if self._fit is not None:
             kind = fit.kind_of(self._fit.x)
             steps = self._fit.arguments["steps_per_epoch"]
-            self._validation = SourceState(kind, self._fit.x, True, steps)
+            self._validation = SourceState(kind, self._fit.x, True, steps, model)
         self._states = DataStates(self._roots(), list(getattr(model, "variables", ())))
         self._epochs = self._validations = 0
         self._watches: bool | None = None
@@ -76,6 +74,14 @@ class DataCursor:
             "batches_per_epoch": getattr(self._iterator, "steps_per_epoch", None)
             or getattr(adapter, "num_batches", None),
         }
+
+    @property
+    def draws_ahead(self) -> bool:
+        """Whether the data may have drawn from the host's random streams for batches to come."""
+        if keras.backend.backend() == "tensorflow":
+            return True
+        tensorflow = _backends.tensorflow_loading()
+        return tensorflow is not None and bool(tensorflow.calls_python(self.source))
 
     def completed(self, batch: int) -> int:
         """Return how many batches are done at the end of the step that `fit` counts as `batch`.
@@ -211,12 +217,14 @@ class SourceState:
         source: The source.
         validates: Whether it is what `fit` validates on.
         steps: Batches of a pass, where `fit` is told.
+        model: The model that is trained on it.
     """
 
     kind: str
     source: Any
     validates: bool = False
     steps: int | None = None
+    model: Any = None
 
     @property
     def is_stateful(self) -> bool:
@@ -246,7 +254,7 @@ class SourceState:
         """Return why it cannot be resumed exactly, and the cure."""
         if self.is_stateful:
             original = getattr(self.source, "original", None)
-            return _race(original) or _cut_short(original, None)
+            return _race(original) or _cut_short(original, None, True) or _cached(original)
         if self.kind == "generator":
             return f"A Python generator cannot be rewound. {_WRAP}"
         if self.kind == "torch_loader" and getattr(self.source, "persistent_workers", False):
@@ -255,8 +263,12 @@ class SourceState:
             return f"A StatefulDataLoader keeps its position across epochs. {_WRAP}"
         if self.kind == "unknown":
             return f"This kind of data is unknown. {_WRAP}"
-        found = _race(self.source) or _cut_short(self.source, self.steps)
-        return found or (None if self.validates else _looked_at(self.source))
+        found = _race(self.source) or _cut_short(self.source, self.steps) or _cached(self.source)
+        if found is not None or self.kind == "loop":
+            return found
+        return _early(self.source, self.model) or (
+            None if self.validates else _looked_at(self.source)
+        )
 
 
 def _race(pipeline: Any) -> str | None:
@@ -270,16 +282,43 @@ def _race(pipeline: Any) -> str | None:
     )
 
 
-def _cut_short(pipeline: Any, steps: int | None) -> str | None:
+def _cut_short(pipeline: Any, steps: int | None, reads_to_end: bool = False) -> str | None:
     tensorflow = _backends.tensorflow_loading()
     if tensorflow is None:
         return None
-    if not (tensorflow.draws_for(pipeline, _CUTS) or (steps and tensorflow.draws(pipeline))):
+    if not (
+        tensorflow.draws_below_a_cut(pipeline, reads_to_end)
+        or (steps and tensorflow.draws(pipeline) and tensorflow.reads_ahead(pipeline))
+    ):
         return None
     return (
-        "When a pass over this tf.data pipeline is cut short (take, steps), it is unknown for "
-        "how many rows random numbers were drawn ahead, so no two runs are alike. Put take() "
-        "before the map() that draws."
+        "When a pass over this tf.data pipeline leaves rows unused (take, filter, drop_remainder, "
+        "steps), it is unknown for how many of them random numbers were drawn ahead, so no two "
+        "runs are alike. Choose the rows, with take() or filter(), before the map() that draws."
+    )
+
+
+def _cached(pipeline: Any) -> str | None:
+    tensorflow = _backends.tensorflow_loading()
+    if tensorflow is None or not tensorflow.caches_what_varies(pipeline):
+        return None
+    return (
+        "This tf.data pipeline keeps in memory what it drew or shuffled in its first pass, and a "
+        "run that resumes draws anew. Call cache() before shuffle() and before the map() that "
+        "draws, or cache to a file."
+    )
+
+
+def _early(pipeline: Any, model: Any) -> str | None:
+    """Return what to say of an iterator that draws as soon as it is made, before it is used."""
+    tensorflow = _backends.tensorflow_loading()
+    if tensorflow is None or not tensorflow.draws(pipeline):
+        return None
+    if not (tensorflow.starts_early(pipeline) or tensorflow.is_distributed(model)):
+        return None
+    return (
+        "Under a tf.distribute strategy, or with the option experimental_warm_start, this tf.data "
+        f"pipeline draws random numbers for an epoch before it begins. {_WRAP}"
     )
 
 
@@ -287,11 +326,12 @@ def _looked_at(pipeline: Any) -> str | None:
     tensorflow = _backends.tensorflow_loading()
     if tensorflow is None or keras.backend.backend() == "tensorflow":
         return None
-    if not tensorflow.draws_for(pipeline, _AHEAD):
+    if not (tensorflow.draws(pipeline) and tensorflow.reads_ahead(pipeline)):
         return None
     return (
-        "Keras draws a batch to learn shapes, and it is unknown for how many more this tf.data "
-        f"pipeline has drawn random numbers ahead (prefetch). {_WRAP}"
+        "Keras draws a batch to learn shapes, and it is unknown for how many more rows this "
+        "tf.data pipeline has drawn random numbers ahead, which TensorFlow does even without "
+        f"prefetch(), so no two runs are alike. {_WRAP}"
     )
 
 

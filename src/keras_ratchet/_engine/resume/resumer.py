@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import keras
 from numpy.typing import NDArray
 
 from keras_ratchet import _backends
@@ -290,7 +289,7 @@ class Resumer:
         """Set the random streams to where they were at the batch, or at the validation's start."""
         assert self.state is not None
         in_batches = self.state.position.batch > 0 and not self.in_validation
-        drawn_ahead = in_batches and keras.backend.backend() == "tensorflow"
+        drawn_ahead = in_batches and self.cursor.draws_ahead
         rng.restore(self._streams(self.state.rng), data_streams=not drawn_ahead)
 
     @property
