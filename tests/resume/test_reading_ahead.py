@@ -6,6 +6,7 @@ looks at before training costs the random numbers of four rows, or of eight.
 
 import contextlib
 import functools
+import random
 import re
 import time
 
@@ -128,6 +129,37 @@ def test_numpys_stream_is_not_set_to_where_a_pipeline_had_read_ahead_to(tmp_path
     whole = script("whole", ahead=4).uninterrupted(save_freq=3)
     assert script("killed", ahead=4).run(Kill(6), save_freq=3) is None
     assert script("killed", ahead=0).run(save_freq=3).differences(whole) == []
+
+
+class NoisyWeights(keras.callbacks.Callback):
+    """Draws from the host's streams in training, beside data that does not."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        kernel = self.model.trainable_variables[0]
+        noise = np.random.normal(size=kernel.shape) * 0.01 + random.random() * 0.01
+        kernel.assign(keras.ops.convert_to_numpy(kernel) + noise.astype("float32"))
+
+
+def called_from_python():
+    spec = tf.TensorSpec((4,), tf.float32), tf.TensorSpec((1,), tf.float32)
+    return tf.data.Dataset.from_generator(
+        lambda: zip(*arrays(), strict=True), output_signature=spec
+    )
+
+
+@pytest.mark.parametrize("source", [called_from_python, lambda: plain(PER_EPOCH * BATCH)])
+def test_a_stream_that_a_pipeline_does_not_draw_from_is_where_training_left_it(source, tmp_path):
+    def script(name):
+        return Script(
+            str(tmp_path / name), lambda: {"x": source().batch(BATCH)}, callbacks=noisy_weights
+        )
+
+    whole = script("whole").uninterrupted(save_freq=3)
+    assert script("killed").chain(Kill(6), Kill(16), save_freq=3).differences(whole) == []
+
+
+def noisy_weights():
+    return [NoisyWeights()]
 
 
 def options(dataset, **chosen):

@@ -55,22 +55,20 @@ def variables(dataset: Any) -> list[Any]:
 
 def races(dataset: Any) -> bool:
     """Return whether several calls of a function that draws from a seed may run in parallel."""
-    if not is_pipeline(dataset) or config.is_op_determinism_enabled():
+    if config.is_op_determinism_enabled():
         return False
     return any(_draws(s) for s in stages(dataset) if type(s).__name__.startswith("_Parallel"))
 
 
 def draws_below_a_cut(dataset: Any, reads_to_end: bool = False) -> bool:
-    """Return whether it depends on timing how much a pass over a pipeline draws from a seed.
+    """Return whether a pass over a pipeline may draw from a seed for rows that it leaves unused.
 
-    Some stages leave rows unused, and a thread that reads ahead may have drawn for them or not.
+    A thread that reads ahead may have drawn for them or not.
 
     Args:
         dataset: The pipeline.
         reads_to_end: Whether a pass goes on after the last batch, until there is no more.
     """
-    if not reads_ahead(dataset):
-        return False
     return any(
         draws(below)
         for stage in stages(dataset)
@@ -108,8 +106,6 @@ def reads_ahead(dataset: Any) -> bool:
     Unless it is told not to, TensorFlow puts such stages into pipelines that have none: it joins
     `map` and `batch`, and prefetches.
     """
-    if not is_pipeline(dataset):
-        return False
     if any(type(stage).__name__.startswith(_AHEAD) for stage in stages(dataset)):
         return True
     wishes = dataset.options().experimental_optimization
@@ -119,14 +115,12 @@ def reads_ahead(dataset: Any) -> bool:
 
 
 def starts_early(dataset: Any) -> bool:
-    """Return whether an iterator over a pipeline draws from a seed before it is asked for a row."""
-    return draws(dataset) and bool(getattr(dataset.options(), "experimental_warm_start", False))
+    """Return whether an iterator over a pipeline starts to read before it is asked for a row."""
+    return bool(getattr(dataset.options(), "experimental_warm_start", False))
 
 
 def caches_what_varies(dataset: Any) -> bool:
     """Return whether a pipeline keeps in memory what was drawn or shuffled in its first pass."""
-    if not is_pipeline(dataset):
-        return False
     caches = [s for s in stages(dataset) if type(s).__name__ == "CacheDataset"]
     in_memory = [s for s in caches if tf.get_static_value(s._filename) == b""]
     return any(draws(cache) or _shuffles(cache) for cache in in_memory)
@@ -139,20 +133,6 @@ def _shuffles(dataset: Any) -> bool:
     )
 
 
-def calls_python(dataset: Any) -> bool:
-    """Return whether a pipeline calls Python, which may draw from the host's random streams."""
-    if not is_pipeline(dataset):
-        return False
-    graphs = [
-        wrapper.function.graph.as_graph_def()
-        for stage in stages(dataset)
-        for wrapper in stage._functions()
-    ]
-    nodes = [node for graph in graphs for node in graph.node]
-    nodes += [n for graph in graphs for inner in graph.library.function for n in inner.node_def]
-    return any("PyFunc" in node.op for node in nodes)
-
-
 def is_distributed(model: Any) -> bool:
     """Return whether a model is trained under a strategy of `tf.distribute`."""
     strategy = getattr(model, "distribute_strategy", None)
@@ -161,7 +141,7 @@ def is_distributed(model: Any) -> bool:
 
 def draws(dataset: Any) -> bool:
     """Return whether a function of a pipeline draws from a seed."""
-    return is_pipeline(dataset) and any(_draws(stage) for stage in stages(dataset))
+    return any(_draws(stage) for stage in stages(dataset))
 
 
 def _draws(stage: Any) -> bool:

@@ -176,12 +176,11 @@ class Session:
 
     def start_epoch(self) -> bool:
         """After all other callbacks: restore a state of mid-epoch; return whether `fit` skips."""
-        skips = self._skips()
-        if skips:
+        if skips := self._skips():
             self.resumer.restore(self._model)
-        self.resumer.before_step(self._model, self._first and self._in_fit)
-        if skips:
             self._done = self._to_skip = self._state().position.batch
+            self._cursor.start_skip()
+        self.resumer.before_step(self._model, self._first and self._in_fit)
         self._first = False
         return skips and self._in_fit
 

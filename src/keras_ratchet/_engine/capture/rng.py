@@ -10,6 +10,8 @@ import numpy as np
 from keras_ratchet import _backends
 from keras_ratchet._keras.seeds import global_seed_state
 
+OF_DATA = ("python", "numpy", "torch_data")  # those that data may draw from
+
 
 def capture() -> dict[str, Any]:
     """Return the state of Python's, NumPy's, Keras's and the backend's global generators."""
@@ -27,21 +29,16 @@ def capture() -> dict[str, Any]:
     return state
 
 
-def restore(state: dict[str, Any], data_streams: bool = True) -> None:
-    """Restore the streams; what the state does not have is left as it is.
-
-    Args:
-        state: What `capture` returned.
-        data_streams: Whether to restore those that data pipelines draw from: not in the middle
-            of an epoch whose pipeline has already drawn ahead.
-    """
+def restore(state: dict[str, Any]) -> None:
+    """Restore the streams; what the state does not have is left as it is."""
     backend = _backends.current()
-    if data_streams:
+    if "python" in state:
         random.setstate(state["python"])
+    if "numpy" in state:
         np.random.set_state(state["numpy"])
-        torch = _backends.torch_loading()
-        if torch is not None and "torch_data" in state:
-            torch.set_rng_state(np.array(state["torch_data"]))
+    torch = _backends.torch_loading()
+    if torch is not None and "torch_data" in state:
+        torch.set_rng_state(np.array(state["torch_data"]))
     backend.set_rng_state(state["backend"])
     if "keras" in state:
         seeds = global_seed_state(create=True)

@@ -9,7 +9,7 @@ the validation data likewise, what is reachable and has changed is saved (`data_
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,10 @@ import xxhash
 from numpy.typing import NDArray
 
 from keras_ratchet import _backends
+from keras_ratchet._engine.capture import rng
+from keras_ratchet._engine.resume import tf_pipeline
 from keras_ratchet._engine.resume.data_states import DataStates
-from keras_ratchet._engine.resume.state_codec import owned
+from keras_ratchet._engine.resume.state_codec import fingerprint, owned
 from keras_ratchet._keras import fit
 from keras_ratchet._warn import warn
 from keras_ratchet.types import Seekable, Stateful
@@ -54,6 +56,7 @@ class DataCursor:
             self._validation = SourceState(kind, self._fit.x, True, steps, model)
         self._states = DataStates(self._roots(), list(getattr(model, "variables", ())))
         self._epochs = self._validations = 0
+        self._before_skip: dict[str, str] = {}
         self._watches: bool | None = None
         self._arrays = ""
 
@@ -75,13 +78,26 @@ class DataCursor:
             or getattr(adapter, "num_batches", None),
         }
 
-    @property
-    def draws_ahead(self) -> bool:
-        """Whether the data may have drawn from the host's random streams for batches to come."""
+    def start_skip(self) -> None:
+        """Before the batches that were done are drawn again: note where the host's streams are."""
+        self._before_skip = _digests(rng.capture()) if self._draws_ahead() else {}
+
+    def drawn_from(self) -> Collection[str]:
+        """Return from which streams the skipped batches were drawn, and more may have been.
+
+        Such a stream is where the data needs it. What else drew from it is unknown.
+        """
+        if not self._before_skip:
+            return ()
+        now = _digests(rng.capture())
+        return [name for name, digest in self._before_skip.items() if now.get(name) != digest]
+
+    def _draws_ahead(self) -> bool:
+        """Return whether the data may draw for batches to come, on a thread of its own."""
         if keras.backend.backend() == "tensorflow":
             return True
         tensorflow = _backends.tensorflow_loading()
-        return tensorflow is not None and bool(tensorflow.calls_python(self.source))
+        return tensorflow is not None and bool(tensorflow.is_pipeline(self.source))
 
     def completed(self, batch: int) -> int:
         """Return how many batches are done at the end of the step that `fit` counts as `batch`.
@@ -253,8 +269,7 @@ class SourceState:
     def complaint(self) -> str | None:
         """Return why it cannot be resumed exactly, and the cure."""
         if self.is_stateful:
-            original = getattr(self.source, "original", None)
-            return _race(original) or _cut_short(original, None, True) or _cached(original)
+            return tf_pipeline.complaint(getattr(self.source, "original", None), reads_to_end=True)
         if self.kind == "generator":
             return f"A Python generator cannot be rewound. {_WRAP}"
         if self.kind == "torch_loader" and getattr(self.source, "persistent_workers", False):
@@ -263,76 +278,17 @@ class SourceState:
             return f"A StatefulDataLoader keeps its position across epochs. {_WRAP}"
         if self.kind == "unknown":
             return f"This kind of data is unknown. {_WRAP}"
-        found = _race(self.source) or _cut_short(self.source, self.steps) or _cached(self.source)
-        if found is not None or self.kind == "loop":
-            return found
-        return _early(self.source, self.model) or (
-            None if self.validates else _looked_at(self.source)
+        return tf_pipeline.complaint(
+            self.source,
+            steps=self.steps,
+            is_drawn_by_fit=self.kind != "loop",
+            is_looked_at=self.kind != "loop" and not self.validates,
+            model=self.model,
         )
 
 
-def _race(pipeline: Any) -> str | None:
-    tensorflow = _backends.tensorflow_loading()
-    if tensorflow is None or not tensorflow.races(pipeline):
-        return None
-    return (
-        "Several calls of a function in this tf.data pipeline draw random numbers in parallel, "
-        "so no two runs are alike. Use map() without num_parallel_calls, or "
-        "tf.config.experimental.enable_op_determinism()."
-    )
-
-
-def _cut_short(pipeline: Any, steps: int | None, reads_to_end: bool = False) -> str | None:
-    tensorflow = _backends.tensorflow_loading()
-    if tensorflow is None:
-        return None
-    if not (
-        tensorflow.draws_below_a_cut(pipeline, reads_to_end)
-        or (steps and tensorflow.draws(pipeline) and tensorflow.reads_ahead(pipeline))
-    ):
-        return None
-    return (
-        "When a pass over this tf.data pipeline leaves rows unused (take, filter, drop_remainder, "
-        "steps), it is unknown for how many of them random numbers were drawn ahead, so no two "
-        "runs are alike. Choose the rows, with take() or filter(), before the map() that draws."
-    )
-
-
-def _cached(pipeline: Any) -> str | None:
-    tensorflow = _backends.tensorflow_loading()
-    if tensorflow is None or not tensorflow.caches_what_varies(pipeline):
-        return None
-    return (
-        "This tf.data pipeline keeps in memory what it drew or shuffled in its first pass, and a "
-        "run that resumes draws anew. Call cache() before shuffle() and before the map() that "
-        "draws, or cache to a file."
-    )
-
-
-def _early(pipeline: Any, model: Any) -> str | None:
-    """Return what to say of an iterator that draws as soon as it is made, before it is used."""
-    tensorflow = _backends.tensorflow_loading()
-    if tensorflow is None or not tensorflow.draws(pipeline):
-        return None
-    if not (tensorflow.starts_early(pipeline) or tensorflow.is_distributed(model)):
-        return None
-    return (
-        "Under a tf.distribute strategy, or with the option experimental_warm_start, this tf.data "
-        f"pipeline draws random numbers for an epoch before it begins. {_WRAP}"
-    )
-
-
-def _looked_at(pipeline: Any) -> str | None:
-    tensorflow = _backends.tensorflow_loading()
-    if tensorflow is None or keras.backend.backend() == "tensorflow":
-        return None
-    if not (tensorflow.draws(pipeline) and tensorflow.reads_ahead(pipeline)):
-        return None
-    return (
-        "Keras draws a batch to learn shapes, and it is unknown for how many more rows this "
-        "tf.data pipeline has drawn random numbers ahead, which TensorFlow does even without "
-        f"prefetch(), so no two runs are alike. {_WRAP}"
-    )
+def _digests(streams: Mapping[str, Any]) -> dict[str, str]:
+    return {name: fingerprint(streams[name])[0] for name in rng.OF_DATA if name in streams}
 
 
 def digest_of(arrays: Iterable[NDArray[Any]]) -> str:

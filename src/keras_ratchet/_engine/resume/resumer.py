@@ -288,9 +288,9 @@ class Resumer:
     def restore_streams(self) -> None:
         """Set the random streams to where they were at the batch, or at the validation's start."""
         assert self.state is not None
-        in_batches = self.state.position.batch > 0 and not self.in_validation
-        drawn_ahead = in_batches and self.cursor.draws_ahead
-        rng.restore(self._streams(self.state.rng), data_streams=not drawn_ahead)
+        ahead = () if self.in_validation else self.cursor.drawn_from()
+        streams = self._streams(self.state.rng)
+        rng.restore({name: stream for name, stream in streams.items() if name not in ahead})
 
     @property
     def in_validation(self) -> bool:
