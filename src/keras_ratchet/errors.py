@@ -11,6 +11,7 @@ RatchetError
 │                       RuntimeError)     `raise_error=True`
 ├── SaveError          (OSError)          a save failed; older files are untouched
 ├── LockedError        (RuntimeError)     another process writes here
+├── RankError          (RuntimeError)     the processes of one training do not go on together
 ├── ResumeError        (ValueError)       this run does not fit the one that was interrupted
 └── LoadError          (ValueError)       nothing that can be loaded safely
     └── CorruptError                      a file's bytes are not those that were saved
@@ -64,3 +65,7 @@ class LoadError(RatchetError, ValueError):
 
 class CorruptError(LoadError):
     """A file's bytes are not the bytes that were saved."""
+
+
+class RankError(RatchetError, RuntimeError):
+    """The processes of one training do not go on together: one has left, or is elsewhere."""

@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_ratchet._keras.distribution import undistributed
 from keras_ratchet._keras.legacy_h5 import repair_compile_config
 from keras_ratchet.types import Model
 
@@ -106,9 +107,10 @@ def parts_of(model: Model) -> Parts:
             return False
 
     visited = _Visited()
-    saving_lib._save_state(model, Nothing(), None, "", visited)
-    found = tuple(visited.found)
-    return Parts(found, _links(found))
+    with undistributed():
+        saving_lib._save_state(model, Nothing(), None, "", visited)
+        found = tuple(visited.found)
+        return Parts(found, _links(found))
 
 
 class _Visited(set[int]):

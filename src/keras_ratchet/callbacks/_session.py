@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -20,6 +19,8 @@ from keras_ratchet._engine.resume.train_state import TrainState
 from keras_ratchet._engine.saving.background import Saved
 from keras_ratchet._keras import fit
 from keras_ratchet.callbacks._backup_options import BackupOptions
+from keras_ratchet.callbacks._divergence import has_diverged
+from keras_ratchet.callbacks._ranks import Pace
 from keras_ratchet.callbacks._schedule import Schedule
 from keras_ratchet.callbacks._signals import Signals
 from keras_ratchet.errors import SaveError
@@ -27,7 +28,6 @@ from keras_ratchet.policy.deadline import Deadline
 from keras_ratchet.types import Position, StopReason
 
 _log = logging.getLogger("keras_ratchet")
-_DIVERGED = {"nan", "not finite", "rollback"}  # kinds of a StopReason
 
 
 @dataclass(slots=True)
@@ -98,6 +98,7 @@ class Session:
             options.optimizer,
             options.script_sets_rate,
         )
+        self._pace = Pace(store.ranks)
         self._schedule = Schedule(options.every_batches, options.interval)
         self._first = False  # whether this is the first epoch after a resume
         self._looks_for_lost = True
@@ -193,7 +194,9 @@ class Session:
         """
         done = self._cursor.completed(batch)
         ended, self._done, self._logs = done - self._done, done, logs
-        if due := self._collect_and_ask(self._schedule.step(self._store.writer.busy)):
+        step_s = self._schedule.step(self._store.writer.busy)
+        due = self._collect_and_ask(step_s) if self._pace.is_due() else None
+        if due:
             self._make_room(due)
         elif self._count_batches(ended):
             self._announce_save()
@@ -208,7 +211,7 @@ class Session:
 
     def end_validation_batch(self) -> bool:
         """Return whether `fit` has to end; the epoch's batches are all done."""
-        due = self._collect_and_ask()
+        due = self._collect_and_ask() if self._pace.is_due() else None
         if due:
             self._make_room(due, self._validation)
         return due is not None
@@ -217,10 +220,11 @@ class Session:
         """Save after all other callbacks; return whether `fit` has to end."""
         self._epoch, self._done, self._logs = epoch + 1, 0, {}
         self._cursor.end_epoch(epoch)
+        self._model.stop_training = self._store.ranks.any(self._is_stopping(), "stop")
         self._stopping = self._is_stopping() and not self._is_interrupted()
         self._warn_of_lost()
         self._looks_for_lost = False
-        if _has_diverged(self._model, self._callbacks, logs):
+        if has_diverged(self._model, self._callbacks, logs):
             return False
         due = self._collect_and_ask()
         if due:
@@ -239,7 +243,7 @@ class Session:
         if state is not None and state.finished:
             self.resumer.restore(self._model)
             self.resumer.restore_streams()
-        elif _has_diverged(self._model, self._callbacks, logs):
+        elif has_diverged(self._model, self._callbacks, logs):
             self._store.note("gone_bad", reason="not saved; the snapshots before it stay")
             return
         elif not self._options.deletes_at_end:
@@ -275,7 +279,9 @@ class Session:
         self._announce_save()
         epoch_index = self._epoch - (not self._done)  # at its end the epoch is completed
         self._flush()  # if there is no time for another save, this one is what is resumed from
-        verdict = due.check(time.monotonic(), self._schedule.longest_save_s)
+        verdict = self._store.ranks.broadcast(
+            due.check(time.monotonic(), self._schedule.longest_save_s), "whether a save fits"
+        )
         if verdict:
             self._save(self._here(), self._logs, verdict.reason, validation=validation)
             self._flush()
@@ -334,7 +340,8 @@ class Session:
         """Settle a save that has ended; return the deadline for which to end now, or None."""
         self._collect()
         saves = 2 if self._store.writer.busy else 1  # the one being written comes first
-        return self._signals.due(saves * self._schedule.longest_save_s, step_s)
+        due = self._signals.due(saves * self._schedule.longest_save_s, step_s)
+        return self._pace.agree_on_end(due)
 
     def _collect(self) -> None:
         """Process a background save that has ended."""
@@ -381,18 +388,3 @@ def _synced(model: Any) -> Any:
     if sync := getattr(model, "jax_state_sync", None):
         sync()
     return model
-
-
-def _has_diverged(model: Any, callbacks: Iterable[Any], logs: Mapping[str, float]) -> bool:
-    """Return whether training was stopped because it has diverged: then it is not finished.
-
-    Args:
-        model: The model.
-        callbacks: The other callbacks.
-        logs: Of the epoch in which it was stopped; Keras's TerminateOnNaN gives no reason.
-    """
-    if not getattr(model, "stop_training", False):
-        return False
-    stops = (getattr(callback, "stop_reason", None) for callback in callbacks)
-    kinds = {kind for stop in stops if stop is not None for kind in stop.kinds}
-    return bool(kinds & _DIVERGED) or not math.isfinite(logs.get("loss", 0.0))

@@ -178,6 +178,8 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
     def on_train_begin(self, logs: Any = None) -> None:
         """Take the lock, and the signals."""
         self._info = RunInfo(self._info.initial_epoch, elapsed_s=self.elapsed_s)
+        self._join()
+        self._store.join(self._ranks)
         watch_lock(self, self._list)
         self._store.start(self._model)
         self._signals.start(None if self._options.is_loop else Loop(sys._getframe(), self._list))
@@ -242,6 +244,7 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
 
     def _release_lock(self) -> bool:
         """Release the lock after a `fit` that has ended by an exception; return whether it is."""
+        super()._release_lock()
         if not self._store.writer.busy:
             self._store.end()
         return not self._store.writer.busy

@@ -7,11 +7,14 @@ from typing import Any, NoReturn
 import keras
 
 from keras_ratchet import _backends
+from keras_ratchet._distributed import find
+from keras_ratchet._distributed.one import One
 from keras_ratchet._keras.callbacks import calling_list, make_synchronous
 from keras_ratchet._keras.ema import ema_pairs, swap_callback
-from keras_ratchet.callbacks._abandoned_locks import keep_locks
+from keras_ratchet.callbacks._abandoned_locks import keep_locks, watch_lock
 from keras_ratchet.callbacks._drop_in import check_subclass
 from keras_ratchet.callbacks._journal import Journal
+from keras_ratchet.callbacks._ranks import agree_on_logs, check_same
 from keras_ratchet.callbacks._signals import CtrlC, watch_ctrl_c
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.types import Model
@@ -34,6 +37,7 @@ class RatchetCallback(keras.callbacks.Callback):
         self._list: Any = None
         self._running = False
         self._ctrl_c = CtrlC()
+        self._ranks: Any = One()
 
     def set_model(self, model: Model) -> None:
         """Store the model, and the callback list that this callback is in.
@@ -64,13 +68,27 @@ class RatchetCallback(keras.callbacks.Callback):
 
     def _without_run(self) -> dict[str, Any]:
         """Return the attributes that belong to a run, as they are without one."""
-        return {"_list": None, "_running": False, "_ctrl_c": CtrlC()}
+        return {"_list": None, "_running": False, "_ctrl_c": CtrlC(), "_ranks": One()}
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Start a run."""
+        self._join()
         self._running = True
         self._ctrl_c = watch_ctrl_c(self._model, self._list, self)
         self._unshare()
+
+    def _join(self) -> None:
+        """Find out which process of how many this is."""
+        self._ranks = find(keras.backend.backend())
+        if self._ranks.start_run(self._list or self):
+            check_same(self._ranks, getattr(self._list, "callbacks", (self,)), self.params or {})
+        if self._ranks.world_size > 1:
+            watch_lock(self, self._list)
+
+    def _release_lock(self) -> bool:
+        """Tell the other ranks, after a `fit` that an exception has ended; return whether done."""
+        self._ranks.leave("an exception has ended its fit")
+        return True
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """End training here if Ctrl-C was pressed since the last hook."""
@@ -82,6 +100,12 @@ class RatchetCallback(keras.callbacks.Callback):
         if not self._ctrl_c.requested:
             self._ctrl_c.epoch_is_whole = True
         self._raise_if_interrupted()
+        if self._ranks.world_size > 1 and logs and self._is_first_of_ours():
+            agree_on_logs(self._ranks, epoch, logs)
+
+    def _is_first_of_ours(self) -> bool:
+        callbacks = getattr(self._list, "callbacks", (self,))
+        return next(c for c in callbacks if isinstance(c, RatchetCallback)) is self
 
     def on_test_begin(self, logs: Any = None) -> None:
         """End training here, before the validation, if Ctrl-C was pressed."""
@@ -94,8 +118,16 @@ class RatchetCallback(keras.callbacks.Callback):
         self._running = False
         self._ctrl_c.release(self)
         self._unshare()
+        self._end_run()
         if self._ctrl_c.requested:
             self._leave(KeyboardInterrupt())
+
+    def _end_run(self) -> None:
+        """End the run of the ranks, once all of our callbacks have ended."""
+        ours = [c for c in getattr(self._list, "callbacks", ()) if isinstance(c, RatchetCallback)]
+        if self._ranks.world_size > 1 and not any(c._running for c in ours):
+            self._ranks.barrier("training ended")
+            self._ranks.end_run()
 
     def on_train_abort(self, error: BaseException) -> None:
         """Clean up after `fit` was left by an exception; `keras_ratchet.guard` calls it.
@@ -107,6 +139,7 @@ class RatchetCallback(keras.callbacks.Callback):
             return
         self._running = False
         self._ctrl_c.release(self)
+        self._ranks.leave(repr(error))
         self._wind_down(error)
         self._unshare()
 

@@ -211,9 +211,10 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Find out at once, not after the first epoch, whether saving can work."""
-        self._checkpointer.flush()
         super().on_train_begin(logs)
+        self._checkpointer.flush()
         check_place(self, getattr(self._list, "callbacks", ()), self._model)
+        self._checkpointer.store.join(self._ranks)
         watch_lock(self, self._list)
         self._checkpointer.store.start(self._model)
         self._schedule, self._last_batch = Schedule(*self._rules), None
@@ -279,6 +280,7 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
 
     def _release_lock(self) -> bool:
         """Release the lock after a `fit` that an exception has ended; return whether it could."""
+        super()._release_lock()
         store = self._checkpointer.store
         if not store.writer.busy:
             store.end()
@@ -290,7 +292,8 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
         """Return, once after each step, whether to save; `batch` is the index of its last one."""
         if not self._schedule.per_batch:
             return False
-        self._or_abandon(self._checkpointer.collect)
+        if self._ranks.world_size == 1:
+            self._or_abandon(self._checkpointer.collect)
         self._schedule.step(self._checkpointer.store.writer.busy)
         self._schedule.persisted(self._checkpointer.save_s)
         ended, self._last_batch = batches_ended(self._last_batch, batch), batch

@@ -126,7 +126,7 @@ class Resumer:
         found = self.store.newest(lambda s: not stage.is_number_of(s) or _may_resume(s, epochs))
         if found is None:
             return None
-        state, path = found
+        state, path = found[0].of_rank(self.store.ranks.rank), found[1]
         standing = stage.standing(state)
         if standing == "done":
             self._restore_if_it_fits(model, state)

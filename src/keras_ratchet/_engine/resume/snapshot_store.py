@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from keras_ratchet._distributed.agreement import on_first_rank
+from keras_ratchet._distributed.one import One
 from keras_ratchet._engine.capture.variable_buffers import VariableBuffers
 from keras_ratchet._engine.resume.train_state import TrainState
 from keras_ratchet._engine.saving.background import (
@@ -31,7 +33,7 @@ from keras_ratchet._storage.atomic import HashingFile
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet._storage.verify import verify
 from keras_ratchet._warn import warn
-from keras_ratchet.errors import CorruptError, LoadError
+from keras_ratchet.errors import ConfigError, CorruptError, LoadError
 from keras_ratchet.types import Model
 
 ARRAYS = "state.safetensors"
@@ -59,13 +61,23 @@ class SnapshotStore:
     background: bool | None = None
     writer: BackgroundWriter = field(default_factory=BackgroundWriter, init=False)
     buffers: VariableBuffers = field(default_factory=VariableBuffers, init=False)
+    ranks: Any = field(default_factory=One, init=False)
 
     def __post_init__(self) -> None:
         self._place = self._make_place()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for copies and pickles, without what belongs to a run."""
-        return {**vars(self), "writer": BackgroundWriter(), "buffers": VariableBuffers()}
+        return {
+            **vars(self),
+            "writer": BackgroundWriter(),
+            "buffers": VariableBuffers(),
+            "ranks": One(),
+        }
+
+    def join(self, ranks: Any) -> None:
+        """Belong to one of several processes; rank 0 is the one that writes."""
+        self.ranks = self.writer.ranks = ranks
 
     def _make_place(self) -> LockedDirectory:
         return LockedDirectory(self.directory, "", f"backup directory {self.directory!r}")
@@ -85,9 +97,31 @@ class SnapshotStore:
             SaveError: If nothing can be written there.
             LockedError: If another process trains with this directory.
         """
-        self.directory = os.path.abspath(
-            self.directory
-        )  # training may change the working directory
+        self.directory = os.path.abspath(self.directory)  # training may change where it is
+        self._start(model)
+        if self.ranks.world_size > 1:
+            self._check_shared()
+
+    def _check_shared(self) -> None:
+        """Raise on all ranks if one does not see rank 0's directory."""
+        metadata = os.path.join(self.directory, single_file.METADATA)
+        lock = os.path.join(metadata, single_file.BACKUP_LOCK)
+        own = self.ranks.broadcast(f"{os.stat(lock).st_mtime_ns}" if self.ranks.rank == 0 else "")
+        try:
+            mine = f"{os.stat(lock).st_mtime_ns}"
+        except OSError as error:
+            mine = str(error)
+        seen = self.ranks.gather((self.directory, mine), "shared directory")
+        for rank, (directory, found) in enumerate(seen):
+            if found != own:
+                raise ConfigError(
+                    f"Rank {rank} does not see what rank 0 writes: rank 0's backup directory is "
+                    f"{seen[0][0]!r}, rank {rank}'s is {directory!r} ({found}). Give all ranks one "
+                    "directory on a file system that they share."
+                )
+
+    @on_first_rank
+    def _start(self, model: Model) -> None:
         try:
             disk.make_directories(os.path.join(self.directory, single_file.METADATA))
             atomic.probe(self.directory)
@@ -103,6 +137,10 @@ class SnapshotStore:
     def end(self) -> None:
         """Release the lock and free memory."""
         self.buffers.free()
+        self._unlock()
+
+    @on_first_rank
+    def _unlock(self) -> None:
         self._place.unlock()
 
     def list_paths(self, by_file_time: bool = False) -> list[str]:
@@ -148,6 +186,12 @@ class SnapshotStore:
         Returns:
             The outcome; None if the save runs in the background: `writer` then returns it.
         """
+        if self.ranks.world_size > 1:
+            state.join(self.ranks)
+        return self._save(model, state, reason, blocked_s)
+
+    @on_first_rank
+    def _save(self, model: Model, state: TrainState, reason: str, blocked_s: float) -> Saved | None:
         self._place.restore()
         size_bytes = state_bytes(model)
         save = _Save(
@@ -197,6 +241,15 @@ class SnapshotStore:
         Raises:
             CorruptError: If there are snapshots and none of them verifies.
         """
+        found: list[TrainState] = []
+        path = self._newest(fits, found)
+        if path is None:
+            return None
+        state = found[0] if found else self.ranks.together(lambda: _read(path), "read the snapshot")
+        return state, path
+
+    @on_first_rank
+    def _newest(self, fits: Callable[[TrainState], bool], found: list[TrainState]) -> str | None:
         problems: list[str] = []
         for path in self.list_paths(by_file_time=True):
             outcome = verify(path)
@@ -208,7 +261,9 @@ class SnapshotStore:
                 continue
             if problems:
                 warn(f"{' '.join(problems)} Resuming from {path!r} instead.")
-            return state, path
+            if self.ranks.world_size == 1:
+                found.append(state)
+            return path
         if problems:
             raise CorruptError(
                 f"No snapshot in {self.directory!r} verifies. {' '.join(problems)} To start "
@@ -216,6 +271,7 @@ class SnapshotStore:
             )
         return None
 
+    @on_first_rank
     def clear(self) -> None:
         """Delete our snapshots, journal and lock, and the directory if it is then empty."""
         for path in self.list_paths():
@@ -229,7 +285,8 @@ class SnapshotStore:
 
     def note(self, event: str, **fields: Any) -> None:
         """Add a line to the journal."""
-        self._place.note(event, **fields)
+        if self.ranks.rank == 0:
+            self._place.note(event, **fields)
 
     def _name(self, state: TrainState) -> str:
         position = state.position

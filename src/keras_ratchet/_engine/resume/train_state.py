@@ -25,13 +25,14 @@ of one model, and their order changes with what is trainable. Nothing is pickled
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from keras_ratchet import _backends
+from keras_ratchet._distributed.agreement import differing
 from keras_ratchet._engine.capture.variable_buffers import VariableBuffers
 from keras_ratchet._engine.resume.state_codec import decode, encode
 from keras_ratchet.errors import LoadError, ResumeError
@@ -40,8 +41,12 @@ from keras_ratchet.types import Position
 _PARTS = {  # and their keys in the file
     **{part: part for part in ("rng", "epoch_rng", "callbacks", "cursor", "loop", "logs")},
     "extra": "facts",
+    "ranks": "ranks",
     **{part: part for part in ("torch_optimizers", "built_for", "trainable", "attributes")},
 }
+
+
+OF_A_RANK = ("rng", "epoch_rng", "cursor", "loop")
 
 
 @dataclass(slots=True)
@@ -66,6 +71,7 @@ class TrainState:
     attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
     elapsed_s: float = 0.0
     finished: str = ""
+    ranks: dict[str, dict[str, Any]] = field(default_factory=dict)
     captured: Callable[[], Mapping[str, NDArray[Any]]] | None = None
 
     def materialize(self) -> None:
@@ -73,6 +79,20 @@ class TrainState:
         if self.captured is not None:
             self.variables = {**self.captured(), **self.variables}
             self.captured = None
+
+    def join(self, ranks: Any) -> None:
+        """Give rank 0 what differs on this rank, which makes one state of all of them."""
+        self.materialize()
+        differ = differing(ranks, self.variables)
+        own = {part: getattr(self, part) for part in OF_A_RANK}
+        own["variables"] = {n: self.variables[n] for n in differ if n in self.variables}
+        self.ranks = {str(i): part for i, part in enumerate(ranks.gather(own, "state of ranks"))}
+
+    def of_rank(self, rank: int) -> TrainState:
+        """Return the state of one rank."""
+        part = dict(self.ranks.get(str(rank), {}))
+        variables = {**self.variables, **part.pop("variables", {})}
+        return replace(self, variables=variables, **part)
 
     def pack(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Return the state as data for strict JSON and named arrays."""

@@ -20,6 +20,10 @@ from collections.abc import Callable
 from concurrent import futures
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
+
+from keras_ratchet._distributed.agreement import on_first_rank
+from keras_ratchet._distributed.one import One
 
 _log = logging.getLogger("keras_ratchet")
 _NICENESS = 10  # training goes first where the two want the same processor
@@ -76,6 +80,7 @@ class BackgroundWriter:
 
     def __init__(self) -> None:
         self._job: Job | None = None
+        self.ranks: Any = One()
 
     def __reduce__(self) -> tuple[type[BackgroundWriter], tuple[()]]:
         """Return how to make a copy, which has nothing to do."""
@@ -87,6 +92,7 @@ class BackgroundWriter:
         return self._job is not None and not self._job.future.done()
 
     @property
+    @on_first_rank
     def pending(self) -> bool:
         """Whether there is a save whose outcome has not been collected."""
         return self._job is not None
@@ -102,6 +108,7 @@ class BackgroundWriter:
         self._job = Job(save, id(model))
         _queue.put(self._job)
 
+    @on_first_rank
     def collect(self) -> Saved | None:
         """Return the outcome of the save if it has ended, once; else None."""
         job = self._job
@@ -111,6 +118,7 @@ class BackgroundWriter:
         _queue.forget(lambda other: other is job)
         return None if job.future.cancelled() else job.future.result()
 
+    @on_first_rank
     def wait(self) -> Saved | None:
         """Wait until no save is running, then return the outcome as `collect` does."""
         if self._job is not None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from keras_ratchet._distributed.agreement import on_first_rank
+from keras_ratchet._distributed.one import One
 from keras_ratchet._engine.capture.finite import FiniteWatch
 from keras_ratchet._engine.capture.variable_buffers import VariableBuffers
 from keras_ratchet._engine.saving.background import (
@@ -20,11 +21,11 @@ from keras_ratchet._engine.saving.background import (
 )
 from keras_ratchet._engine.saving.locked_directory import LockedDirectory
 from keras_ratchet._engine.saving.model_file import (
-    FrozenModel,
     caused,
     freeze_model,
     write_model_file,
 )
+from keras_ratchet._engine.saving.pending_save import PendingSave
 from keras_ratchet._engine.saving.provenance import (
     fingerprint,
     save_time,
@@ -76,6 +77,7 @@ class CheckpointStore:
     run: str = field(default="", init=False)
     writer: BackgroundWriter = field(default_factory=BackgroundWriter, init=False)
     watch: FiniteWatch = field(default_factory=FiniteWatch, init=False)
+    ranks: Any = field(default_factory=One, init=False)
 
     def __post_init__(self) -> None:
         self._place = self._make_place()
@@ -90,7 +92,7 @@ class CheckpointStore:
         state = dict(vars(self))
         for name in ("_format", "_buffers", "_catalog", "_latest"):
             del state[name]
-        return {**state, "writer": BackgroundWriter(), "watch": FiniteWatch()}
+        return {**state, "writer": BackgroundWriter(), "watch": FiniteWatch(), "ranks": One()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Set what `__getstate__` returned."""
@@ -110,7 +112,22 @@ class CheckpointStore:
         self._format: Format = found
         self._buffers = VariableBuffers()
         self._catalog = FileCatalog()
-        self._latest: _Save | None = None
+        self._latest: PendingSave | None = None
+
+    def join(self, ranks: Any) -> None:
+        """Belong to one of several processes; rank 0 is the one that writes."""
+        self.ranks = self.writer.ranks = ranks
+
+    @on_first_rank
+    def has(self, path: str) -> bool:
+        """Return whether a file is there."""
+        return os.path.exists(path)
+
+    @property
+    @on_first_rank
+    def is_busy(self) -> bool:
+        """Whether a save is running, on whatever rank."""
+        return self.writer.busy
 
     @property
     def name(self) -> str:
@@ -137,8 +154,15 @@ class CheckpointStore:
             SaveError: If nothing can be written there.
             LockedError: If another process saves under this template.
         """
+        self._make_absolute()
+        self._start(model)
+
+    def _make_absolute(self) -> None:
         if not os.path.isabs(self.template):  # training may change the working directory
             self.template = os.path.join(naming.escaped(os.getcwd()), self.template)
+
+    @on_first_rank
+    def _start(self, model: Model) -> None:
         check_target(*naming.head(self.template))
         rehearse(model, self.template, self._format)
         self._warned -= self._of_run
@@ -155,6 +179,7 @@ class CheckpointStore:
         if message := space.warning(self.directory, state_bytes(model)):
             warn(message)
 
+    @on_first_rank
     def end(self) -> None:
         """Release the lock and free memory; no save is running any more."""
         self.watch.clear()
@@ -170,6 +195,7 @@ class CheckpointStore:
         """Return whether a file name may come from this template."""
         return naming.may_be(self.name, name) or naming.may_be(self.name, original_name(name))
 
+    @on_first_rank
     def list_all(self) -> list[CheckpointInfo]:
         """Return the checkpoints under this template, oldest first."""
         infos = self._catalog.list_files(self.directory)
@@ -179,6 +205,7 @@ class CheckpointStore:
         """Return those that this run saved, before a resume too."""
         return [info for info in self.list_all() if info.run == self.run]
 
+    @on_first_rank
     def find_best(self) -> CheckpointInfo | None:
         """Return the best of this run's files according to their manifests, or None.
 
@@ -206,6 +233,7 @@ class CheckpointStore:
             self.warn_once(name, f"filepath {self.template!r}: {what}")
         return path
 
+    @on_first_rank
     def save(
         self,
         model: Model,
@@ -251,7 +279,7 @@ class CheckpointStore:
                 "training waits"
             )
         blocked_s = time.perf_counter() - started
-        save = _Save(frozen, path, manifest, size_bytes, as_best, preserves_others, blocked_s)
+        save = PendingSave(frozen, path, manifest, size_bytes, as_best, preserves_others, blocked_s)
         self._latest = save
         if background and not frozen.blocks:
             self.writer.start(lambda: self._write(save), model)
@@ -275,7 +303,7 @@ class CheckpointStore:
             fingerprint=fingerprint(model),
         )
 
-    def _write(self, save: _Save, blocks: bool = False) -> Saved:
+    def _write(self, save: PendingSave, blocks: bool = False) -> Saved:
         """Write a file, on any thread."""
         started = time.perf_counter()
         try:
@@ -305,7 +333,7 @@ class CheckpointStore:
         _log.info("saved %s: %s", save.path, manifest.reason)
         return Saved(save.path, None, self._apply_retention(), True, took_s)
 
-    def _preserve(self, path: str, save: _Save) -> None:
+    def _preserve(self, path: str, save: PendingSave) -> None:
         """Give a file of another run another name, just before a save takes its place."""
         preserved = preserve(path, save.manifest.run) if save.preserves_others else None
         if preserved is not None:
@@ -313,6 +341,7 @@ class CheckpointStore:
             self.note("aside", name=os.path.basename(preserved), reason=reason)
             _log.info("the file of an earlier run is now %s", preserved)
 
+    @on_first_rank
     def wait_for_check(self) -> bool:
         """Wait until the weights of a running save are checked; return whether they are finite."""
         if self._latest is None or not self.writer.busy:
@@ -345,11 +374,12 @@ class CheckpointStore:
 
     def note(self, event: str, **fields: Any) -> None:
         """Add a line to the journal."""
-        self._place.note(event, **fields)
+        if self.ranks.rank == 0:
+            self._place.note(event, **fields)
 
     def warn_once(self, key: str, message: str, per_run: bool = False) -> None:
         """Warn once, or once in each run."""
-        if key not in self._warned:
+        if key not in self._warned and self.ranks.rank == 0:
             self._warned.add(key)
             self._of_run |= {key} if per_run else set()
             warn(message)
@@ -359,29 +389,3 @@ class CheckpointStore:
             self._warned.add(message)
             self._of_run.add(message)
             _log.warning("%s", message)
-
-
-@dataclass(slots=True)
-class _Save:
-    """One save, from the moment at which the model was frozen."""
-
-    frozen: FrozenModel | None
-    path: str
-    manifest: Manifest
-    size_bytes: int
-    as_best: bool
-    preserves_others: bool
-    blocked_s: float
-    checked: threading.Event = field(default_factory=threading.Event)
-    bad_weight: str | None = None
-
-    def check(self) -> FrozenModel:
-        """Check the weights where that matters; hand the model over, which frees it here."""
-        frozen, self.frozen = self.frozen, None
-        assert frozen is not None
-        try:
-            if self.as_best or os.path.exists(self.path):
-                self.bad_weight = frozen.bad_weight()
-        finally:
-            self.checked.set()
-        return frozen

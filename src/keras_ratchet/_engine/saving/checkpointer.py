@@ -161,7 +161,7 @@ class Checkpointer:
         if verdict.kind == "worse" and not self._is_certain():
             self.flush()
             verdict = self._decide(moment, best_only, reason)
-        if verdict and self.skip_if_busy and self.store.writer.busy and not last:
+        if verdict and self.skip_if_busy and not last and self.store.is_busy:
             verdict = Verdict(False, "busy", "the previous save is still being written")
         path = self.store.path_of(moment)
         self.say(f"{verdict.reason}, saving model to {path}" if verdict else verdict.reason)
@@ -194,7 +194,7 @@ class Checkpointer:
 
     def _is_certain(self) -> bool:
         """Return whether a running save is certain to count: an error in it must then raise."""
-        if self.warn_only and self.store.writer.busy:
+        if self.warn_only and self.store.is_busy:
             return False
         return self.store.wait_for_check()
 
@@ -211,8 +211,8 @@ class Checkpointer:
 
     def _forget_deleted(self) -> None:
         """Reset what is best if its file was deleted."""
-        deleted = self._best_path is not None and not os.path.exists(self._best_path)
-        if deleted and not self.store.writer.busy:
+        deleted = self._best_path is not None and not self.store.has(self._best_path)
+        if deleted and not self.store.is_busy:
             self.reset_best(None)
 
     def _scored_weights(

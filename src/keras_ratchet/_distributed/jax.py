@@ -1,0 +1,32 @@
+"""JAX: who this process is, and its broadcast."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from keras_ratchet._keras.distribution import undistributed
+
+_BYTES = 4096
+
+
+def rank_and_size() -> tuple[int, int]:
+    """Return the index of this process and how many there are."""
+    return jax.process_index(), jax.process_count()
+
+
+def share(own: bytes | None) -> bytes:
+    """Return rank 0's bytes, at most 4,096, on all ranks."""
+    padded = np.zeros(_BYTES, np.uint8)
+    if own is not None:
+        padded[: len(own)] = np.frombuffer(own, np.uint8)
+    shared = multihost_utils.broadcast_one_to_all(padded)
+    return np.asarray(shared).tobytes()  # what follows a pickle does not count
+
+
+def alone() -> AbstractContextManager[None]:
+    """Return a block in which this rank may work on the model alone."""
+    return undistributed()
