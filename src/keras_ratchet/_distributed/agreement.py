@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
-
-import xxhash
-from numpy.typing import NDArray
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,19 +38,3 @@ def on_first_rank(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenat
         return result
 
     return cast(Callable[Concatenate[S, P], T], run)
-
-
-def differing(ranks: Any, values: Mapping[str, NDArray[Any]]) -> list[str]:
-    """Return the names of arrays whose bytes are not the same on all ranks, or not there.
-
-    Args:
-        ranks: The coordinator.
-        values: This rank's.
-    """
-    own = {name: xxhash.xxh3_128_digest(value.tobytes()) for name, value in values.items()}
-    whole = xxhash.xxh3_128_digest(repr(sorted(own.items())).encode())
-    if len(set(ranks.gather(whole, "digest of all variables"))) == 1:
-        return []
-    first, *others = ranks.gather(own, "digests of variables")
-    names = set(first).union(*others)
-    return sorted(n for n in names if any(other.get(n) != first.get(n) for other in others))

@@ -34,6 +34,7 @@ from keras_ratchet._engine.resume.comparison import (
     rate_differs,
 )
 from keras_ratchet._engine.resume.data_cursor import DataCursor
+from keras_ratchet._engine.resume.drift import alike
 from keras_ratchet._engine.resume.snapshot_store import SnapshotStore
 from keras_ratchet._engine.resume.train_state import (
     TrainState,
@@ -126,7 +127,7 @@ class Resumer:
         found = self.store.newest(lambda s: not stage.is_number_of(s) or _may_resume(s, epochs))
         if found is None:
             return None
-        state, path = found[0].of_rank(self.store.ranks.rank), found[1]
+        state, path = found
         standing = stage.standing(state)
         if standing == "done":
             self._restore_if_it_fits(model, state)
@@ -356,6 +357,7 @@ class Resumer:
             else self.attributes.look(model, position, found),
             elapsed_s=self.elapsed_s,
             finished=finished,
+            alike=alike(at_places),
         )
 
     def _comparable(self, model: Model) -> dict[str, Any]:

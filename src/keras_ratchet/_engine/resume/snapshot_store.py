@@ -14,6 +14,7 @@ from typing import Any
 from keras_ratchet._distributed.agreement import on_first_rank
 from keras_ratchet._distributed.one import One
 from keras_ratchet._engine.capture.variable_buffers import VariableBuffers
+from keras_ratchet._engine.resume.drift import DriftWatch
 from keras_ratchet._engine.resume.train_state import TrainState
 from keras_ratchet._engine.saving.background import (
     BackgroundWriter,
@@ -62,6 +63,7 @@ class SnapshotStore:
     writer: BackgroundWriter = field(default_factory=BackgroundWriter, init=False)
     buffers: VariableBuffers = field(default_factory=VariableBuffers, init=False)
     ranks: Any = field(default_factory=One, init=False)
+    _drift: DriftWatch = field(default_factory=DriftWatch, init=False)
 
     def __post_init__(self) -> None:
         self._place = self._make_place()
@@ -97,6 +99,7 @@ class SnapshotStore:
             SaveError: If nothing can be written there.
             LockedError: If another process trains with this directory.
         """
+        self._drift.start()
         self.directory = os.path.abspath(self.directory)  # training may change where it is
         self._start(model)
         if self.ranks.world_size > 1:
@@ -168,7 +171,9 @@ class SnapshotStore:
         return os.path.join(paths[back] if back < len(paths) else self.directory, name)
 
     def runs_in_background(self, model: Model) -> bool:
-        """Return whether a save of this model runs in the background."""
+        """Return whether a save of this model runs in the background; on rank 0 alone it may."""
+        if self.ranks.rank:
+            return False
         return runs_in_background(self.background, state_bytes(model))
 
     def save(self, model: Model, state: TrainState, reason: str, blocked_s: float) -> Saved | None:
@@ -187,7 +192,9 @@ class SnapshotStore:
             The outcome; None if the save runs in the background: `writer` then returns it.
         """
         if self.ranks.world_size > 1:
-            state.join(self.ranks)
+            joined = state.join(self.ranks)
+            step = state.position.epoch or state.position.batch
+            self._drift.look(self.ranks, joined.digests, state.alike, bool(step))
         return self._save(model, state, reason, blocked_s)
 
     @on_first_rank
@@ -245,7 +252,12 @@ class SnapshotStore:
         path = self._newest(fits, found)
         if path is None:
             return None
-        state = found[0] if found else self.ranks.together(lambda: _read(path), "read the snapshot")
+        rank = self.ranks.rank
+        state = (
+            found[0]
+            if found
+            else self.ranks.together(lambda: _read(path, rank), "read the snapshot")
+        )
         return state, path
 
     @on_first_rank
@@ -340,7 +352,7 @@ def _put(file: HashingFile, text: bytes) -> None:
     file.write(text)
 
 
-def _read(path: str) -> TrainState:
+def _read(path: str, rank: int = 0) -> TrainState:
     with open(os.path.join(path, DATA), "rb") as file:
         text = file.read(_MAX_DATA_BYTES)
-    return TrainState.unpack(json.loads(text), read_arrays(os.path.join(path, ARRAYS)))
+    return TrainState.unpack(json.loads(text), read_arrays(os.path.join(path, ARRAYS)), rank)

@@ -18,22 +18,24 @@
 | `logs` | the last batch's logs | returned by the skipped steps |
 | `extra` | what is compared at a resume, and how far the run is | before anything is touched |
 
+What differs between the ranks of a run is stored once for each: see `rank_states`.
+
 Variables are named by place (see `model_state.Places`): their own names differ between two builds
 of one model, and their order changes with what is trainable. Nothing is pickled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from keras_ratchet import _backends
-from keras_ratchet._distributed.agreement import differing
 from keras_ratchet._engine.capture.variable_buffers import VariableBuffers
+from keras_ratchet._engine.resume import rank_states
 from keras_ratchet._engine.resume.state_codec import decode, encode
 from keras_ratchet.errors import LoadError, ResumeError
 from keras_ratchet.types import Position
@@ -41,12 +43,8 @@ from keras_ratchet.types import Position
 _PARTS = {  # and their keys in the file
     **{part: part for part in ("rng", "epoch_rng", "callbacks", "cursor", "loop", "logs")},
     "extra": "facts",
-    "ranks": "ranks",
     **{part: part for part in ("torch_optimizers", "built_for", "trainable", "attributes")},
 }
-
-
-OF_A_RANK = ("rng", "epoch_rng", "cursor", "loop")
 
 
 @dataclass(slots=True)
@@ -54,6 +52,10 @@ class TrainState:
     """One moment of a run, as arrays and plain data.
 
     Until `materialize` is called, variables may be in the buffers that captured them.
+
+    Attributes:
+        alike: Names of the variables that are trained, and so have to be the same on all ranks.
+        world_size: How many ranks the run has.
     """
 
     position: Position
@@ -71,8 +73,10 @@ class TrainState:
     attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
     elapsed_s: float = 0.0
     finished: str = ""
-    ranks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    alike: Collection[str] = ()
+    world_size: int = 1
     captured: Callable[[], Mapping[str, NDArray[Any]]] | None = None
+    _packed: rank_states.Packed | None = None
 
     def materialize(self) -> None:
         """Read the captured values into `variables`; those already there win."""
@@ -80,22 +84,22 @@ class TrainState:
             self.variables = {**self.captured(), **self.variables}
             self.captured = None
 
-    def join(self, ranks: Any) -> None:
-        """Give rank 0 what differs on this rank, which makes one state of all of them."""
-        self.materialize()
-        differ = differing(ranks, self.variables)
-        own = {part: getattr(self, part) for part in OF_A_RANK}
-        own["variables"] = {n: self.variables[n] for n in differ if n in self.variables}
-        self.ranks = {str(i): part for i, part in enumerate(ranks.gather(own, "state of ranks"))}
+    def join(self, ranks: Any) -> rank_states.Joined:
+        """Make rank 0's state one of all ranks; return how they differ. All ranks call it.
 
-    def of_rank(self, rank: int) -> TrainState:
-        """Return the state of one rank."""
-        part = dict(self.ranks.get(str(rank), {}))
-        variables = {**self.variables, **part.pop("variables", {})}
-        return replace(self, variables=variables, **part)
+        Args:
+            ranks: The coordinator.
+        """
+        self.materialize()
+        packed = self.pack()
+        joined = rank_states.join(packed, ranks)
+        self._packed = joined.put_into(packed, ranks.world_size)
+        return joined
 
     def pack(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Return the state as data for strict JSON and named arrays."""
+        if self._packed is not None:
+            return self._packed
         arrays = dict(self.variables)
         data = {
             "position": asdict(self.position),
@@ -108,12 +112,21 @@ class TrainState:
         return data, arrays
 
     @classmethod
-    def unpack(cls, data: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> TrainState:
+    def unpack(
+        cls, data: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], rank: int = 0
+    ) -> TrainState:
         """Return the state that `pack` described.
+
+        Args:
+            data: What it returned.
+            arrays: Likewise.
+            rank: Whose state; of a rank that was not there, that of rank 0.
 
         Raises:
             LoadError: If the data is of another shape.
         """
+        world_size = rank_states.world_size(data)
+        data, arrays = rank_states.of_rank(data, arrays, rank)
         try:
             decoded = {part: decode(data.get(key, {}), arrays) for part, key in _PARTS.items()}
             return cls(
@@ -121,6 +134,7 @@ class TrainState:
                 variables={name: arrays[name] for name in data["variables"]},
                 elapsed_s=float(data["elapsed_s"]),
                 finished=str(data["finished"]),
+                world_size=world_size,
                 **decoded,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
