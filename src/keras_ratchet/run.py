@@ -135,7 +135,7 @@ class Run:
         if self._list is None:
             raise ConfigError("run.batches(...) belongs inside `for epoch in run.epochs(...)`.")
         session = self.backup._session
-        session.warn_of_generators(source)
+        session.look_at(source)
         skip, logs = session.take_skip()
         self._epoch_logs.update(logs)
         for index, batch in enumerate(source):

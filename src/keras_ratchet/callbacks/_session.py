@@ -13,9 +13,9 @@ from keras_ratchet._engine.resume import keras_backup
 from keras_ratchet._engine.resume.attributes import AttributeStates
 from keras_ratchet._engine.resume.callback_states import CallbackStates
 from keras_ratchet._engine.resume.data_cursor import DataCursor, warn_of_generators
-from keras_ratchet._engine.resume.resumer import BeforeValidation, Resumer
+from keras_ratchet._engine.resume.resumer import Resumer
 from keras_ratchet._engine.resume.snapshot_store import SnapshotStore
-from keras_ratchet._engine.resume.train_state import TrainState
+from keras_ratchet._engine.resume.train_state import BeforeValidation, TrainState
 from keras_ratchet._engine.saving.background import Saved
 from keras_ratchet._keras import fit
 from keras_ratchet.callbacks._backup_options import BackupOptions
@@ -146,8 +146,9 @@ class Session:
         fit.set_initial_epoch(self._model, self._epochs)
         self._model.stop_training = self._stopping
 
-    def warn_of_generators(self, source: Any) -> None:
-        """Warn, once, of a DataLoader with generators of its own that `data=` does not name."""
+    def look_at(self, source: Any) -> None:
+        """Look at the data of a loop; warn, once, of generators that `data=` does not name."""
+        self._cursor.loader = source
         if not self._knows_generators:
             self._knows_generators = warn_of_generators(source)
 
@@ -272,6 +273,8 @@ class Session:
     def take_skip(self) -> tuple[int, Mapping[str, float]]:
         """Return, once, how many batches a hand-written loop has to draw, and the logs then."""
         skip, self._to_skip = self._to_skip, 0
+        if skip and self.resumer.change is not None:
+            skip = self._done = self.resumer.change.skip_in_loop(self._cursor.loader, skip)
         return skip, self._state().logs if skip else {}
 
     def _make_room(self, due: Deadline, validation: BeforeValidation | None = None) -> None:

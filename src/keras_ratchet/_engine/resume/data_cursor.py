@@ -47,6 +47,7 @@ class DataCursor:
         self.source = found if data is None else data
         if self.kind == "loop" and hasattr(data, "batch_sampler"):
             self.kind = "torch_loader"
+        self.loader = self.source  # a hand-written loop shows it with its first batch
         self._train = SourceState(self.kind, self.source, model=model)
         self._fit = fit.validation_of_fit()
         self._validation: SourceState | None = None
@@ -67,6 +68,11 @@ class DataCursor:
             if state is not None and state.kind != "array" and not state.is_stateful:
                 roots[words + type(state.source).__name__] = state.source
         return roots
+
+    @property
+    def is_stateful(self) -> bool:
+        """Whether the training data has a state of its own."""
+        return self._train.is_stateful
 
     def facts(self) -> dict[str, Any]:
         """Return what has to be the same in a run that resumes."""

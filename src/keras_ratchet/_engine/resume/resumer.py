@@ -35,8 +35,10 @@ from keras_ratchet._engine.resume.comparison import (
 )
 from keras_ratchet._engine.resume.data_cursor import DataCursor
 from keras_ratchet._engine.resume.drift import alike
+from keras_ratchet._engine.resume.elastic import Change, dealt_by, fresh_metrics
 from keras_ratchet._engine.resume.snapshot_store import SnapshotStore
 from keras_ratchet._engine.resume.train_state import (
+    BeforeValidation,
     TrainState,
     capture_in_buffers,
     capture_variables,
@@ -49,19 +51,6 @@ from keras_ratchet.errors import ResumeError
 from keras_ratchet.types import Model, Position
 
 _log = logging.getLogger("keras_ratchet")
-
-
-@dataclass(frozen=True, slots=True)
-class BeforeValidation:
-    """The metrics of an epoch whose batches are all done, and the random streams then.
-
-    `fit` has drawn the next epoch's iterator by now, so these streams belong to the start of the
-    validation and not to the end of the last batch. A state that is captured during the validation
-    gets both of them, and so is one of the validation's start.
-    """
-
-    metrics: Mapping[str, NDArray[Any]]
-    streams: dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -82,6 +71,7 @@ class Resumer:
         pending: Names of variables of that state which only the first step can make.
         places: The names of the model's variables.
         flags: What is trainable.
+        change: Of the number of ranks since it was saved, if there is one.
     """
 
     store: SnapshotStore
@@ -95,6 +85,7 @@ class Resumer:
     pending: list[str] = field(default_factory=list, init=False)
     places: Places = field(default_factory=Places, init=False)
     flags: FlagsWatch = field(default_factory=FlagsWatch, init=False)
+    change: Change | None = field(default=None, init=False)
     _in_first_epoch: bool = False
     _script: dict[str, Any] = field(default_factory=dict)
     _new_rate: float | None = None
@@ -134,6 +125,7 @@ class Resumer:
         if standing != "mine":
             return None
         building.build_optimizers(model, self.places, state.built_for)
+        state = self._elastic(model, state, path)
         here = differences(model, self.places.variables(model), state, facts_of(model, self.cursor))
         if here.fatal:
             raise ResumeError(
@@ -142,18 +134,26 @@ class Resumer:
             )
         mild = [*here.mild, *self.flags.differences(state.trainable)]
         mild += self._compare_script(state.extra.get("script", {}))
-        if mild:
+        if mild and self.store.ranks.rank == 0:
             warn(f"Resuming from {path!r} despite these differences: {'; '.join(mild)}.")
         self.state, self.pending = state, here.pending
         self._elapsed_before_s = state.elapsed_s
         self.store.note("resume", name=os.path.basename(path), epoch=state.position.epoch)
-        _log.warning(
-            "resuming from %s: %d epochs and %d batches are done",
-            path,
-            state.position.epoch,
-            state.position.batch,
-        )
+        if self.store.ranks.rank == 0:
+            done = state.position.epoch, state.position.batch
+            _log.warning("resuming from %s: %d epochs and %d batches are done", path, *done)
         return state
+
+    def _elastic(self, model: Model, state: TrainState, path: str) -> TrainState:
+        """Return a state for this number of ranks."""
+        ranks = self.store.ranks
+        if state.world_size == ranks.world_size:
+            return state
+        self.change = Change(path, state, ranks)
+        adapted = self.change.adapt(
+            facts_of(model, self.cursor), self.cursor.loader, self.cursor.is_stateful
+        )
+        return fresh_metrics(adapted, ranks, self.places.variables(model, ("metrics",)))
 
     def _compare_script(self, saved: dict[str, Any]) -> list[str]:
         """Return how the script differs from the one that was saved, and decide whose rate counts.
@@ -367,6 +367,7 @@ class Resumer:
             "stage": self.stage.facts(),
             "identities": self.callbacks.identities,
             "script": self._script,
+            **({"dealt_by": dealt} if (dealt := dealt_by(self.cursor.loader)) else {}),
         }
 
     def _loop(self) -> dict[str, Any]:

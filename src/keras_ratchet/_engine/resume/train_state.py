@@ -56,6 +56,7 @@ class TrainState:
     Attributes:
         alike: Names of the variables that are trained, and so have to be the same on all ranks.
         world_size: How many ranks the run has.
+        differs: In which parts of a state that was saved its ranks differ.
     """
 
     position: Position
@@ -75,6 +76,7 @@ class TrainState:
     finished: str = ""
     alike: Collection[str] = ()
     world_size: int = 1
+    differs: Collection[str] = ()
     captured: Callable[[], Mapping[str, NDArray[Any]]] | None = None
     _packed: rank_states.Packed | None = None
 
@@ -126,6 +128,7 @@ class TrainState:
             LoadError: If the data is of another shape.
         """
         world_size = rank_states.world_size(data)
+        differs = rank_states.differing_parts(data)
         data, arrays = rank_states.of_rank(data, arrays, rank)
         try:
             decoded = {part: decode(data.get(key, {}), arrays) for part, key in _PARTS.items()}
@@ -135,10 +138,24 @@ class TrainState:
                 elapsed_s=float(data["elapsed_s"]),
                 finished=str(data["finished"]),
                 world_size=world_size,
+                differs=differs,
                 **decoded,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise LoadError(f"the training state cannot be read: {error!r}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class BeforeValidation:
+    """The metrics of an epoch whose batches are all done, and the random streams then.
+
+    `fit` has drawn the next epoch's iterator by now, so these streams belong to the start of the
+    validation and not to the end of the last batch. A state that is captured during the validation
+    gets both of them, and so is one of the validation's start.
+    """
+
+    metrics: Mapping[str, NDArray[Any]]
+    streams: dict[str, Any]
 
 
 def capture_in_buffers(
