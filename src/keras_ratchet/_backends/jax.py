@@ -6,19 +6,21 @@ import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_ratchet._backends import Foreign, Resolve
+from keras_ratchet._backends import Foreign, Resolve, jax_slices
 
 
 def view(variable: Any) -> NDArray[Any]:
     """Return a read-only view of the array's buffer (no copy on the CPU).
 
-    Holding the view keeps the buffer from being donated to the next step.
+    Holding the view keeps the buffer from being donated to the next step. Of an array that is split
+    over processes it is this process's `Slices`.
     """
-    return np.asarray(variable.value)
+    return jax_slices.on_host(variable.value)
 
 
 def capture(variables: Sequence[Any], buffers: list[Any]) -> Resolve:
@@ -28,14 +30,31 @@ def capture(variables: Sequence[Any], buffers: list[Any]) -> Resolve:
     """
     values = [variable.value for variable in variables]
     for value in values:
-        value.copy_to_host_async()  # on an accelerator all copies run at the same time
-    arrays = [np.asarray(value) for value in values]
+        jax_slices.start_copy(value)  # on an accelerator all copies run at the same time
+    arrays = [jax_slices.on_host(value) for value in values]
     return lambda: arrays
 
 
-def assign(variable: Any, value: NDArray[Any]) -> None:
-    """Set the variable to a copy: jax may otherwise borrow NumPy's memory for its array."""
-    variable.assign(jnp.array(value, copy=True))
+def assign(variable: Any, value: Any) -> None:
+    """Set the variable to a copy: jax may otherwise borrow NumPy's memory for its array.
+
+    Each process sets what it holds; Keras alone would compare the values of all processes.
+    """
+    held = variable.value
+    if isinstance(held, jax.Array) and not held.is_fully_addressable:
+        variable.assign(jax_slices.distributed(value, held))
+    else:
+        variable.assign(jnp.array(np.asarray(value), copy=True))
+
+
+def is_split(variable: Any) -> bool:
+    """Return whether no process of its own holds all of the variable's value."""
+    return jax_slices.is_split(variable.value)
+
+
+def gathered(variable: Any) -> NDArray[Any]:
+    """Return the whole value of a variable that is split; all processes call this."""
+    return jax_slices.gathered(variable.value)
 
 
 def state_of(thing: Any) -> list[Foreign] | None:

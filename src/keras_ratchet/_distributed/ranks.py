@@ -94,6 +94,10 @@ class Ranks:
             self._channel.leave(self._run, reason)
             self.end_run()
 
+    def who_left(self) -> tuple[int, str] | None:
+        """Return another rank that has left this run, and why, or None; on any thread."""
+        return self._channel.gone(self._run)
+
     def first(self, action: Callable[[], T], what: str) -> T:
         """Return on all ranks what an action returns on rank 0, or raise what it raises there.
 

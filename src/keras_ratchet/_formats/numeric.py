@@ -41,7 +41,7 @@ def mean_of(arrays: Iterable[NDArray[Any]]) -> NDArray[Any]:
     """
     rest = iter(arrays)
     first = next(rest)
-    total: NDArray[Any] = np.array(first, np.float64 if first.dtype.itemsize >= 4 else np.float32)
+    total: NDArray[Any] = first.astype(np.float64 if first.dtype.itemsize >= 4 else np.float32)
     count = 1
     for array in rest:
         total += array.astype(total.dtype)

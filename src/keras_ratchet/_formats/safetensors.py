@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import mmap
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -90,6 +91,70 @@ def read_arrays(path: str) -> dict[str, NDArray[Any]]:
             return {n: _read(file, start, size, entry) for n, entry in header.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise LoadError(f"{path!r} is not a state file: {error}") from error
+
+
+def map_arrays(path: str) -> MappedArrays:
+    """Return a file's arrays, each of which is read when it is needed.
+
+    Raises:
+        LoadError: If the file is not of this format.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        length = int.from_bytes(data[:8], "little")
+        if length > min(len(data), _MAX_HEADER_BYTES):
+            raise ValueError(f"its header claims {length} bytes")
+        return MappedArrays(data, json.loads(data[8 : 8 + length]), 8 + length)
+    except (OSError, ValueError, RecursionError) as error:
+        raise LoadError(f"{path!r} is not a state file: {error}") from error
+
+
+class MappedArrays:
+    """The arrays of a file that is mapped into memory: it may be deleted meanwhile.
+
+    Args:
+        data: The file.
+        header: Where each array is in it.
+        start: Where the header ends.
+    """
+
+    def __init__(self, data: mmap.mmap, header: dict[str, Any], start: int) -> None:
+        self._data, self._header, self._start = data, header, start
+
+    def read(self, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+        """Return a view of one array.
+
+        Raises:
+            LoadError: If there is no such array of that shape.
+        """
+        try:
+            entry = self._header[name]
+            dtype = np.dtype(_CODES[entry["dtype"]])
+            begin, end = (self._start + int(offset) for offset in entry["data_offsets"])
+            if (end - begin, tuple(entry["shape"])) != (math.prod(shape) * dtype.itemsize, shape):
+                raise ValueError(f"its shape is not {shape}")
+            found = np.frombuffer(self._data, dtype, math.prod(shape), begin)
+            return found.reshape(shape)
+        except (ValueError, KeyError, TypeError) as error:
+            raise LoadError(f"the array {name!r} cannot be read: {error!r}") from error
+
+    def forget(self) -> None:
+        """Let the system drop the pages that were read."""
+        if hasattr(self._data, "madvise"):  # not on Windows
+            self._data.madvise(mmap.MADV_DONTNEED)
+
+
+def dtype_named(name: str) -> np.dtype[Any]:
+    """Return a dtype that the format can hold, by NumPy's name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    found: np.dtype[Any] | None = next((d for d in _NAMES if d.name == name), None)
+    if found is None:
+        raise ValueError(f"{name!r} is no dtype of this format")
+    return found
 
 
 def _read(file: io.BufferedReader, start: int, size: int, entry: Any) -> NDArray[Any]:

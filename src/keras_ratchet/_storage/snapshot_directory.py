@@ -57,7 +57,16 @@ class SnapshotDraft:
 
     def __exit__(self, *_: object) -> None:
         if not self._committed:
-            _remove_tree(self.path)
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove it; what another process still writes there is left to the next sweep."""
+        _remove_tree(self.path)
+
+    @property
+    def name(self) -> str:
+        """The snapshot's name."""
+        return os.path.basename(self.target)
 
     def write(self, name: str, write: Callable[[HashingFile], None]) -> None:
         """Add a file: call `write` to fill it, then sync it."""
@@ -66,6 +75,19 @@ class SnapshotDraft:
             write(file)
             file.sync()
             self._files[name] = file.entry() or entry_of(path)
+
+    def add(self, name: str, entry: FileEntry | None = None) -> None:
+        """Add a file that another process has written and synced.
+
+        Args:
+            name: Its name.
+            entry: What that process knows of it; None to read it.
+        """
+        self._files[check_name(name)] = entry or entry_of(os.path.join(self.path, name))
+
+    def entry(self, name: str) -> FileEntry:
+        """Return what is known of a file that was written."""
+        return self._files[name]
 
     def commit(self, manifest: Manifest) -> Manifest:
         """Write the manifest and make the snapshot visible.
@@ -157,6 +179,8 @@ def _remove_tree(path: str) -> None:
             disk.current.rmdir(path)
             return
         match = LEFTOVER.fullmatch(os.path.basename(path))
+        if not os.path.basename(path).startswith(TRASH_PREFIX):
+            return  # a draft that another process still writes to is no snapshot
         target = os.path.join(os.path.dirname(path), match["name"] if match else "")
         if not os.path.lexists(target):
             disk.current.rename(path, target)

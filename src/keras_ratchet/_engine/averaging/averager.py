@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from keras_ratchet import _backends
@@ -134,7 +133,7 @@ class Averager:
         assert self._data is not None
         reestimate(self._model, self._data)
         backend = _backends.current()
-        found = [np.array(backend.view(self._variables[i])) for i in self.moving]
+        found = [backend.view(self._variables[i]).copy() for i in self.moving]
         kept = {key: value for key, value in self._statistics.items() if set(key) < set(indices)}
         self._statistics = {**kept, indices: found}
         self.assign(indices)  # whatever else a layer has changed in training mode

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from keras_ratchet._engine.averaging.averager import Member, moving_statistics
@@ -134,7 +133,7 @@ class TopKWeights:
             "epoch": self.epoch,
             "value": self.value,
             "others": [
-                {"epoch": s.epoch, "value": s.value, "weights": [np.array(b) for b in s.buffers]}
+                {"epoch": s.epoch, "value": s.value, "weights": [b.copy() for b in s.buffers]}
                 for s in others
             ],
         }

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_ratchet import _backends
+from keras_ratchet._backends.slices import held_as, is_like
 from keras_ratchet._engine.capture.model_state import finalize, weights_beyond
 from keras_ratchet._engine.capture.optimizers import AllOptimizers, optimizers_of
 from keras_ratchet.errors import ConfigError
@@ -29,8 +30,8 @@ class VariableCopies:
         """Copy the values; `sources` maps the id of a variable to the one to read instead."""
         backend = _backends.current()
         self._variables = list(variables)
-        if [b.shape for b in self.buffers] != [tuple(v.shape) for v in variables]:
-            self.buffers = [np.empty(v.shape, backend.view(v).dtype) for v in variables]
+        if not is_like(self.buffers, [tuple(v.shape) for v in variables]):
+            self.buffers = [np.empty_like(backend.view(v), order="C") for v in variables]
         self._of = None
         for variable, buffer in zip(variables, self.buffers, strict=True):
             np.copyto(buffer, backend.view(sources.get(id(variable), variable)))
@@ -51,7 +52,12 @@ class VariableCopies:
             values: The values, as `buffers` had them.
         """
         self._variables, self._of = [], variables if values else None
-        self.buffers = [np.array(value) for value in values]
+        held = list(variables()) if values else []
+        if len(held) == len(values):
+            view = _backends.current().view
+            self.buffers = [held_as(a, view(v)) for a, v in zip(values, held, strict=True)]
+        else:
+            self.buffers = [np.array(value) for value in values]
 
 
 class BestWeights:
@@ -129,8 +135,8 @@ class BestWeights:
         if not self.is_captured:
             return {}
         return {
-            "weights": [np.array(buffer) for buffer in self._weights.buffers],
-            "optimizer": [np.array(buffer) for buffer in self._slots.buffers],
+            "weights": [buffer.copy() for buffer in self._weights.buffers],
+            "optimizer": [buffer.copy() for buffer in self._slots.buffers],
             "torch": _backends.torch_plain(self._optimizer_state),
         }
 
@@ -160,7 +166,7 @@ class BestWeights:
 def preserved(variables: Iterable[Any]) -> Iterator[None]:
     """Restore the values that variables have now at the end of the block, however it ends."""
     backend = _backends.current()
-    before = [(variable, np.array(backend.view(variable))) for variable in variables]
+    before = [(variable, backend.view(variable).copy()) for variable in variables]
     try:
         yield
     finally:

@@ -6,8 +6,6 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from keras_ratchet import _backends
 from keras_ratchet._engine.capture.best_weights import preserved
 from keras_ratchet._keras.ema import ema_pairs, forget_swap, is_swapped
@@ -51,7 +49,7 @@ def reset_averages(model: Model) -> None:
     """
     backend = _backends.current()
     for weight, average in ema_pairs(getattr(model, "optimizer", None)):
-        backend.assign(average, np.array(backend.view(weight)))
+        backend.assign(average, backend.view(weight).copy())
 
 
 @contextlib.contextmanager
@@ -66,7 +64,7 @@ def averages_as_weights(model: Model, swap: Any) -> Iterator[None]:
     swapped = is_swapped(swap)
     with preserved(variable for pair in pairs for variable in pair):
         for weight, slot in pairs:
-            averages = np.array(backend.view(weight if swapped else slot))
+            averages = backend.view(weight if swapped else slot).copy()
             backend.assign(weight, averages)
             backend.assign(slot, averages)
         yield

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from keras_ratchet import _backends
 from keras_ratchet._backends import Foreign, Resolve
+from keras_ratchet._backends.slices import in_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Values:
         """Return the values, contiguous, in the order of `sources`; on any thread."""
         variables = iter(self._of_variables())
         return [
-            np.asarray(self._others[i] if i in self._others else next(variables), order="C")
+            in_order(self._others[i] if i in self._others else next(variables))
             for i in range(len(self.sources))
         ]
 

@@ -14,7 +14,9 @@ from typing import Any
 from keras_ratchet._distributed.agreement import on_first_rank
 from keras_ratchet._distributed.one import One
 from keras_ratchet._engine.capture.variable_buffers import VariableBuffers
+from keras_ratchet._engine.resume import slice_files
 from keras_ratchet._engine.resume.drift import DriftWatch
+from keras_ratchet._engine.resume.sliced_save import Opened, SlicedSave
 from keras_ratchet._engine.resume.train_state import TrainState
 from keras_ratchet._engine.saving.background import (
     BackgroundWriter,
@@ -64,6 +66,7 @@ class SnapshotStore:
     buffers: VariableBuffers = field(default_factory=VariableBuffers, init=False)
     ranks: Any = field(default_factory=One, init=False)
     _drift: DriftWatch = field(default_factory=DriftWatch, init=False)
+    _sliced: SlicedSave = field(default_factory=SlicedSave, init=False)
 
     def __post_init__(self) -> None:
         self._place = self._make_place()
@@ -75,11 +78,12 @@ class SnapshotStore:
             "writer": BackgroundWriter(),
             "buffers": VariableBuffers(),
             "ranks": One(),
+            "_sliced": SlicedSave(),
         }
 
     def join(self, ranks: Any) -> None:
         """Belong to one of several processes; rank 0 is the one that writes."""
-        self.ranks = self.writer.ranks = ranks
+        self.ranks = self.writer.ranks = self._sliced.ranks = ranks
 
     def _make_place(self) -> LockedDirectory:
         return LockedDirectory(self.directory, "", f"backup directory {self.directory!r}")
@@ -195,7 +199,20 @@ class SnapshotStore:
             joined = state.join(self.ranks)
             step = state.position.epoch or state.position.batch
             self._drift.look(self.ranks, joined.digests, state.alike, bool(step))
+        if state.slices and (problem := self._sliced.begin(self._open_draft, model, state)):
+            return problem
         return self._save(model, state, reason, blocked_s)
+
+    @on_first_rank
+    def _open_draft(self, model: Model, state: TrainState) -> Opened | Saved:
+        """Make the directory into which all ranks write."""
+        name = self._name(state)
+        try:
+            disk.make_directories(self.directory)
+            self._sliced.draft = snapshot_directory.SnapshotDraft(self.directory, name)
+        except OSError as error:
+            return self._place.failed(os.path.join(self.directory, name), error)
+        return Opened(self._sliced.draft.path, self.runs_in_background(model))
 
     @on_first_rank
     def _save(self, model: Model, state: TrainState, reason: str, blocked_s: float) -> Saved | None:
@@ -208,6 +225,7 @@ class SnapshotStore:
             open_jobs(model),
             time.perf_counter() - blocked_s,
             blocked_s,
+            self._sliced.take_draft(),
         )
         if runs_in_background(self.background, size_bytes):
             self.writer.start(lambda: self._write(save), model)
@@ -217,16 +235,18 @@ class SnapshotStore:
 
     def _write(self, save: _Save, blocks: bool = False) -> Saved:
         """Write a snapshot, on any thread."""
-        name = self._name(save.state)
+        name = self._name(save.state) if save.draft is None else save.draft.name
         path = os.path.join(self.directory, name)
         if any(job.failed for job in save.earlier):
             self.note("skip", name=name, reason="a save that it depends on has failed")
+            if save.draft is not None:
+                save.draft.discard()
             return Saved(path)
         try:
             save.state.materialize()
             disk.make_directories(self.directory)
             space.require(self.directory, save.needed_bytes)
-            manifest = self._write_files(name, save.state, save.manifest)
+            manifest = self._write_files(name, save)
             self._apply_keep(bool(save.state.finished))
         except OSError as error:
             return self._place.failed(path, error)
@@ -310,13 +330,15 @@ class SnapshotStore:
             name = f"{base}-{number}"
         return name
 
-    def _write_files(self, name: str, state: TrainState, manifest: Manifest) -> Manifest:
-        data, arrays = state.pack()
+    def _write_files(self, name: str, save: _Save) -> Manifest:
+        data, arrays = save.state.pack()
         text = json.dumps(data, allow_nan=False).encode()
-        with snapshot_directory.SnapshotDraft(self.directory, name) as draft:
+        with save.draft or snapshot_directory.SnapshotDraft(self.directory, name) as draft:
             draft.write(ARRAYS, lambda file: write_arrays(arrays, file))
             draft.write(DATA, lambda file: _put(file, text))
-            return draft.commit(manifest)
+            if save.state.slices:
+                slice_files.complete(draft, save.state.slices, self.ranks)
+            return draft.commit(save.manifest)
 
     def _times(self) -> Iterator[float]:
         for _, path in snapshot_directory.list_snapshots(self.directory):
@@ -346,6 +368,7 @@ class _Save:
     earlier: list[Job]
     started_s: float
     blocked_s: float
+    draft: snapshot_directory.SnapshotDraft | None = None
 
 
 def _put(file: HashingFile, text: bytes) -> None:
@@ -355,4 +378,8 @@ def _put(file: HashingFile, text: bytes) -> None:
 def _read(path: str, rank: int = 0) -> TrainState:
     with open(os.path.join(path, DATA), "rb") as file:
         text = file.read(_MAX_DATA_BYTES)
-    return TrainState.unpack(json.loads(text), read_arrays(os.path.join(path, ARRAYS)), rank)
+    arrays: dict[str, Any] = {
+        **read_arrays(os.path.join(path, ARRAYS)),
+        **slice_files.read_slices(path),
+    }
+    return TrainState.unpack(json.loads(text), arrays, rank)

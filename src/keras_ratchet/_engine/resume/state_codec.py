@@ -23,6 +23,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from keras_ratchet._backends.slices import SavedSlices, Slices
 from keras_ratchet._formats.safetensors import can_hold
 
 _TAG = "$"
@@ -79,7 +80,7 @@ def _encode_array(value: Any, arrays: dict[str, NDArray[Any]], path: str) -> Any
     if can_hold(value.dtype):
         while path in arrays:  # keys with a "/" in them may lead to a path twice
             path += "~"
-        arrays[path] = np.asarray(value)
+        arrays[path] = value if isinstance(value, Slices) else np.asarray(value)
         return {_TAG: kind, "value": path}
     described = np.lib.format.dtype_to_descr(value.dtype)
     if value.dtype.hasobject or np.lib.format.descr_to_dtype(described) != value.dtype:
@@ -152,7 +153,7 @@ def decode(data: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
     if kind == "float":
         return float(value)
     if kind in ("array", "scalar"):
-        return np.array(arrays[value]) if kind == "array" else arrays[value][()]
+        return _decode_array(arrays[value], kind)
     if kind in ("raw array", "raw scalar"):
         return _decode_raw(decode(value, arrays), kind == "raw scalar")
     if kind == "random":
@@ -169,6 +170,12 @@ def decode(data: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
     if kind not in makers:
         raise ValueError(f"{kind!r} is not a kind of data in a state")
     return makers[kind](decode(inner, arrays) for inner in value)
+
+
+def _decode_array(found: Any, kind: str) -> Any:
+    if isinstance(found, SavedSlices):  # read when it is known which slices are needed
+        return found
+    return np.array(found) if kind == "array" else found[()]
 
 
 def _decode_raw(raw: list[Any], scalar: bool) -> Any:
@@ -204,7 +211,7 @@ def set_random_state(generator: Any, kind: str, state: Any) -> None:
 def owned(value: Any) -> Any:
     """Return a copy of data that later training does not change."""
     if isinstance(value, np.ndarray):
-        return np.array(value)
+        return value.copy()
     if isinstance(value, dict):
         return {key: owned(inner) for key, inner in value.items()}
     if isinstance(value, list):

@@ -30,12 +30,12 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from keras_ratchet import _backends
+from keras_ratchet._backends.slices import Slices
 from keras_ratchet._engine.capture.variable_buffers import VariableBuffers
-from keras_ratchet._engine.resume import rank_states
+from keras_ratchet._engine.resume import rank_states, slice_files
 from keras_ratchet._engine.resume.state_codec import decode, encode
 from keras_ratchet.errors import LoadError, ResumeError
 from keras_ratchet.types import Position
@@ -57,6 +57,7 @@ class TrainState:
         alike: Names of the variables that are trained, and so have to be the same on all ranks.
         world_size: How many ranks the run has.
         differs: In which parts of a state that was saved its ranks differ.
+        slices: Arrays that are split over the ranks; known once they have joined.
     """
 
     position: Position
@@ -78,6 +79,7 @@ class TrainState:
     world_size: int = 1
     differs: Collection[str] = ()
     captured: Callable[[], Mapping[str, NDArray[Any]]] | None = None
+    slices: dict[str, Slices] = field(default_factory=dict)
     _packed: rank_states.Packed | None = None
 
     def materialize(self) -> None:
@@ -94,6 +96,7 @@ class TrainState:
         """
         self.materialize()
         packed = self.pack()
+        self.slices = slice_files.split_off(packed[1])
         joined = rank_states.join(packed, ranks)
         self._packed = joined.put_into(packed, ranks.world_size)
         return joined
@@ -176,7 +179,7 @@ def capture_in_buffers(
 def capture_variables(named: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     """Return owned copies of the values of variables, by name."""
     backend = _backends.current()
-    return {name: np.array(backend.view(variable)) for name, variable in named.items()}
+    return {name: backend.view(variable).copy() for name, variable in named.items()}
 
 
 def restore_variables(named: Mapping[str, Any], saved: Mapping[str, NDArray[Any]]) -> None:

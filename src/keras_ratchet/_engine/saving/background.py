@@ -174,6 +174,13 @@ class Job:
         self.future.cancel()
 
 
+def start_job(save: Callable[[], Saved], model: object) -> Job:
+    """Start a save whose outcome nobody collects; a failure is logged."""
+    job = Job(save, id(model))
+    _queue.put(job)
+    return job
+
+
 class _Queue:
     """The jobs of a process in their order, and the thread that runs them while there are any."""
 
