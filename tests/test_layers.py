@@ -47,7 +47,7 @@ LOWER = {
     "plots": {"_storage", "errors", "types"},
     "cli": {"policy", "_storage", "plots", "errors", "types"}
     | {"_formats.readers", "_formats.safetensors", "_formats.numeric", "_formats.patching"},
-    "__init__": {"errors", "types", "callbacks", "data", "policy", "plots", "run"}
+    "__init__": {"_distributed", "errors", "types", "callbacks", "data", "policy", "plots", "run"}
     | {"_storage", "loading", "averaging", "refitting"},
 }
 for name in LOWER.keys() - {"errors", "types", "policy"}:

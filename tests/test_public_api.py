@@ -17,6 +17,7 @@ PUBLIC = [
     "Rollback",
     "TerminateOnNaN",
     "Run",
+    "Coordinator",
     "guard",
     "load_model",
     "load_weights",
@@ -88,7 +89,7 @@ def test_keras_arguments_keep_their_positions_and_defaults(name):
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in added)
 
 
-RECORDS = ["StopReason", "CheckpointInfo", "AverageRecord"]
+RECORDS = ["Coordinator", "StopReason", "CheckpointInfo", "AverageRecord"]
 MODULES = ["data", "errors", "plots", "policy"]
 
 

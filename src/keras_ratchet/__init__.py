@@ -17,6 +17,7 @@ r"""Training that never loses ground: Keras 3 callbacks for stopping, best weigh
 | `MonitorCallback` | base class for callbacks of your own that watch a metric |
 | `Run` | the callbacks and exact resume for a training loop written by hand |
 | `data` | datasets for which resume is exact: `ResumableDataset`, `resumable` |
+| `Coordinator` | how the processes of one training agree, for an engine of your own |
 | `guard` | runs the callbacks' cleanup after an exception, too |
 | `StopReason`, `CheckpointInfo` | why training stopped; what is known about a checkpoint |
 | `AverageRecord` | which average of weights a model ended with, and why |
@@ -32,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keras_ratchet import data, errors, plots, policy
+    from keras_ratchet._distributed import Coordinator
     from keras_ratchet._storage.listing import checkpoints
     from keras_ratchet._storage.verify import verify
     from keras_ratchet.averaging import mean, soup
@@ -60,6 +62,7 @@ __all__ = [
     "Rollback",
     "TerminateOnNaN",
     "Run",
+    "Coordinator",
     "guard",
     "load_model",
     "load_weights",
@@ -90,6 +93,7 @@ _HOME = {
     "Rollback": "keras_ratchet.callbacks.rollback",
     "TerminateOnNaN": "keras_ratchet.callbacks.terminate_on_nan",
     "Run": "keras_ratchet.run",
+    "Coordinator": "keras_ratchet._distributed",
     "guard": "keras_ratchet.callbacks.guard",
     "load_model": "keras_ratchet.loading",
     "load_weights": "keras_ratchet.loading",

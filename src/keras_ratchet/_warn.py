@@ -1,10 +1,15 @@
-"""Warnings that point to the line of the user's program, however deep they are given."""
+"""What we say: warnings that name the line of the user's program, and who of several speaks."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
+from collections.abc import Iterable
 from types import FrameType
+
+Said = tuple[str, int, str]  # "log", "warn" or "print"; the level; the text
+_log = logging.getLogger("keras_ratchet")
 
 # What stands between a `fit` and our code: a line of theirs tells nobody where to look.
 _BETWEEN = {"keras", "keras_ratchet", "contextlib", "functools", "tensorflow", "torch", "jax"}
@@ -16,6 +21,8 @@ def warn(message: str) -> None:
     Args:
         message: What happened, to what, and the cure.
     """
+    if not speech.is_heard("warn", logging.WARNING, message):
+        return
     frame = _of_the_user(sys._getframe(1))
     warnings.warn_explicit(
         message,
@@ -35,3 +42,74 @@ def _of_the_user(frame: FrameType) -> FrameType:
 
 def _is_between(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__", "")).partition(".")[0] in _BETWEEN
+
+
+class _Speech(logging.Filter):
+    """What a process of several says in a run: rank 0 at once; the others through rank 0.
+
+    All ranks run the same script, so what rank 0 has said by the time at which the ranks next agree
+    on something is not said again. The rest rank 0 then says with the rank's name.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rank: int | None = None
+        self._said: set[str] = set()
+        self._unsaid: list[Said] = []
+
+    def start(self, rank: int) -> None:
+        """Start a run, in a process of several."""
+        if self._rank is None:
+            self._rank = rank
+            self._said, self._unsaid = set(), []
+            _log.addFilter(self)
+
+    def end(self) -> None:
+        """End it: from now on this process speaks for itself."""
+        rank, self._rank = self._rank, None
+        _log.removeFilter(self)
+        for said in self.unsaid():
+            _say(f"rank {rank}", said)
+
+    def is_heard(self, kind: str, level: int, text: str) -> bool:
+        """Return whether to say something here and now; else it is kept for rank 0."""
+        if self._rank is None:
+            return True
+        if self._rank == 0:
+            self._said.add(text)
+            return True
+        self._unsaid.append((kind, level, text))
+        return False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to write a line of the log."""
+        return self.is_heard("log", record.levelno, record.getMessage())
+
+    def unsaid(self) -> list[Said]:
+        """Return, once, what this rank has kept to itself."""
+        unsaid, self._unsaid = self._unsaid, []
+        return unsaid
+
+    def relay(self, everywhere: Iterable[list[Said]]) -> None:
+        """Say, on rank 0, what other ranks have kept and rank 0 has not said."""
+        told: dict[Said, list[int]] = {}
+        for rank, unsaid in enumerate(everywhere):
+            for said in dict.fromkeys(unsaid):
+                if said[2] not in self._said:
+                    told.setdefault(said, []).append(rank)
+        for said, ranks in told.items():
+            names = ", ".join(map(str, ranks))
+            _say(f"rank {names}" if len(ranks) == 1 else f"ranks {names}", said)
+
+
+def _say(who: str, said: Said) -> None:
+    kind, level, text = said
+    if kind == "log":
+        _log.log(level, "%s: %s", who, text)
+    elif kind == "print":
+        sys.stdout.write(f"{who}: {text.lstrip()}\n")
+    else:
+        warn(f"{who}: {text}")
+
+
+speech = _Speech()  # the process's, as is its logger

@@ -31,7 +31,7 @@ class Run:
         data: The training data if it has a state of its own: a torch DataLoader with a
             `generator`, or anything with `state_dict` and `load_state_dict`.
         **backup: Further arguments of `BackupAndRestore`: `save_freq`, `every_s`, `keep`,
-            `delete_checkpoint`, `signals`, `deadline`, and so on.
+            `delete_checkpoint`, `signals`, `deadline`, `coordinator`, and so on.
 
     Attributes:
         backup: The `BackupAndRestore` behind it.
@@ -59,6 +59,11 @@ class Run:
         data: Any = None,
         **backup: Any,
     ) -> None:
+        if isinstance(directory, keras.Model):
+            raise ConfigError(
+                "Run takes the directory first, then the model: Run(directory, model). Got: "
+                f"{directory!r}, {model!r}."
+            )
         callbacks = list(callbacks)
         if any(isinstance(c, BackupAndRestore) for c in callbacks):
             raise ConfigError("Run saves by itself: leave BackupAndRestore out of callbacks=.")

@@ -1,4 +1,4 @@
-"""Connections of a process that its children, made by `fork`, must not keep open."""
+"""A child made by `fork` is no rank: what it must not keep open, and what it must not use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _open: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def close_in_child(end: Any) -> None:
-    """Close a connection or listener in every child that is forked from now on."""
+    """Close a connection or socket in every child that is forked from now on."""
     _open.add(end)
 
 

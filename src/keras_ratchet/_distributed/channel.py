@@ -1,4 +1,4 @@
-"""The channel on which the ranks of a run talk: messages of a few hundred bytes, through rank 0.
+"""The channel on which the ranks of a run talk: short messages, and long ones, through rank 0.
 
 It is a connection of its own, and not a collective of the engine, because a collective waits for a
 rank that has left, and ends the process if two ranks enter different ones. Here each exchange
@@ -18,19 +18,33 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import socket
 import threading
 import time
-from multiprocessing.connection import Client, Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 from keras_ratchet._distributed._fork import close_in_child
+from keras_ratchet._distributed.sockets import Address, connect
 
 Number = tuple[int, int]  # of the run, and of the exchange in it
-Address = tuple[str, int]
 ENDED = "its process has ended"
-ALL_RUNS = 1 << 60  # more than there can be
-_CONNECT_S = 60.0
+ALL_RUNS = -1
+_ANSWER_S = 30.0
+
+
+class Gone(NamedTuple):
+    """That a rank has left a run.
+
+    Attributes:
+        run: Number of the run, or ALL_RUNS.
+        rank: Which rank.
+        reason: Why.
+        at_s: When this rank was told, by its monotonic clock.
+    """
+
+    run: int
+    rank: int
+    reason: str
+    at_s: float
 
 
 class Channel:
@@ -47,27 +61,33 @@ class Channel:
 
     def __init__(self, rank: int, addresses: list[Address], key: bytes) -> None:
         self.rank = rank
-        self._connection = _connect(addresses, key)
+        self._connection = connect(addresses, key)
         close_in_child(self._connection)
-        self._connection.send(rank)
+        self._sending = threading.Lock()
         self._answers: queue.SimpleQueue[tuple[str, Number | None, Any]] = queue.SimpleQueue()
-        self._gone: list[tuple[int, int, str]] = []
+        self._gone: list[Gone] = []
+        self._send(rank)
         threading.Thread(target=self._receive, name="ratchet-ranks", daemon=True).start()
+
+    def _send(self, message: Any) -> None:
+        with self._sending:
+            self._connection.send(message)
 
     def _receive(self) -> None:
         with contextlib.suppress(EOFError, OSError):
             while True:
                 kind, number, content = self._connection.recv()
                 if kind == "gone":
-                    self._gone.append((number[0], *content))
+                    rank, reason = content
+                    self._gone.append(Gone(number[0], rank, reason, time.monotonic()))
                 else:
                     self._answers.put((kind, number, content))
-        self._gone.append((ALL_RUNS, 0, ENDED))
+        self._gone.append(Gone(ALL_RUNS, 0, ENDED, time.monotonic()))
         self._answers.put(("never", None, (0, ENDED)))
 
-    def gone(self, run: int) -> tuple[int, str] | None:
-        """Return the first other rank that has left a run, and why, or None."""
-        return next(((rank, why) for last, rank, why in self._gone if run <= last), None)
+    def gone(self, run: int) -> Gone | None:
+        """Return which other rank has left a run first, or None."""
+        return next((gone for gone in self._gone if gone.run in (run, ALL_RUNS)), None)
 
     def exchange(
         self, number: Number, label: str, data: bytes, timeout_s: float
@@ -85,43 +105,29 @@ class Channel:
             or ("late", {rank: where it was last}) after `timeout_s`.
         """
         try:
-            self._connection.send(("give", number, label, data))
-            end = time.monotonic() + timeout_s
-            while True:
-                try:
-                    kind, about, content = self._answers.get(
-                        timeout=max(0.0, end - time.monotonic())
-                    )
-                except queue.Empty:
-                    self._connection.send(("late", number))
-                    end = time.monotonic() + 5.0
-                    continue
-                if about in (number, None):
-                    return kind, content
+            self._send(("give", number, label, data))
+            answer = self._answer(number, timeout_s)
+            if answer is None:
+                self._send(("late", number))
+                answer = self._answer(number, _ANSWER_S)
         except OSError:
             return "never", (0, ENDED)
+        return answer or ("late", {0: "it does not answer at all"})
+
+    def _answer(self, number: Number, timeout_s: float) -> tuple[str, Any] | None:
+        end = time.monotonic() + timeout_s
+        with contextlib.suppress(queue.Empty):
+            while True:
+                left_s = max(0.0, end - time.monotonic())
+                kind, about, content = self._answers.get(timeout=left_s)
+                if about is None:
+                    gone = self.gone(number[0])  # what rank 0 has said before it ended
+                    return kind, content if gone is None else (gone.rank, gone.reason)
+                if about == number:
+                    return kind, content
+        return None
 
     def leave(self, run: int, reason: str) -> None:
-        """Tell the others that this rank gives no more in a run."""
+        """Tell the others that this rank gives no more in a run, or in all."""
         with contextlib.suppress(OSError):
-            self._connection.send(("leave", (run, 0), reason))
-
-
-def _connect(addresses: list[Address], key: bytes) -> Connection:
-    end = time.monotonic() + _CONNECT_S
-    failures: dict[Address, OSError] = {}
-    while time.monotonic() < end:
-        for address in addresses:
-            try:
-                return _connect_to(address, key)
-            except OSError as error:
-                failures[address] = error
-        time.sleep(0.2)
-    tried = ", ".join(f"{host}:{port} ({failures[host, port]})" for host, port in addresses)
-    raise ConnectionError(f"Rank 0 does not answer at {tried}.")
-
-
-def _connect_to(address: Address, key: bytes) -> Connection:
-    with socket.create_connection(address, timeout=5.0):
-        pass  # `Client` has no limit of its own, and an address may swallow what is sent to it
-    return Client(address, authkey=key)
+            self._send(("leave", (run, 0), reason))

@@ -10,12 +10,23 @@ from jax.experimental import multihost_utils
 
 from keras_ratchet._keras.distribution import undistributed
 
+WAITS_AT_EXIT = True
 _BYTES = 4096
 
 
 def rank_and_size() -> tuple[int, int]:
     """Return the index of this process and how many there are."""
     return jax.process_index(), jax.process_count()
+
+
+def group() -> object:
+    """Return what stands for this group of processes: JAX has one as long as it runs."""
+    return None
+
+
+def is_one_machine() -> bool:
+    """Return whether it is certain that all ranks are on this machine: JAX does not tell."""
+    return False
 
 
 def share(own: bytes | None) -> bytes:

@@ -19,14 +19,14 @@ class One:
     rank = 0
     world_size = 1
 
-    def start_run(self, owner: object) -> bool:
+    def start_run(self, owner: object, always_ends: bool = True) -> bool:
         """Do nothing."""
         return False
 
-    def end_run(self) -> None:
+    def end_run(self, owner: object) -> None:
         """Do nothing."""
 
-    def leave(self, reason: str) -> None:
+    def leave(self, reason: str, owner: object = None) -> None:
         """Do nothing."""
 
     def gather(self, value: T, what: str = "") -> list[T]:

@@ -31,6 +31,8 @@ from itertools import islice
 from types import FrameType
 from typing import Any
 
+from keras_ratchet._warn import speech
+
 SET_BY_KERAS = ("params", "_model", "validation_data", "model")
 
 
@@ -100,7 +102,8 @@ def state_attributes() -> Mapping[type, tuple[str, ...]]:
 
 
 def print_message(message: str) -> None:
-    """Print as Keras's own callbacks do with `verbose=1`."""
+    """Print as Keras's own callbacks do with `verbose=1`; of several processes the first does."""
     from keras.src.utils import io_utils
 
-    io_utils.print_msg(message)
+    if speech.is_heard("print", 0, message):
+        io_utils.print_msg(message)

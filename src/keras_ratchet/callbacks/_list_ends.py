@@ -24,6 +24,7 @@ class LastInList(keras.callbacks.Callback):
         open_session: Returns the session of a run that starts.
         per_batch: Whether the ends of batches matter.
         in_validation: Whether validation matters too.
+        has_closed: Called when the session is over.
 
     Attributes:
         callback_list: The list that it stands in.
@@ -31,12 +32,17 @@ class LastInList(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, open_session: Callable[[], Session], per_batch: bool, in_validation: bool
+        self,
+        open_session: Callable[[], Session],
+        per_batch: bool,
+        in_validation: bool,
+        has_closed: Callable[[], None],
     ) -> None:
         super().__init__()
         self.callback_list: Any = None
         self.session: Session | None = None
         self._open_session = open_session
+        self.has_closed = has_closed
         if per_batch:
             self.on_train_batch_end = self._end_batch
         if in_validation:
@@ -87,6 +93,7 @@ class LastInList(keras.callbacks.Callback):
             self._running().end(metrics_of(logs))
         finally:
             self.close()
+        self.has_closed()
 
     def _end_if(self, is_due: bool) -> None:
         if is_due:
@@ -131,6 +138,7 @@ class EndFit(keras.callbacks.Callback):
                 callback.on_train_end(logs)
         finally:
             self._last.close()
+        self._last.has_closed()
         if exit_code is not None:
             raise SystemExit(exit_code)
 

@@ -44,6 +44,7 @@ class Loop:
 
     Attributes:
         is_keras: Whether it is Keras's own `fit`.
+        always_ends: Whether it tells the callbacks when it ends, or ends by an exception.
     """
 
     def __init__(self, frame: FrameType | None, callback_list: Any) -> None:
@@ -53,7 +54,9 @@ class Loop:
                 break
         assert loop is not None
         self._code: CodeType = loop.f_code
-        self.is_keras = str(loop.f_globals.get("__name__")).startswith("keras.")
+        module = str(loop.f_globals.get("__name__"))
+        self.is_keras = module.startswith("keras.")
+        self.always_ends = self.is_keras or module == "keras_ratchet.run"
         self._list = None if callback_list is None else weakref.ref(callback_list)
 
     def same_as(self, other: Loop) -> bool:

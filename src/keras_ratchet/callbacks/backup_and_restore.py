@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from keras_ratchet._distributed import Coordinator
 from keras_ratchet._engine.resume.snapshot_store import ARRAYS, DATA, SnapshotStore
 from keras_ratchet._storage.paths import local_path
 from keras_ratchet.callbacks._abandoned_locks import watch_lock
@@ -60,6 +61,8 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
         exit_code: If given, the process exits with it (SystemExit) after a signal or deadline.
         learning_rate: Which one counts if the script has another one than when it was saved:
             "saved", with a warning, or the "script"'s.
+        coordinator: How the processes of this training agree, where that cannot be found out: a
+            `keras_ratchet.Coordinator`. To give it to one callback of a list is enough.
 
     Attributes:
         initial_epoch: Index of the epoch that this run started with.
@@ -96,8 +99,9 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
         deadline: DeadlineArgument = None,
         exit_code: int | None = None,
         learning_rate: WhichRate = "saved",
+        coordinator: Coordinator | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(coordinator=coordinator)
         if not backup_dir:
             raise ConfigError(f"Empty `backup_dir` argument passed. Got: {backup_dir!r}.")
         self.backup_dir = local_path(backup_dir, "backup_dir")
@@ -119,7 +123,10 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
         self._signals = Signals(signals, grace_s, deadline)
         self._store = SnapshotStore(self.backup_dir, self.keep, background)
         self._last = LastInList(
-            self._open_session, self._needs_batch_hooks, self._signals.are_watched
+            self._open_session,
+            self._needs_batch_hooks,
+            self._signals.are_watched,
+            self._end_run,
         )
         self._info = RunInfo()
         self._current_epoch = self._last_batch_seen = 0
@@ -206,6 +213,10 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
             leave=self._leave,
             is_interrupted=self._is_interrupted,
         )
+
+    @property
+    def _takes_part(self) -> bool:
+        return self._running or self._last.session is not None
 
     @property
     def _session(self) -> Session:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, NoReturn
 
 import keras
 
 from keras_ratchet import _backends
-from keras_ratchet._distributed import find
+from keras_ratchet._distributed import Coordinator
+from keras_ratchet._distributed.argument import CoordinatorArgument, common
 from keras_ratchet._distributed.one import One
+from keras_ratchet._engine.saving.background import drain
 from keras_ratchet._keras.callbacks import calling_list, make_synchronous
 from keras_ratchet._keras.ema import ema_pairs, swap_callback
 from keras_ratchet.callbacks._abandoned_locks import keep_locks, watch_lock
 from keras_ratchet.callbacks._drop_in import check_subclass
 from keras_ratchet.callbacks._journal import Journal
 from keras_ratchet.callbacks._ranks import agree_on_logs, check_same
-from keras_ratchet.callbacks._signals import CtrlC, watch_ctrl_c
+from keras_ratchet.callbacks._signals import CtrlC, Loop, watch_ctrl_c
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.types import Model
 
@@ -25,6 +28,13 @@ class RatchetCallback(keras.callbacks.Callback):
 
     A subclass extends `on_train_begin` and `on_train_end`, and puts into `_wind_down` what has
     to happen when training ends by Ctrl-C or by an exception instead.
+
+    Args:
+        coordinator: How the processes of this training agree, if keras-ratchet cannot find out: an
+            object like `keras_ratchet.Coordinator`. To give it to one callback of a list is enough.
+
+    Raises:
+        ConfigError: If it is no coordinator.
     """
 
     def __init_subclass__(cls, **arguments: Any) -> None:
@@ -32,8 +42,9 @@ class RatchetCallback(keras.callbacks.Callback):
         super().__init_subclass__(**arguments)
         check_subclass(cls)
 
-    def __init__(self) -> None:
+    def __init__(self, *, coordinator: Coordinator | None = None) -> None:
         keras.callbacks.Callback.__init__(self)  # not that of the class that ours replaces
+        self._coordinator = CoordinatorArgument(coordinator)
         self._list: Any = None
         self._running = False
         self._ctrl_c = CtrlC()
@@ -79,15 +90,32 @@ class RatchetCallback(keras.callbacks.Callback):
 
     def _join(self) -> None:
         """Find out which process of how many this is."""
-        self._ranks = find(keras.backend.backend())
-        if self._ranks.start_run(self._list or self):
+        argument = common(callback._coordinator for callback in self._ours())
+        self._ranks = argument.find(keras.backend.backend())
+        if self._ranks.world_size == 1:
+            return
+        loop = Loop(sys._getframe(), self._list)
+        if not loop.always_ends and self._list is None and self._running:
+            self._running = False  # it starts again, and was never told that it had ended
+            self._ranks.leave("it starts again", self)
+        watch_lock(self, self._list)  # which leaves runs that exceptions have ended
+        self._ranks.before_exit = drain
+        if self._ranks.start_run(self._owner, loop.always_ends):
             check_same(self._ranks, getattr(self._list, "callbacks", (self,)), self.params or {})
-        if self._ranks.world_size > 1:
-            watch_lock(self, self._list)
+
+    @property
+    def _owner(self) -> Any:
+        """What a run of the ranks belongs to."""
+        return self if self._list is None else self._list
+
+    def _ours(self) -> list[RatchetCallback]:
+        """Return the callbacks of ours in the list, or this one without a list."""
+        callbacks = getattr(self._list, "callbacks", (self,))
+        return [callback for callback in callbacks if isinstance(callback, RatchetCallback)]
 
     def _release_lock(self) -> bool:
         """Tell the other ranks, after a `fit` that an exception has ended; return whether done."""
-        self._ranks.leave("an exception has ended its fit")
+        self._ranks.leave("an exception has ended its fit", self._owner)
         return True
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -104,8 +132,7 @@ class RatchetCallback(keras.callbacks.Callback):
             agree_on_logs(self._ranks, epoch, logs)
 
     def _is_first_of_ours(self) -> bool:
-        callbacks = getattr(self._list, "callbacks", (self,))
-        return next(c for c in callbacks if isinstance(c, RatchetCallback)) is self
+        return self._ours()[0] is self
 
     def on_test_begin(self, logs: Any = None) -> None:
         """End training here, before the validation, if Ctrl-C was pressed."""
@@ -124,10 +151,14 @@ class RatchetCallback(keras.callbacks.Callback):
 
     def _end_run(self) -> None:
         """End the run of the ranks, once all of our callbacks have ended."""
-        ours = [c for c in getattr(self._list, "callbacks", ()) if isinstance(c, RatchetCallback)]
-        if self._ranks.world_size > 1 and not any(c._running for c in ours):
+        if self._ranks.world_size > 1 and not any(c._takes_part for c in self._ours()):
             self._ranks.barrier("training ended")
-            self._ranks.end_run()
+            self._ranks.end_run(self._owner)
+
+    @property
+    def _takes_part(self) -> bool:
+        """Whether this callback has not ended yet."""
+        return self._running
 
     def on_train_abort(self, error: BaseException) -> None:
         """Clean up after `fit` was left by an exception; `keras_ratchet.guard` calls it.
@@ -139,7 +170,7 @@ class RatchetCallback(keras.callbacks.Callback):
             return
         self._running = False
         self._ctrl_c.release(self)
-        self._ranks.leave(repr(error))
+        self._ranks.leave(repr(error), self._owner)
         self._wind_down(error)
         self._unshare()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from keras_ratchet._distributed import Coordinator
 from keras_ratchet._engine.capture.best_weights import check_optimizer
 from keras_ratchet._engine.capture.ema import reset_averages
 from keras_ratchet._keras.callbacks import print_message
@@ -80,6 +81,7 @@ class EarlyStopping(MonitorCallback, keras.callbacks.EarlyStopping):
         average_data: Inputs, such as `x_train` or a part of it, from which moving statistics
             (BatchNormalization) are estimated again for each average. Without them a model that
             has such statistics is not averaged.
+        coordinator: How processes agree, see `keras_ratchet.Coordinator`.
 
     Attributes:
         best: The value to improve on by `min_delta`, or None.
@@ -120,6 +122,7 @@ class EarlyStopping(MonitorCallback, keras.callbacks.EarlyStopping):
         average_k: int = 5,
         validation_data: Any = None,
         average_data: Any = None,
+        coordinator: Coordinator | None = None,
     ) -> None:
         if criterion is not None:
             given = (monitor, min_delta, patience, mode, baseline, min_delta_mode, nan)
@@ -127,7 +130,15 @@ class EarlyStopping(MonitorCallback, keras.callbacks.EarlyStopping):
             ranking = ranking_metric_of(criterion)
             monitor, mode = ranking.metric, ranking.mode
         self._stop_rule = StopRule(monitor, criterion, type(self).__name__)
-        super().__init__(monitor, mode, None, min_delta, min_delta_mode=min_delta_mode, nan=nan)
+        super().__init__(
+            monitor,
+            mode,
+            None,
+            min_delta,
+            min_delta_mode=min_delta_mode,
+            nan=nan,
+            coordinator=coordinator,
+        )
         Patience(patience, monitor, baseline=baseline, start_from_epoch=start_from_epoch)  # checks
         self.criterion = criterion
         self.patience = patience

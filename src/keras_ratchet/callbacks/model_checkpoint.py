@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import keras
 
+from keras_ratchet._distributed import Coordinator
 from keras_ratchet._engine.saving.checkpoint_store import CheckpointStore
 from keras_ratchet._engine.saving.checkpointer import Checkpointer
 from keras_ratchet._engine.saving.provenance import run_of
@@ -93,6 +94,8 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
             ends is finished; `flush` waits for it.
         if_busy: What to do when a save is due and the one before is still being written: "wait"
             for it, or "skip" the new one.
+        coordinator: How the processes of this training agree, where that cannot be found out: a
+            `keras_ratchet.Coordinator`. To give it to one callback of a list is enough.
 
     Attributes:
         best: The metric of the best save, or None.
@@ -128,6 +131,7 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
         mtbf_s: float | None = None,
         background: bool | None = None,
         if_busy: IfBusy = "wait",
+        coordinator: Coordinator | None = None,
     ) -> None:
         names, modes = check_monitors(monitor, mode)
         self.filepath = local_path(filepath, "filepath")
@@ -144,7 +148,7 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
             say=self._say,
             skip_if_busy=if_busy == "skip",
         )
-        super().__init__(names[0], modes[0], initial_value_threshold)
+        super().__init__(names[0], modes[0], initial_value_threshold, coordinator=coordinator)
         self.verbose = verbose
         self.save_best_only = save_best_only
         self.save_weights_only = save_weights_only
@@ -256,7 +260,8 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
         super().on_train_end(logs)
 
     def _wind_down(self, error: BaseException) -> None:
-        self._finish(f"training ended with {type(error).__name__}")
+        if self._ranks.rank == 0:  # alone: the others have been told that nobody comes any more
+            self._finish(f"training ended with {type(error).__name__}")
 
     def _finish(self, reason: str) -> None:
         store = self._checkpointer.store

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from keras_ratchet._distributed import Coordinator
 from keras_ratchet._keras import fit
 from keras_ratchet._keras.metrics import metric_direction, metrics_are_known
 from keras_ratchet._warn import warn
@@ -32,6 +33,8 @@ class MonitorCallback(RatchetCallback):
             the sign is ignored.
         min_delta_mode: "absolute", or "relative" to the magnitude of the best value.
         nan: What a NaN does: "ignore", "stop" or "raise".
+        coordinator: How the processes of this training agree, where that cannot be found out: a
+            `keras_ratchet.Coordinator`. To give it to one callback of a list is enough.
 
     Attributes:
         best: The value to improve on, or None.
@@ -51,8 +54,9 @@ class MonitorCallback(RatchetCallback):
         *,
         min_delta_mode: DeltaMode = "absolute",
         nan: NanRule = "ignore",
+        coordinator: Coordinator | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(coordinator=coordinator)
         if not isinstance(monitor, str):
             raise ConfigError(f"monitor must be the name of one metric. Got: {monitor!r}.")
         if mode not in ("auto", "min", "max"):

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_ratchet._distributed import Coordinator
 from keras_ratchet._engine.capture.best_weights import BestWeights, check_optimizer
 from keras_ratchet._engine.capture.ema import mark_not_swapped, scored_sources
 from keras_ratchet._engine.capture.finite import FiniteWatch
@@ -47,6 +48,8 @@ class ReduceLROnPlateau(MonitorCallback, keras.callbacks.ReduceLROnPlateau):
         restore_best_weights: Whether training continues from the weights of the best epoch (that
             of the best value, by however small a margin) after each cut.
         restore_optimizer: Whether the optimizer's slots and iterations are restored with them.
+        coordinator: How the processes of this training agree, where that cannot be found out: a
+            `keras_ratchet.Coordinator`. To give it to one callback of a list is enough.
 
     Attributes:
         best: The value to improve on by `min_delta`, or None.
@@ -85,9 +88,12 @@ class ReduceLROnPlateau(MonitorCallback, keras.callbacks.ReduceLROnPlateau):
         min_delta_mode: DeltaMode = "absolute",
         restore_best_weights: bool = False,
         restore_optimizer: Any = False,
+        coordinator: Coordinator | None = None,
     ) -> None:
         self._state = PlateauState()
-        super().__init__(monitor, mode, None, min_delta, min_delta_mode=min_delta_mode)
+        super().__init__(
+            monitor, mode, None, min_delta, min_delta_mode=min_delta_mode, coordinator=coordinator
+        )
         check_rates(factor, min_lr)
         self.factor = factor
         self.min_lr = min_lr

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from keras_ratchet._distributed import Coordinator
 from keras_ratchet._engine.capture.building import build
 from keras_ratchet._engine.capture.ema import mark_not_swapped
 from keras_ratchet._engine.rollback.recovery_point import RecoveryPoints
@@ -52,6 +53,8 @@ class Rollback(RatchetCallback):
             trained with other random numbers than the last attempt.
         optimizer: True for the model's; in a custom loop the loop's (Keras or torch).
         verbose: 1 prints a line for each rollback.
+        coordinator: How the processes of this training agree, where that cannot be found out: a
+            `keras_ratchet.Coordinator`. To give it to one callback of a list is enough.
 
     Attributes:
         rollbacks: A record of each rollback: `epoch_index` and `batch_index` of the incident,
@@ -88,8 +91,9 @@ class Rollback(RatchetCallback):
         restore_rng: bool = False,
         optimizer: Any = True,
         verbose: int = 0,
+        coordinator: Coordinator | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(coordinator=coordinator)
         if monitor.startswith("val_"):
             raise ConfigError(
                 f"Rollback checks every batch, but the logs of batches have no {monitor!r}. "

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from keras_ratchet._distributed import Coordinator
 from keras_ratchet._engine.capture.best_weights import BestWeights
 from keras_ratchet._engine.capture.building import build, is_complete
 from keras_ratchet._engine.capture.ema import mark_not_swapped, reset_averages
@@ -41,6 +42,8 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
         monitor: Names of the metrics that must be finite, where they are in the logs.
         restore: Whether weights and optimizer are restored. They are copied to host memory, into
             one buffer, at the start of each epoch. With False the model keeps what is not finite.
+        coordinator: How the processes of this training agree, where that cannot be found out: a
+            `keras_ratchet.Coordinator`. To give it to one callback of a list is enough.
 
     Attributes:
         stop_reason: A `StopReason` once this callback has stopped training, else None.
@@ -63,8 +66,9 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
         *,
         monitor: Iterable[str] = ("loss", "val_loss"),
         restore: bool = True,
+        coordinator: Coordinator | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(coordinator=coordinator)
         self.raise_error = raise_error
         self.monitor = tuple(monitor)
         self.restore = restore
