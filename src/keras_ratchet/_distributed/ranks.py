@@ -80,7 +80,8 @@ class Ranks(Agreement):
 
     def who_left(self) -> tuple[int, str] | None:
         """Return another rank that has left this run, and why, or None; on any thread."""
-        return self._channel.gone(self._runs[-1].number)
+        gone = self._channel.gone(self._runs[-1].number)
+        return None if gone is None else (gone.rank, gone.reason)
 
     def close(self, reason: str = ENDED) -> None:
         """Leave all runs and give the connection up, once what was said has been sent."""
