@@ -41,3 +41,9 @@ def share(own: bytes | None) -> bytes:
 def alone() -> AbstractContextManager[None]:
     """Return a block in which this rank may work on the model alone."""
     return undistributed()
+
+
+def is_connected() -> bool:
+    """Return whether `jax.distributed.initialize` was called; it must come before all else."""
+    ask = getattr(jax.distributed, "is_initialized", None)  # since JAX 0.4.36
+    return ask is not None and bool(ask())

@@ -41,6 +41,7 @@ from keras_ratchet.errors import LoadError
 
 METADATA = ".ratchet"
 BACKUP_LOCK = "backup.lock"
+REPORTED = "reported.json"  # which epochs a scheduler was told of
 LONGEST_ADDITION = len(".before-01") + len(".0123456789abcdef0123456789abcdef.json")
 _MANIFEST = re.compile(r"(?P<name>.+)\.(?P<digest>[0-9a-f]{32})\.json", re.DOTALL)
 _PIN = re.compile(r"(?P<name>.+)\.pin", re.DOTALL)

@@ -85,7 +85,11 @@ class LastInList(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Save: all other callbacks have seen the epoch."""
+        others = list(self.callback_list.callbacks) if self.callback_list else []
         self._end_if(self._running().end_epoch(epoch, metrics_of(logs)))
+        for callback in others:
+            if hook := getattr(callback, "on_epoch_saved", None):
+                hook(epoch, logs)
 
     def on_train_end(self, logs: Any = None) -> None:
         """End the session: all other callbacks have ended."""

@@ -310,7 +310,7 @@ class SnapshotStore:
             snapshot_directory.delete_snapshot(path)
         self.end()
         metadata = os.path.join(self.directory, single_file.METADATA)
-        for name in (journal.NAME, single_file.BACKUP_LOCK):
+        for name in (journal.NAME, single_file.REPORTED, single_file.BACKUP_LOCK):
             disk.discard(os.path.join(metadata, name))
         disk.remove_empty(metadata)
         disk.remove_empty(self.directory)

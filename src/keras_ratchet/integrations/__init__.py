@@ -1,0 +1,1 @@
+"""CONNECT: other people's schedulers and trackers, each imported only by the module of its name."""
