@@ -59,14 +59,22 @@ test-resume: $(STAMP)
 RANKS_KERAS := build/ranks-keras
 RANKS_TESTS := tests/distributed
 
-test-ranks: $(STAMP) $(RANKS_KERAS)/.installed
-	KERAS_BACKEND=torch RATCHET_KERAS_NEXT=$(abspath $(RANKS_KERAS)) RATCHET_LONG=$(LONG) \
-	  $(PYTEST) $(RANKS_TESTS) $(ARGS)
+RANKS_RAY := build/ray
+
+test-ranks: $(STAMP) $(RANKS_KERAS)/.installed $(RANKS_RAY)/.installed
+	KERAS_BACKEND=torch RATCHET_KERAS_NEXT=$(abspath $(RANKS_KERAS)) \
+	  RATCHET_RAY=$(abspath $(RANKS_RAY)) RATCHET_LONG=$(LONG) $(PYTEST) $(RANKS_TESTS) $(ARGS)
 
 $(RANKS_KERAS)/.installed: constraints-ranks.txt $(STAMP)
 	rm -rf $(RANKS_KERAS)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --pre --no-deps \
 	  --target $(RANKS_KERAS) -r constraints-ranks.txt
+	touch $@
+
+$(RANKS_RAY)/.installed: constraints-ray.txt $(STAMP)
+	rm -rf $(RANKS_RAY)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps \
+	  --target $(RANKS_RAY) -r constraints-ray.txt
 	touch $@
 
 # What has to pass before a change lands, in under an hour on two cores: two parts at a time, the

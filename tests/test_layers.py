@@ -44,6 +44,7 @@ LOWER = {
     | {"loading", "errors", "types"},
     "refitting": {"_engine", "policy", "_keras", "callbacks", "loading", "errors", "types"},
     "run": {"callbacks", "errors", "types"},
+    "integrations": {"callbacks", "_storage", "_distributed", "errors", "types"},
     "plots": {"_storage", "errors", "types"},
     "cli": {"policy", "_storage", "plots", "errors", "types"}
     | {"_formats.readers", "_formats.safetensors", "_formats.numeric", "_formats.patching"},
