@@ -5,7 +5,7 @@ what Ray needs is little: a directory that stays the same when a trial is starte
 (`run_directory`), and the metrics of each epoch once its snapshot is on the disk
 (`RayReportCallback`).
 
-Checked with ray 2.60, its Train V2 and V1 and Tune.
+Checked with ray 2.60: Train V2 and Tune.
 """
 
 from __future__ import annotations
@@ -142,12 +142,15 @@ class RayReportCallback(RatchetCallback):
             metrics["training_iteration"] = done  # Tune's own count starts over with the trial
         try:
             with self._copy() as checkpoint:
-                self._session.report(metrics, checkpoint=checkpoint)
+                self._tell(metrics, checkpoint)
         except BaseException as error:  # Tune ends a trial that is stopped with SystemExit
             self._leave(error)
         self._reported = done
         if self._backup is not None and self._ranks.rank == 0:
             _write(self._note_path(), {"run": self._run, "epoch": done})
+
+    def _tell(self, metrics: dict[str, Any], checkpoint: Any) -> None:
+        self._session.report(metrics, checkpoint=checkpoint)
 
     def _chosen(self, metrics: dict[str, float]) -> dict[str, Any]:
         wanted = self.metrics
