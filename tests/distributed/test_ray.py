@@ -1,4 +1,4 @@
-"""Workers and trials of Ray that are killed end as if they had not been; each epoch is told once."""
+"""Workers and trials of Ray that are killed end as if they had not been, and report once."""
 
 import contextlib
 import os
