@@ -18,12 +18,16 @@ export JAX_PLATFORMS ?= cpu
 #                      only the tests in which that makes a difference
 #   LONG=1             test-resume, test-ranks: hundreds of SIGKILLs instead of tens
 #   NEXT=1             any of them: with keras-nightly
-.PHONY: demo test test-backend test-resume test-ranks test-all lint test-wheel test-floors hunt \
+.PHONY: demo demo-ranks test test-backend test-resume test-ranks test-all lint test-wheel test-floors hunt \
   bench bench-stopping clean
 
 demo: $(STAMP)
 	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/digits.py
 	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/resume.py
+
+# Two processes, one training: one is killed, both are started again.
+demo-ranks: $(STAMP)
+	$(BIN)/python examples/kill_a_rank.py
 
 # Everything on PyTorch but kills and exact resume.
 TESTS := $(filter-out tests/test_run.py,$(wildcard tests/test_*.py)) tests/policy tests/drop_in \
@@ -94,7 +98,7 @@ test-all: $(STAMP)
 part-test: ; @$(MAKE) test
 part-resume: ; @$(MAKE) test-resume KERAS_BACKEND=torch
 part-background: ; @$(MAKE) test-resume KERAS_BACKEND=torch BACKGROUND=1
-part-ranks: ; @$(MAKE) test-ranks
+part-ranks: ; @$(MAKE) demo-ranks && $(MAKE) test-ranks
 part-wheel: ; @$(MAKE) test-wheel KERAS_BACKEND=torch
 part-backend-tensorflow part-backend-jax: part-backend-%: ; @$(MAKE) test-backend KERAS_BACKEND=$*
 part-exact-tensorflow part-exact-jax: part-exact-%: ; @$(MAKE) test-resume KERAS_BACKEND=$* RESUME_TESTS="$(EXACT_TESTS)"

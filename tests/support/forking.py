@@ -118,7 +118,7 @@ def ask(work, limit_s=60):
     return json.loads(lines[-1])
 
 
-def run_module(module, settings, directory, limit_s):
+def run_module(module, settings, directory, limit_s, env=None):
     """Run `python -m module` in a process of its own; return the records that it wrote.
 
     Args:
@@ -127,13 +127,15 @@ def run_module(module, settings, directory, limit_s):
         settings: What it shall do.
         directory: Where it may write; also its working and temporary directory.
         limit_s: Time after which it is stopped (SIGABRT: faulthandler prints where it was).
+        env: More variables for it; a PYTHONPATH comes after the tests.
 
     Raises:
         AssertionError: If it failed or took too long, with the end of its output.
     """
     directory = Path(directory)
-    path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
-    env = os.environ | SETTINGS | {"PYTHONPATH": path, "TMPDIR": str(directory)}
+    env = os.environ | SETTINGS | (env or {})
+    path = os.pathsep.join(filter(None, [str(TESTS), env.get("PYTHONPATH")]))
+    env |= {"PYTHONPATH": path, "TMPDIR": str(directory)}
     command = [sys.executable, "-X", "faulthandler", "-W", "ignore", "-m", module]
     process = subprocess.Popen(
         [*command, json.dumps(settings)],

@@ -123,7 +123,11 @@ def start_torchrun(
         command = [sys.executable, "-m", "torch.distributed.run", *where]
         started = Processes(directory, limit_s, port)
         stack.callback(started.close)
-        started.add(0, command + _script(script, arguments, directory), _base(engine) | (env or {}))
+        started.add(
+            0,
+            command + _script(script, arguments, directory),
+            base_environment(engine) | (env or {}),
+        )
         yield started
 
 
@@ -283,10 +287,11 @@ def _script(script, arguments, directory):
 def _environment(engine, rank, world_size, port):
     own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
     own = {name: str(value) for name, value in own.items()}
-    return _base(engine) | own | {"MASTER_ADDR": "127.0.0.1"}
+    return base_environment(engine) | own | {"MASTER_ADDR": "127.0.0.1"}
 
 
-def _base(engine):
+def base_environment(engine):
+    """Return the environment of any process of an engine, rank or not."""
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {ENGINES}. Got: {engine!r}.")
     first = [keras_next()] if engine == "torch-fit" else []

@@ -7,9 +7,6 @@ import os
 import signal
 import sys
 
-WORLD_SIZE = int(os.environ.get("WORLD_SIZE", "1"))
-RANK = int(os.environ.get("RANK", "0"))
-
 
 def join(distribution="data"):
     """Become a rank of the engine that KERAS_BACKEND names; return (rank, world size).
@@ -18,8 +15,9 @@ def join(distribution="data"):
         distribution: On jax, "data" for DataParallel with data that each rank has chosen itself;
             None to set none.
     """
-    if WORLD_SIZE == 1:
-        return RANK, WORLD_SIZE
+    own, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return 0, 1
     if os.environ["KERAS_BACKEND"] == "torch":
         import torch.distributed as dist
 
@@ -29,11 +27,24 @@ def join(distribution="data"):
     import keras
 
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    keras.distribution.initialize(place, WORLD_SIZE, RANK)
+    keras.distribution.initialize(place, size, own)
     if distribution == "data":
         parallel = keras.distribution.DataParallel(auto_shard_dataset=False)
         keras.distribution.set_distribution(parallel)
     return jax.process_index(), jax.process_count()
+
+
+def part():
+    """Leave the engine in order, when all ranks do: for a process without handlers at its exit."""
+    if os.environ["KERAS_BACKEND"] == "torch":
+        import torch.distributed as dist
+
+        dist.barrier()
+        dist.destroy_process_group()
+    else:
+        import jax
+
+        jax.distributed.shutdown()
 
 
 def kill_myself():
