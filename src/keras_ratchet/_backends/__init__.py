@@ -21,6 +21,22 @@ def current() -> Backend:
     return cast(Backend, importlib.import_module(name))
 
 
+def strategy(model: Any = None) -> Any:
+    """Return TensorFlow's strategy that a model was made under, or in whose scope this is called.
+
+    Args:
+        model: The model, if there is one yet.
+
+    Returns:
+        None on other backends.
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return None
+    return importlib.import_module(f"{__name__}.tensorflow").strategy(model)
+
+
 def torch_loading() -> Any:
     """Return the helpers for torch's data loading if torch is in use, on whatever backend."""
     if "torch" not in sys.modules:

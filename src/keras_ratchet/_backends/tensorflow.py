@@ -56,6 +56,12 @@ def assign(variable: Any, value: NDArray[Any]) -> None:
     variable.assign(value)
 
 
+def strategy(model: Any) -> Any:
+    """Return the strategy that a model was made under, or in whose scope this is called."""
+    own = getattr(model, "distribute_strategy", None)
+    return tf.distribute.get_strategy() if own is None else own
+
+
 class _Variable(Foreign):
     """A `tf.Variable`: one of the user's, or a replica of a Keras variable."""
 

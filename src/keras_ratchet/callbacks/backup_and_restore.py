@@ -170,6 +170,10 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
         return self._options.are_periodic or self._signals.are_watched
 
     @property
+    def _compares_ranks(self) -> bool:
+        return True
+
+    @property
     def _run_journal(self) -> SnapshotStore:
         return self._store
 

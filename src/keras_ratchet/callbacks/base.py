@@ -16,6 +16,11 @@ from keras_ratchet._keras.callbacks import calling_list, make_synchronous
 from keras_ratchet._keras.ema import ema_pairs, swap_callback
 from keras_ratchet.callbacks._abandoned_locks import keep_locks, watch_lock
 from keras_ratchet.callbacks._drop_in import check_subclass
+from keras_ratchet.callbacks._engine_checks import (
+    EpochDrift,
+    check_start,
+    refuse_strategy,
+)
 from keras_ratchet.callbacks._journal import Journal
 from keras_ratchet.callbacks._ranks import agree_on_logs, check_same
 from keras_ratchet.callbacks._signals import CtrlC, Loop, watch_ctrl_c
@@ -43,6 +48,7 @@ class RatchetCallback(keras.callbacks.Callback):
         check_subclass(cls)
 
     def __init__(self, *, coordinator: Coordinator | None = None) -> None:
+        refuse_strategy()
         keras.callbacks.Callback.__init__(self)  # not that of the class that ours replaces
         self._coordinator = CoordinatorArgument(coordinator)
         self._list: Any = None
@@ -57,6 +63,7 @@ class RatchetCallback(keras.callbacks.Callback):
             ConfigError: If it is a model of Keras 2.
         """
         refuse_keras_2(model, type(self).__name__)
+        refuse_strategy(model)
         keras.callbacks.Callback.set_model(self, model)
         self._model = self.model  # what Keras takes out of a DistributedDataParallel
         self._list = calling_list()
@@ -66,6 +73,11 @@ class RatchetCallback(keras.callbacks.Callback):
     @property
     def _needs_batch_hooks(self) -> bool:
         """Whether hooks after batches are used, which must run on the training thread."""
+        return False
+
+    @property
+    def _compares_ranks(self) -> bool:
+        """Whether it compares the weights of all ranks by itself, at each save."""
         return False
 
     @property
@@ -102,6 +114,8 @@ class RatchetCallback(keras.callbacks.Callback):
         self._ranks.before_exit = drain
         if self._ranks.start_run(self._owner, loop.always_ends):
             check_same(self._ranks, getattr(self._list, "callbacks", (self,)), self.params or {})
+            check_start(self._model, self._ranks)
+        self._drift = EpochDrift()
 
     @property
     def _owner(self) -> Any:
@@ -130,6 +144,13 @@ class RatchetCallback(keras.callbacks.Callback):
         self._raise_if_interrupted()
         if self._ranks.world_size > 1 and logs and self._is_first_of_ours():
             agree_on_logs(self._ranks, epoch, logs)
+        if self._ranks.world_size > 1:
+            self._look_for_drift()
+
+    def _look_for_drift(self) -> None:
+        ours = self._ours()
+        if self is ours[0] and not any(callback._compares_ranks for callback in ours):
+            self._drift.check(self._ranks, self.model)
 
     def _is_first_of_ours(self) -> bool:
         return self._ours()[0] is self

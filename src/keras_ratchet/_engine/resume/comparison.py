@@ -105,6 +105,30 @@ def differences(
     return found
 
 
+def compared(
+    model: Model, named: Mapping[str, Any], state: TrainState, now: dict[str, Any], path: str
+) -> Differences:
+    """Return how a run differs from the one that was saved, if it can be resumed nevertheless.
+
+    Args:
+        model: The model.
+        named: Its variables by place.
+        state: What was saved.
+        now: What `facts_of` returns for this run.
+        path: The snapshot.
+
+    Raises:
+        ResumeError: If it is another run.
+    """
+    found = differences(model, named, state, now)
+    if found.fatal:
+        raise ResumeError(
+            f"The snapshot {path!r} belongs to another run: {'; '.join(found.fatal)}. "
+            "Nothing was changed. Give this run a directory of its own, or delete that one."
+        )
+    return found
+
+
 def _compare_variables(
     model: Model, named: Mapping[str, Any], state: TrainState, found: Differences
 ) -> None:

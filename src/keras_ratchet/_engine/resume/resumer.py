@@ -28,7 +28,7 @@ from keras_ratchet._engine.resume.comparison import (
     Stage,
     arguments_of,
     changes,
-    differences,
+    compared,
     facts_of,
     other_backend,
     rate_differs,
@@ -124,14 +124,16 @@ class Resumer:
             self._restore_if_it_fits(model, state)
         if standing != "mine":
             return None
-        building.build_optimizers(model, self.places, state.built_for)
+        ranks = self.store.ranks
+        ranks.together(
+            lambda: building.build_optimizers(model, self.places, state.built_for),
+            "optimizers of the snapshot",
+        )
         state = self._elastic(model, state, path)
-        here = differences(model, self.places.variables(model), state, facts_of(model, self.cursor))
-        if here.fatal:
-            raise ResumeError(
-                f"The snapshot {path!r} belongs to another run: {'; '.join(here.fatal)}. "
-                "Nothing was changed. Give this run a directory of its own, or delete that one."
-            )
+        named, facts = self.places.variables(model), facts_of(model, self.cursor)
+        here = ranks.together(
+            lambda: compared(model, named, state, facts, path), "compare with the snapshot"
+        )
         mild = [*here.mild, *self.flags.differences(state.trainable)]
         mild += self._compare_script(state.extra.get("script", {}))
         if mild and self.store.ranks.rank == 0:

@@ -142,12 +142,8 @@ class SnapshotStore:
             _log.info("removed leftovers of a crash: %s", path)
 
     def end(self) -> None:
-        """Release the lock and free memory."""
+        """Release the lock and free memory; each rank may call it at any time."""
         self.buffers.free()
-        self._unlock()
-
-    @on_first_rank
-    def _unlock(self) -> None:
         self._place.unlock()
 
     def list_paths(self, by_file_time: bool = False) -> list[str]:

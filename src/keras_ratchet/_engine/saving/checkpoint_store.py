@@ -179,9 +179,8 @@ class CheckpointStore:
         if message := space.warning(self.directory, state_bytes(model)):
             warn(message)
 
-    @on_first_rank
     def end(self) -> None:
-        """Release the lock and free memory; no save is running any more."""
+        """Release the lock and free memory; no save is running any more. Each rank may call it."""
         self.watch.clear()
         self._forget_model()
         self._place.unlock()
