@@ -188,6 +188,19 @@ def test_long_messages_in_all_directions_do_not_block():
     assert on_ranks(3, work) == [[True] * 3] * 3
 
 
+def test_what_is_collected_travels_to_rank_0_alone():
+    def work(ranks):
+        bring, received = ranks._bring, []
+        ranks._bring = lambda *given: received.extend(bring(*given)) or received
+        found = ranks.collect((ranks.rank, bytes(3_000_000)), "parts")
+        return [rank for rank, _ in found or ()], sum(map(len, received)), ranks.gather(ranks.rank)
+
+    first, *others = on_ranks(3, work)
+    assert first[0] == [0, 1, 2] and first[1] > 9_000_000
+    assert all(other[:2] == ([], 0) for other in others)
+    assert all(outcome[2] == [0, 1, 2] for outcome in (first, *others))
+
+
 def test_who_does_not_come_is_named_after_the_timeout():
     def work(ranks):
         ranks.barrier("both")

@@ -10,6 +10,7 @@ whoever waits for it is told at once which rank left, and why.
 | `give`, number, label, data | `round`, number, the data of all ranks, once all have given |
 | | `differ`, number, the label of each rank, if they are not the same |
 | | `never`, number, rank and reason, if one has left without giving |
+| `bring`, number, label, data | as for `give`, but only rank 0 gets the data |
 | `late`, number | `late`, number, who has not given, with where each was last |
 | `leave`, number, reason | to the others: `gone`, number, rank and reason; `never` if they wait |
 """
@@ -90,7 +91,7 @@ class Channel:
         return next((gone for gone in self._gone if gone.run in (run, ALL_RUNS)), None)
 
     def exchange(
-        self, number: Number, label: str, data: bytes, timeout_s: float
+        self, number: Number, label: str, data: bytes, timeout_s: float, kind: str = "give"
     ) -> tuple[str, Any]:
         """Give data, and return what came of it.
 
@@ -99,13 +100,14 @@ class Channel:
             label: What it is about; the same on all ranks.
             data: What this rank gives.
             timeout_s: How long to wait for the others.
+            kind: "give"; "bring" if only rank 0 is to get the data.
 
         Returns:
             ("round", the data of all ranks), ("differ", their labels), ("never", (rank, reason)),
             or ("late", {rank: where it was last}) after `timeout_s`.
         """
         try:
-            self._send(("give", number, label, data))
+            self._send((kind, number, label, data))
             answer = self._answer(number, timeout_s)
             if answer is None:
                 self._send(("late", number))

@@ -33,6 +33,10 @@ class One:
         """Return the value alone."""
         return [value]
 
+    def collect(self, value: T, what: str = "") -> list[T] | None:
+        """Return the value alone."""
+        return [value]
+
     def broadcast(self, value: T, what: str = "") -> T:
         """Return the value."""
         return value

@@ -105,7 +105,13 @@ class Ranks(Agreement):
             end_later(self.rank, 75 if error is None else 1)
 
     def _exchange(self, number: tuple[int, int], what: str, data: bytes) -> list[bytes]:
-        kind, content = self._channel.exchange(number, what, data, self.timeout_s)
+        return self._pass_on("give", number, what, data)
+
+    def _bring(self, number: tuple[int, int], what: str, data: bytes) -> list[bytes]:
+        return self._pass_on("bring", number, what, data)
+
+    def _pass_on(self, how: str, number: tuple[int, int], what: str, data: bytes) -> list[bytes]:
+        kind, content = self._channel.exchange(number, what, data, self.timeout_s, how)
         if kind != "round":
             raise RankError(_message(self.rank, kind, content, what, self.timeout_s))
         found: list[bytes] = content

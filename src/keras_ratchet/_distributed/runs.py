@@ -178,6 +178,24 @@ class Agreement:
         Raises:
             RankError: If a rank has left or does not come, or if the ranks are at different places.
         """
+        return self._agree(value, what, self._exchange)
+
+    def collect(self, value: T, what: str = "collect") -> list[T] | None:
+        """Return on rank 0 the values of all ranks, by rank; None on the others.
+
+        Args:
+            value: This rank's, of any size; it can be pickled.
+            what: As for `gather`.
+
+        Raises:
+            RankError: As from `gather`.
+        """
+        found = self._agree(value, what, self._bring)
+        return None if self.rank else found
+
+    def _agree(
+        self, value: T, what: str, exchange: Callable[[tuple[int, int], str, bytes], list[bytes]]
+    ) -> list[T]:
         run = self._runs[-1]
         if not self._is_alive():
             raise RankError(f"A child made by fork is no rank, and cannot take part in: {what}.")
@@ -186,15 +204,15 @@ class Agreement:
         data = pickle.dumps((value, speech.unsaid()))
         run.count += 1
         try:
-            found = self._exchange((run.number, run.count), what, data)
+            found = exchange((run.number, run.count), what, data)
         except RankError as error:
             if run.number:
                 self._quit(run, str(error))
             raise
-        values, unsaid = zip(*map(pickle.loads, found), strict=True)
+        pairs = [pickle.loads(each) for each in found]
         if self.rank == 0:
-            speech.relay(unsaid)
-        return list(values)
+            speech.relay([unsaid for _, unsaid in pairs])
+        return [given for given, _ in pairs]
 
     def broadcast(self, value: T, what: str = "broadcast") -> T:
         """Return rank 0's value."""
@@ -211,6 +229,10 @@ class Agreement:
     def _exchange(self, number: tuple[int, int], what: str, data: bytes) -> list[bytes]:
         """Return the data of all ranks, or raise a RankError."""
         raise NotImplementedError
+
+    def _bring(self, number: tuple[int, int], what: str, data: bytes) -> list[bytes]:
+        """Return the data of all ranks on rank 0; what the others get does not matter."""
+        return self._exchange(number, what, data)
 
     def _watch(self, run: Run, always_ends: bool) -> None:
         """Watch whether a rank leaves a run while this one waits in native code."""

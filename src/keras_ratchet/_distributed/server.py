@@ -141,7 +141,12 @@ class Server:
             with self._state:
                 self._leave(rank, (ALL_RUNS, 0), ENDED)
 
-    def _give(self, rank: int, number: Number, label: str, data: bytes) -> None:
+    def _bring(self, rank: int, number: Number, label: str, data: bytes) -> None:
+        self._give(rank, number, label, data, to_all=False)
+
+    def _give(
+        self, rank: int, number: Number, label: str, data: bytes, to_all: bool = True
+    ) -> None:
         given = self._rounds.setdefault(number, {})
         given[rank] = label, data
         self._peers[rank].label = label
@@ -153,8 +158,9 @@ class Server:
         labels = [given[r][0] for r in range(self._world_size)]
         same = len(set(labels)) == 1
         content = [given[r][1] for r in range(self._world_size)] if same else labels
-        for peer in self._peers.values():
-            peer.send("round" if same else "differ", number, content)
+        for other, peer in self._peers.items():
+            own = content if to_all or other == 0 or not same else []
+            peer.send("round" if same else "differ", number, own)
 
     def _leave(self, rank: int, number: Number, reason: str) -> None:
         peer, run = self._peers[rank], number[0]

@@ -53,6 +53,7 @@ class RatchetCallback(keras.callbacks.Callback):
         self._coordinator = CoordinatorArgument(coordinator)
         self._list: Any = None
         self._running = False
+        self._drift: EpochDrift | None = None
         self._ctrl_c = CtrlC()
         self._ranks: Any = One()
 
@@ -91,7 +92,8 @@ class RatchetCallback(keras.callbacks.Callback):
 
     def _without_run(self) -> dict[str, Any]:
         """Return the attributes that belong to a run, as they are without one."""
-        return {"_list": None, "_running": False, "_ctrl_c": CtrlC(), "_ranks": One()}
+        own = {"_list": None, "_running": False, "_drift": None}
+        return {**own, "_ctrl_c": CtrlC(), "_ranks": One()}
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Start a run."""
@@ -149,7 +151,9 @@ class RatchetCallback(keras.callbacks.Callback):
 
     def _look_for_drift(self) -> None:
         ours = self._ours()
-        if self is ours[0] and not any(callback._compares_ranks for callback in ours):
+        if any(callback._compares_ranks for callback in ours):
+            return
+        if self is ours[0] and self._drift is not None:
             self._drift.check(self._ranks, self.model)
 
     def _is_first_of_ours(self) -> bool:

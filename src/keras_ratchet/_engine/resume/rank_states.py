@@ -76,9 +76,9 @@ def join(packed: Packed, ranks: Any) -> Joined:
         absent = [list(at) for at in first[1] if at not in marks]
         kept = {n: np.array(a) for n, a in arrays.items() if digests[n] != first[0].get(n)}
         own = [*absent, *changed], kept
-    parts = ranks.gather(own, "state of the ranks")
+    parts = ranks.collect(own, "state of the ranks") or ()
     others = {rank: part for rank, part in enumerate(parts) if any(part)}
-    return Joined([each for each, _ in everywhere], {} if ranks.rank else others)
+    return Joined([each for each, _ in everywhere], others)
 
 
 def digest(array: NDArray[Any]) -> bytes:
