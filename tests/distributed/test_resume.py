@@ -69,4 +69,4 @@ def test_a_run_that_a_signal_to_one_rank_ended_in_validation_goes_on_likewise(en
 def test_without_the_part_of_each_rank_it_would_not(ends):
     first, second = differing(ends, "control")
     assert {"callback", "streams"} <= set(second)
-    assert "weights" in first  # gradients are means over all ranks
+    assert "history" in first  # what ranks agree on is computed from the streams of all

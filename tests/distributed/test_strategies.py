@@ -15,7 +15,7 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 parts = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(cpu, parts)
-import keras, numpy as np
+import h5py, keras, numpy as np
 import keras_ratchet as kr
 from support.rank import kill_myself
 
@@ -26,6 +26,12 @@ class Kill(keras.callbacks.Callback):
         self.batches += 1
         if self.batches == 10 and what == "kill":
             kill_myself()
+
+def stored(path):
+    digest = hashlib.md5()
+    with h5py.File(path) as file:
+        file.visititems(lambda _, o: digest.update(o[()].tobytes() if hasattr(o, "dtype") else b""))
+    return digest.hexdigest()
 
 def train(where):
     os.makedirs(where, exist_ok=True)
@@ -58,7 +64,7 @@ def train(where):
         "values": digest.hexdigest(),
         "history": {name: list(map(float, values)) for name, values in history.history.items()},
         "decisions": [stopper.best_epoch, stopper.wait, plateau.cooldown_counter, plateau.wait],
-        "best": hashlib.md5(open(f"{where}/best.weights.h5", "rb").read()).hexdigest(),
+        "best": stored(f"{where}/best.weights.h5"),
         "resumed": str(callbacks[0].resumed_from),
     }
 
