@@ -1,6 +1,7 @@
 """A run that was saved by so many ranks goes on with another number of them."""
 
 import itertools
+import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,8 @@ pytestmark = pytest.mark.skipif(
 )
 SCRIPT = Path(processes.TESTS, "support", "ddp_loop.py")
 ROWS = 48
+LONG = bool(os.environ.get("RATCHET_LONG"))
+TO_THREE = pytest.mark.skipif(not LONG, reason="RATCHET_LONG=1: three more processes")
 
 
 def launch(where, world_size, *arguments, codes=(0,)):
@@ -47,7 +50,7 @@ def saved(tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize(("before", "now"), [(2, 1), (1, 2), (2, 3)])
+@pytest.mark.parametrize(("before", "now"), [(2, 1), (1, 2), pytest.param(2, 3, marks=TO_THREE)])
 def test_no_sample_of_the_epoch_comes_twice(saved, tmp_path, before, now):
     where, done, first = saved[before]
     shutil.copytree(where, tmp_path, dirs_exist_ok=True)

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import keras
 import pytest
+from click.testing import CliRunner
 from support import processes
+
+from keras_ratchet.cli import main
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "torch", reason="the scripts choose their own backends"
@@ -37,7 +40,20 @@ def ends(request, tmp_path_factory):
     found = launch(request.param, where, "straight", "told:term", "killed:kill")
     found["ended early"] = found["told"]
     shutil.copytree(where / "killed", where / "control")
+    found["listed"] = listed(where / "killed")
     return found | launch(request.param, where, "killed", "told", "control:first")
+
+
+def listed(where):
+    """Return what `ratchet ls --verify` says of snapshots, and which ranks are in them."""
+    result = CliRunner().invoke(main, ["ls", "--verify", "--json", str(where)])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.output)
+    states = [json.loads(Path(where, one["name"], "state.json").read_text()) for one in found]
+    return [
+        (one["verified"]["status"], sorted(s["ranks"]))
+        for one, s in zip(found, states, strict=True)
+    ]
 
 
 def differing(ends, name):
@@ -70,3 +86,7 @@ def test_without_the_part_of_each_rank_it_would_not(ends):
     first, second = differing(ends, "control")
     assert {"callback", "streams"} <= set(second)
     assert "history" in first  # what ranks agree on is computed from the streams of all
+
+
+def test_the_commands_list_and_verify_a_snapshot_of_several_ranks(ends):
+    assert ends["listed"] == [("ok", ["1", "world_size"])] * 2
