@@ -200,6 +200,13 @@ class Processes:
             time.sleep(0.02)
         return self._ended[rank]
 
+    def has_ended_within(self, rank, seconds):
+        """Return whether a process ends in the next seconds."""
+        end_s = time.monotonic() + seconds
+        while self._poll(rank) is None and time.monotonic() < end_s:
+            time.sleep(0.02)
+        return self._poll(rank) is not None
+
     def end(self):
         """Wait until all have ended; return an `Ended` for each, by rank.
 

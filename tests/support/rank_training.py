@@ -1,5 +1,6 @@
 """A training in several processes that reports where it is, and what it ends with, by digests."""
 
+import itertools
 import os
 import random
 import time
@@ -13,6 +14,8 @@ from support.rank import kill_myself
 from keras_ratchet._storage import disk
 
 EPOCHS, PER_EPOCH, BATCH = 5, 6, 4
+ROWS = {}  # of a rank, where it has others than its share
+MORE = {}  # arguments of the snapshots
 MOMENTS = EPOCHS * (PER_EPOCH + 3)  # that a rank reports, about
 
 
@@ -21,11 +24,11 @@ class Pairs(keras.utils.PyDataset):
 
     def __init__(self, rank):
         super().__init__(workers=0)
-        self.x, self.y = pairs(10 + rank, PER_EPOCH * BATCH)
+        self.x, self.y = pairs(10 + rank, ROWS.get(rank, PER_EPOCH * BATCH))
         self.order = np.arange(len(self.x))
 
     def __len__(self):
-        return PER_EPOCH
+        return len(self.x) // BATCH
 
     def __getitem__(self, index):
         rows = self.order[index * BATCH : (index + 1) * BATCH]
@@ -127,7 +130,7 @@ def decisions(backup_freq):
 
     stopper = keras_ratchet.EarlyStopping(patience=3, mode="min", restore_best_weights=True)
     best = keras_ratchet.ModelCheckpoint("best.weights.h5", save_best_only=True, mode="min")
-    return stopper, best, {"save_freq": backup_freq, "delete_checkpoint": False}
+    return stopper, best, {"save_freq": backup_freq, "delete_checkpoint": False, **MORE}
 
 
 def build_and_seed(rank):
@@ -173,6 +176,7 @@ def loop(rank, save_freq, reports):
     held_out = [torch.from_numpy(part) for part in pairs(1 + rank, 8)]
     data = torch.utils.data.TensorDataset(*map(torch.from_numpy, pairs(10, 2 * PER_EPOCH * BATCH)))
     sampler = torch.utils.data.DistributedSampler(data)
+    steps = ROWS.get(rank, PER_EPOCH * BATCH) // BATCH
     loader = torch.utils.data.DataLoader(data, BATCH, sampler=sampler)
     stopper, best, arguments = decisions(save_freq)
     callbacks = [stopper, best, reports]
@@ -181,7 +185,7 @@ def loop(rank, save_freq, reports):
     ) as run:
         for epoch in run.epochs(EPOCHS):
             sampler.set_epoch(epoch)
-            for x, y in run.batches(loader):
+            for x, y in run.batches(itertools.islice(loader, steps)):
                 optimizer.zero_grad()
                 noise = np.random.normal(size=x.shape, scale=0.1).astype("float32")
                 error = network(x + torch.from_numpy(noise), training=True) - y
