@@ -1,0 +1,80 @@
+"""Training that is told to end: a signal to one rank or a deadline of one rank ends all at a batch."""
+
+import json
+
+import keras
+import pytest
+from support import processes
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="the scripts choose their own backends"
+)
+TOLD = """
+import json, os, signal, sys, time
+if os.environ["KERAS_BACKEND"] == "jax":
+    import jax
+    jax.config.update("jax_enable_preemption_service", True)
+from support import rank
+RANK, SIZE = rank.join()
+import keras, numpy as np
+import keras_ratchet as kr
+
+class Tell(keras.callbacks.Callback):
+    def __init__(self, case):
+        super().__init__()
+        self.case, self.batches = case, 0
+    def on_train_batch_end(self, batch, logs=None):
+        self.batches += 1
+        time.sleep(0.02)
+        if self.batches == 5 and self.case in (f"signal to {RANK}", "signal to all"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+def train(where, case):
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x = np.random.default_rng(RANK).normal(size=(2000, 2)).astype("float32")
+    deadline = 0.5 if case == "deadline of 1" and RANK == 1 else 3600.0
+    saver = kr.BackupAndRestore(where, save_freq=1000, delete_checkpoint=False, exit_code=77,
+                                signals=["SIGTERM"], grace_s=600.0, deadline=deadline)
+    tell, code = Tell(case), None
+    try:
+        model.fit(x, x[:, :1], batch_size=2, epochs=1, verbose=0, callbacks=[saver, tell])
+    except SystemExit as end:
+        code = end.code
+    weights = [np.asarray(v).tolist() for v in model.variables]
+    reason = None if saver.stop_reason is None else saver.stop_reason.kind
+    return {"code": code, "batches": tell.batches, "reason": reason, "weights": weights}
+
+for case in sys.argv[2:]:
+    print("CASE", json.dumps(train(f"{sys.argv[1]}/{case}", case)), flush=True)
+"""
+CASES = {
+    "signal to 1": "signal",
+    "signal to 0": "signal",
+    "signal to all": "signal",
+    "deadline of 1": "deadline",
+}
+
+
+def lines(output, kind):
+    """Return what follows a word at the starts of lines."""
+    return [line.split(" ", 1)[1] for line in output.splitlines() if line.startswith(kind + " ")]
+
+
+@pytest.fixture(scope="module", params=["jax", "torch-fit"])
+def told(request, tmp_path_factory):
+    """Return, by case, what each rank says of its end."""
+    where = tmp_path_factory.mktemp("told")
+    ended = processes.run(request.param, TOLD, [where, *CASES], limit_s=400)
+    assert [one.code for one in ended] == [0, 0], processes.report(ended)
+    said = [[json.loads(line) for line in lines(one.output, "CASE")] for one in ended]
+    return dict(zip(CASES, zip(*said, strict=True), strict=True))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_all_ranks_end_after_the_same_batch_with_the_code(told, case):
+    first, second = told[case]
+    assert first == second
+    assert first["code"] == 77 and first["reason"] == CASES[case]
+    assert 1 <= first["batches"] < 1000
