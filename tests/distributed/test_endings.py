@@ -1,4 +1,4 @@
-"""Training that is told to end: a signal to one rank or a deadline of one rank ends all at a batch."""
+"""Told to end: a signal to one rank or the deadline of one rank ends all after the same batch."""
 
 import json
 
