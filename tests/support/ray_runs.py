@@ -1,15 +1,16 @@
 """Runs under Ray whose workers and trials are killed; what became of them is left in files.
 
-    python -m support.ray_runs train DIRECTORY    # two workers of a TorchTrainer, one killed
+    python -m support.ray_runs torch DIRECTORY    # two workers of a TorchTrainer, one killed
     python -m support.ray_runs jax DIRECTORY      # the same with a JaxTrainer
-    python -m support.ray_runs tune DIRECTORY     # three trials, two killed
+    python -m support.ray_runs tune DIRECTORY     # a trial that is killed
     python -m support.ray_runs asha DIRECTORY     # trials that a scheduler stops early
 
-Each run appends the epochs that it reports to `reports-RANK.txt` and writes `digest-RANK.txt`.
+Several kinds may be given, with commas: they share one start of Ray, which takes most of the time.
+A killed worker or trial has done a whole run before, with which the killed one is compared. Each
+run appends the epochs that it reports to `reports-RANK.txt` and writes `digest-RANK.txt`.
 """
 
 import hashlib
-import logging
 import os
 import sys
 from pathlib import Path
@@ -48,8 +49,16 @@ def finish(directory, rank, model):
     (directory / f"digest-{rank}.txt").write_text(hashlib.sha256(b"".join(values)).hexdigest())
 
 
-def callbacks_of(directory, rank, kill, saves=True):
-    """Return the callbacks of a run, which notes what is reported and dies after a batch."""
+def callbacks_of(directory, rank, kill, saves=True, tells=True):
+    """Return the callbacks of a run, which notes what is reported and dies after a batch.
+
+    Args:
+        directory: Of the run.
+        rank: Of this process.
+        kill: After which batch it dies; 0 for none.
+        saves: Whether there are snapshots.
+        tells: Whether Ray hears of the reports.
+    """
     import keras
 
     import keras_ratchet
@@ -59,7 +68,8 @@ def callbacks_of(directory, rank, kill, saves=True):
 
     class Noted(RayReportCallback):
         def _tell(self, metrics, checkpoint):
-            super()._tell(metrics, checkpoint)
+            if tells:
+                super()._tell(metrics, checkpoint)
             line = f"{metrics['epoch']} {checkpoint is not None}\n"
             with (directory / f"reports-{rank}.txt").open("a") as file:
                 file.write(line)
@@ -139,14 +149,24 @@ def train_jax(config):
 
 
 def trial(config):
-    """Train in one process as a trial of Tune."""
-    logging.basicConfig(level=logging.WARNING)
+    """Train in one process as a trial of Tune: two runs that Ray does not hear of, then its own."""
     from keras_ratchet.integrations.ray import run_directory
 
-    directory = Path(run_directory()) / config["name"]
+    others = [("whole", 0, True), ("unsaved", 0, False)]
+    for name, kill, saves in (*others, ("killed", 2 * BATCHES + 5, True)):
+        fit(Path(run_directory()) / name, kill, saves, tells=name == "killed")
+
+
+def stopped_trial(config):
+    """Train in one process as a trial of Tune that is killed once."""
+    from keras_ratchet.integrations.ray import run_directory
+
+    fit(Path(run_directory()), BATCHES + 5)
+
+
+def fit(directory, kill, saves=True, tells=True):
     model, (x, y) = model_of(), data_of(0)
-    kill = 2 * BATCHES + 5 if config["kill"] else 0
-    callbacks = callbacks_of(directory, 0, kill, config["saves"])
+    callbacks = callbacks_of(directory, 0, kill, saves, tells)
     model.fit(x, y, epochs=EPOCHS, batch_size=8, verbose=0, callbacks=callbacks)
     finish(directory, 0, model)
 
@@ -163,50 +183,53 @@ def run_train(kind, storage):
         train_loop_config={},
         scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 0.5}),
         run_config=RunConfig(
-            name="run", storage_path=storage, failure_config=FailureConfig(max_failures=1)
+            name=kind, storage_path=storage, failure_config=FailureConfig(max_failures=1)
         ),
     ).fit()
-    print("checkpoint", result.checkpoint.path)
+    print("checkpoint", kind, result.checkpoint.path)
 
 
 def run_tune(kind, storage):
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
-    names = ["whole", "killed", "unsaved"] if kind == "tune" else ["whole", "killed"]
-    space = [{"name": n, "kill": n != "whole", "saves": n != "unsaved"} for n in names]
-    stop = ASHAScheduler(metric="loss", mode="max", grace_period=3, max_t=3)
+    stop = ASHAScheduler(metric="loss", mode="min", grace_period=3, max_t=3)
     results = tune.Tuner(
-        trial_of,
-        param_space={"which": tune.grid_search(space)},
+        stopped_trial if kind == "asha" else trial,
+        param_space={"number": tune.grid_search([0, 1] if kind == "asha" else [0])},
         tune_config=tune.TuneConfig(scheduler=stop if kind == "asha" else None),
         run_config=tune.RunConfig(
-            name="run", storage_path=storage, failure_config=tune.FailureConfig(max_failures=1)
+            name=kind, storage_path=storage, failure_config=tune.FailureConfig(max_failures=1)
         ),
     ).fit()
     for result in results:
-        name = result.config["which"]["name"]
-        count = list(result.metrics_dataframe["training_iteration"])
-        print("trial", name, result.path, *count)
+        print("trial", kind, result.path, *result.metrics_dataframe["training_iteration"])
 
 
-def trial_of(config):
-    trial(config["which"])
+def start_ray(directory, attempts=4):
+    """Start Ray, which gives up after 30 s where the machine is busy."""
+    import ray
+
+    options = {"num_cpus": 2, "include_dashboard": False, "address": "local"}
+    for attempt in range(attempts):
+        try:
+            ray.init(**options, _temp_dir=f"{directory}{attempt}")
+            return
+        except Exception as error:
+            ray.shutdown()
+            if attempt + 1 == attempts:
+                raise
+            print(f"once more: {error}")
 
 
 def main():
-    kind, storage = sys.argv[1:]
+    kinds, storage = sys.argv[1:]
     import ray
 
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        address="local",
-        log_to_driver=True,
-        _temp_dir=os.path.join(storage, "r"),
-    )
+    start_ray(os.path.join(storage, "r"))
     try:
-        (run_train if kind in ("train", "jax") else run_tune)(kind, storage)
+        for kind in kinds.split(","):
+            (run_tune if kind in ("tune", "asha") else run_train)(kind, storage)
     finally:
         ray.shutdown()
 
