@@ -124,6 +124,12 @@ class Backend(Protocol):
     def assign(self, variable: Any, value: NDArray[Any]) -> None:
         """Set a variable to a copy of `value`."""
 
+    def is_split(self, variable: Any) -> bool:
+        """Return whether there is a process that does not hold all of a variable's value.
+
+        `view`, `capture` and `assign` then deal with this process's Slices of it.
+        """
+
     def state_of(self, thing: Any) -> list[Foreign] | None:
         """Return the values in a module, variable or generator of the framework, or None."""
 

@@ -52,11 +52,6 @@ def is_split(variable: Any) -> bool:
     return jax_slices.is_split(variable.value)
 
 
-def gathered(variable: Any) -> NDArray[Any]:
-    """Return the whole value of a variable that is split; all processes call this."""
-    return jax_slices.gathered(variable.value)
-
-
 def state_of(thing: Any) -> list[Foreign] | None:
     """Return None: jax's arrays are values, and nothing else in jax has a state."""
     return None

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from numpy.typing import NDArray
 
 from keras_ratchet._backends.slices import Bounds, Slices, index_of, part_of, shape_of
@@ -117,8 +116,3 @@ def distributed(value: Any, like: Any) -> Any:
         return parts[bounds]
 
     return jax.make_array_from_callback(like.shape, like.sharding, part)
-
-
-def gathered(value: Any) -> NDArray[Any]:
-    """Return the whole of an array that is split; all processes call this."""
-    return np.asarray(multihost_utils.process_allgather(value, tiled=True))

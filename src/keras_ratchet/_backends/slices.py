@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,12 @@ class Slices(np.ndarray):
         """
         return dict(self.parts())[bounds]
 
+    def owned_parts(self) -> Iterator[tuple[Bounds, NDArray[Any]]]:
+        """Yield each slice that this process owns."""
+        for part, owned in zip(self.parts(), self.owned, strict=True):
+            if owned:
+                yield part
+
     def filled(self, source: Any) -> Slices:
         """Return such slices of another whole array, which may be in a file.
 
@@ -144,6 +150,19 @@ def part_of(value: Any, bounds: Bounds) -> NDArray[Any]:
         return value.read(bounds)
     found: NDArray[Any] = value[index_of(bounds)]
     return found
+
+
+def assembled(held: Slices, parts: Iterable[tuple[Bounds, NDArray[Any]]]) -> NDArray[Any]:
+    """Return a whole array.
+
+    Args:
+        held: What this process holds of it.
+        parts: What all processes own of it.
+    """
+    whole = np.empty(held.whole, held.dtype)
+    for bounds, part in parts:
+        whole[index_of(bounds)] = part
+    return whole
 
 
 def held_as(value: Any, like: NDArray[Any]) -> NDArray[Any]:

@@ -89,6 +89,11 @@ class _Variable(Foreign):
         self._variable.assign(value)
 
 
+def is_split(variable: Any) -> bool:
+    """Return False: a process has whole variables."""
+    return False
+
+
 def state_of(thing: Any) -> list[Foreign] | None:
     """Return the variable that a `tf.Variable` or a `tf.random.Generator` is."""
     if isinstance(thing, tf.random.Generator):

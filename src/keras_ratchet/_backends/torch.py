@@ -123,6 +123,11 @@ def _tensor(value: NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(np.array(value))
 
 
+def is_split(variable: Any) -> bool:
+    """Return False: a process has whole variables."""
+    return False
+
+
 def state_of(thing: Any) -> list[Foreign] | None:
     """Return a module's tensors (those of a Keras layer itself), or a generator's state."""
     if isinstance(thing, torch.Generator):

@@ -105,8 +105,8 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
     def _empty(self) -> BestWeights:
         return BestWeights(self._optimizer is not None)
 
-    def _problem(self) -> str | None:
-        return self._watch.problem(self.model, self._optimizer)
+    def _problem(self, alone: bool = False) -> str | None:
+        return self._watch.problem(self.model, self._optimizer, alone)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Store the epoch."""
@@ -181,7 +181,7 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
         super().on_train_end(logs)
 
     def _wind_down(self, error: BaseException) -> None:
-        if self._start_weights.is_captured and self._problem() is not None:
+        if self._start_weights.is_captured and self._problem(alone=True) is not None:
             self._start_weights.restore(self.model)
             reset_averages(self.model)
         self._start_weights = BestWeights()

@@ -6,11 +6,13 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_ratchet import _backends
+from keras_ratchet import _backends, _distributed
 from keras_ratchet._backends import Foreign
+from keras_ratchet._backends.slices import Slices
 from keras_ratchet._engine.capture.best_weights import all_weights_of
 from keras_ratchet.types import Model
 
@@ -52,28 +54,44 @@ class FiniteWatch:
                 int(places.sum()),
             )
 
-    def problem(self, model: Model, optimizer: Any) -> str | None:
-        """Describe a variable that was finite at the start and is not now, or return None."""
-        bad = self.find_bad(model, optimizer)
+    def problem(self, model: Model, optimizer: Any, alone: bool = False) -> str | None:
+        """Describe a variable that was finite at the start and is not now, or return None.
+
+        Args:
+            model: The model.
+            optimizer: Its optimizer.
+            alone: Whether this rank alone asks, after an exception, of its own slices.
+        """
+        bad = self.find_bad(model, optimizer, alone=alone)
         return None if bad is None else f"{bad} is not finite"
 
     def find_bad(
-        self, model: Model, optimizer: Any = None, sources: Mapping[int, Any] = _NOTHING
+        self,
+        model: Model,
+        optimizer: Any = None,
+        sources: Mapping[int, Any] = _NOTHING,
+        alone: bool = False,
     ) -> str | None:
         """Return the path of a variable that was finite at the start and is not now, or None.
+
+        Where weights are split over processes, each looks at its slices, and all ranks call this.
 
         Args:
             model: The model.
             optimizer: Its optimizer, to check that too.
             sources: Variables to read instead of others, by the ids of those.
+            alone: As in `problem`.
         """
         backend = _backends.current()
         for slot in getattr(optimizer, "variables", ()):  # no constant if it is built later
             self._seen.setdefault(_key(slot), slot)
+        found, is_split = None, False
         for variable in _watched(model, optimizer):
-            if not self.check(variable, backend.view(sources.get(id(variable), variable))):
-                return path_of(variable)
-        return None
+            value = backend.view(sources.get(id(variable), variable))
+            is_split = is_split or isinstance(value, Slices)
+            if found is None and not self.check(variable, value):
+                found = path_of(variable)
+        return _on_any_rank(found) if is_split and not alone else found
 
     def find_bad_of(self, variables: Iterable[Any]) -> str | None:
         """Return the path of one of these variables, likewise, or None."""
@@ -91,7 +109,9 @@ class FiniteWatch:
         if _key(variable) not in self._seen and not getattr(variable, "trainable", True):
             self._note(variable, value)
         places = self._places.get(_key(variable))
-        return places is not None and bool((np.isfinite(value) | places).all())
+        if places is None or places.shape != value.shape:  # of this rank's slices
+            return False
+        return bool((np.isfinite(value) | places).all())
 
     def checks(self, variables: Iterable[Any]) -> dict[int, tuple[str, Look]]:
         """Return, for the id of each variable, its path and a function that checks its values.
@@ -109,11 +129,12 @@ class FiniteWatch:
         """Return the constants as plain data and arrays, by the indices of their variables."""
         watched = _watched(model, optimizer)
         places = [(i, self._places.get(_key(v))) for i, v in enumerate(watched)]
-        return {str(i): np.packbits(held) for i, held in places if held is not None}
+        kept = [(i, held) for i, held in places if held is not None]  # slices: `start` finds them
+        return {str(i): np.packbits(held) for i, held in kept if not isinstance(held, Slices)}
 
     def load_state_dict(self, state: Any, model: Model, optimizer: Any = None) -> None:
         """Take over what `state_dict` returned, in place of what `start` noted."""
-        self._places.clear()
+        self._places = {k: p for k, p in self._places.items() if isinstance(p, Slices)}
         for i, variable in enumerate(_watched(model, optimizer)):
             self._seen.setdefault(_key(variable), variable)
             if (bits := state.get(str(i))) is not None:
@@ -125,6 +146,12 @@ class FiniteWatch:
         self._seen[_key(variable)] = variable
         if not _all_finite(value):
             self._places[_key(variable)] = ~np.isfinite(value)
+
+
+def _on_any_rank(found: str | None) -> str | None:
+    ranks = _distributed.find(keras.backend.backend())
+    everywhere = ranks.gather(found, "whether slices of weights are finite")
+    return next(filter(None, everywhere), None)
 
 
 def _key(variable: Any) -> Any:

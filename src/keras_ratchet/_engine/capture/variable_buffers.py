@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from keras_ratchet import _backends
 from keras_ratchet._backends import Foreign, Resolve
-from keras_ratchet._backends.slices import in_order
+from keras_ratchet._backends.slices import Slices, assembled, in_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,26 @@ class VariableBuffers:
 
     def __init__(self) -> None:
         self._buffers: list[Any] = []
+        self._whole: dict[int, NDArray[Any]] = {}
+
+    def gather(self, variables: Sequence[Any], ranks: Any) -> None:
+        """Give rank 0 whole values of what is split over processes, for the next `capture`.
+
+        All ranks call it. They come one at a time: for a moment each rank holds one of them, and
+        rank 0 holds all until they are written.
+
+        Args:
+            variables: Those that may be captured.
+            ranks: The coordinator.
+        """
+        backend = _backends.current()
+        self._whole = {}
+        for variable in filter(backend.is_split, variables):
+            held = backend.view(variable)
+            assert isinstance(held, Slices)
+            parts = ranks.gather(list(held.owned_parts()), f"slices of {variable.path}")
+            if ranks.rank == 0:
+                self._whole[id(variable)] = assembled(held, itertools.chain(*parts))
 
     def capture(self, sources: Sequence[Any], background: bool) -> Values:
         """Capture the values of variables; copy arrays and tensors.
@@ -51,8 +72,12 @@ class VariableBuffers:
                 views, which cost nothing. If so, some backends copy them to buffers that the next
                 call uses again: the values of this call must not be needed any more by then.
         """
-        variables = [s for s in sources if isinstance(s, keras.Variable | Foreign)]
-        others = {
+        whole, self._whole = self._whole, {}
+        known = {i: whole[id(s)] for i, s in enumerate(sources) if id(s) in whole}
+        variables = [
+            s for s in sources if isinstance(s, keras.Variable | Foreign) and id(s) not in whole
+        ]
+        others = known | {
             i: np.array(keras.ops.convert_to_numpy(source))
             for i, source in enumerate(sources)
             if not isinstance(source, keras.Variable | Foreign)

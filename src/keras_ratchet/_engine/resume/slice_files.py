@@ -58,12 +58,11 @@ def size_bytes(arrays: Arrays) -> int:
 
 def _owned(arrays: Arrays) -> dict[str, tuple[tuple[str, Bounds], NDArray[Any]]]:
     """Return the slices that this rank owns, by their names in its file."""
-    found = {}
-    for name, array in arrays.items():
-        for (bounds, part), owned in zip(array.parts(), array.owned, strict=True):
-            if owned:
-                found[_key(name, bounds)] = (name, bounds), part
-    return found
+    return {
+        _key(name, bounds): ((name, bounds), part)
+        for name, array in arrays.items()
+        for bounds, part in array.owned_parts()
+    }
 
 
 def _key(name: str, bounds: Bounds) -> str:

@@ -146,13 +146,13 @@ class RecoveryPoints:
         """Record what is not finite when the run starts, and so is not a problem."""
         self._watch.start(model, self.optimizer_of(model))
 
-    def problem(self, model: Model) -> str | None:
-        """Return what is not finite in the model or its optimizer, or None."""
-        return self._watch.problem(model, self.optimizer_of(model))
+    def problem(self, model: Model, alone: bool = False) -> str | None:
+        """Return what is not finite in the model or its optimizer, or None; see FiniteWatch."""
+        return self._watch.problem(model, self.optimizer_of(model), alone)
 
     def restore_if_bad(self, model: Model) -> None:
         """Restore the good state, after an exception, if the model is not finite."""
-        if self.good.is_captured and self.problem(model):
+        if self.good.is_captured and self.problem(model, alone=True):
             self.good.restore(model, metrics=False)
             reset_averages(model)
 

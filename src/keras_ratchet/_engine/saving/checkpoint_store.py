@@ -23,6 +23,7 @@ from keras_ratchet._engine.saving.locked_directory import LockedDirectory
 from keras_ratchet._engine.saving.model_file import (
     caused,
     freeze_model,
+    whole_variables,
     write_model_file,
 )
 from keras_ratchet._engine.saving.pending_save import PendingSave
@@ -231,6 +232,11 @@ class CheckpointStore:
             what = missing_message(name, values)
             self.warn_once(name, f"filepath {self.template!r}: {what}")
         return path
+
+    def gather(self, model: Model) -> None:
+        """Give rank 0 what is split over processes, for the next `save`; all ranks call this."""
+        if self.ranks.world_size > 1:
+            self._buffers.gather(whole_variables(model, self._format), self.ranks)
 
     @on_first_rank
     def save(

@@ -232,6 +232,7 @@ class Checkpointer:
         self._pending, self.failed = (moment, self.state_dict()), None
         if verdict.kind == "improved":
             self._set_best(moment.metrics, path)
+        self.store.gather(model)
         try:
             saved = self.store.save(
                 model,

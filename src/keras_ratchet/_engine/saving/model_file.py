@@ -8,16 +8,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from keras_ratchet import _backends
 from keras_ratchet._engine.capture.best_weights import weights_of
 from keras_ratchet._engine.capture.finite import FiniteWatch, Look
 from keras_ratchet._engine.capture.model_state import weights_beyond
+from keras_ratchet._engine.capture.optimizers import optimizers_of
 from keras_ratchet._engine.capture.variable_buffers import Values
 from keras_ratchet._formats.base import Format
 from keras_ratchet._keras import saving
 from keras_ratchet._storage import disk, single_file, space
 from keras_ratchet._storage.atomic import AtomicFile
 from keras_ratchet._storage.manifest import Manifest
-from keras_ratchet.errors import SaveError
+from keras_ratchet.errors import ConfigError, SaveError
 from keras_ratchet.types import Model
 
 Capture = Callable[[Sequence[Any]], Values]
@@ -60,6 +62,26 @@ def freeze_model(
     beyond = weights_beyond(model)
     looks = watch.checks([*(weights_of(model) or ()), *beyond])
     return _Frozen(file_format, frozen, captured[0], looks, watch.find_bad_of(beyond))
+
+
+def whole_variables(model: Model, file_format: Format) -> list[Any]:
+    """Return the variables whose whole values a file may need.
+
+    Raises:
+        ConfigError: If some are split over processes, and the model saves itself.
+    """
+    found = [*(weights_of(model) or ()), *getattr(model, "variables", ()), *weights_beyond(model)]
+    for optimizer in optimizers_of(model).values():
+        found += optimizer.variables
+    found = list({id(variable): variable for variable in found}.values())
+    split = [variable for variable in found if _backends.current().is_split(variable)]
+    if split and saving.has_own_saving(model, file_format.save_method):
+        raise ConfigError(
+            f"{type(model).__name__} has its own {file_format.save_method}, which cannot read "
+            f"weights that are split over processes, such as {split[0].path!r}. Save snapshots "
+            "only (BackupAndRestore), or remove that method."
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ import keras
 import numpy as np
 import xxhash
 
+from keras_ratchet import _backends
+from keras_ratchet._backends.slices import held_as
 from keras_ratchet._engine.capture.best_weights import weights_of
 from keras_ratchet._engine.capture.optimizers import all_variables
 from keras_ratchet._formats.readers import Weight, open_weights
@@ -149,8 +151,9 @@ def has_weights_of(model: Model, path: str) -> bool:
 
 def _remove_equal(left: list[Weight], variable: Any) -> bool:
     """Remove a weight that is equal to a variable from a list; return whether there is one."""
-    value = np.asarray(keras.ops.convert_to_numpy(variable))
-    same = (w for w in left if w.shape == value.shape and _are_equal(w.read(), value))
+    value = _backends.current().view(variable)
+    shape = tuple(variable.shape)
+    same = (w for w in left if w.shape == shape and _are_equal(held_as(w.read(), value), value))
     found = next(same, None)
     if found is not None:
         left.remove(found)
