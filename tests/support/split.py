@@ -56,17 +56,16 @@ def die_in_write(number):
     slice_files._described = die
 
 
-def everything(model):
-    """Return all values of the model and its optimizer by path, whole, on every rank."""
+def whole(variable):
+    """Return a variable's whole value on every rank."""
+    held = _backends.current().view(variable)
+    if not isinstance(held, Slices):
+        return np.asarray(held)
+    if keras.backend.backend() == "torch":
+        return variable.value.detach().full_tensor().numpy()
     from jax.experimental import multihost_utils
 
-    found = {}
-    for variable in [*model.variables, *model.optimizer.variables]:
-        held = _backends.current().view(variable)
-        if isinstance(held, Slices):
-            held = multihost_utils.process_allgather(variable.value, tiled=True)
-        found[variable.path] = np.asarray(held)
-    return found
+    return np.asarray(multihost_utils.process_allgather(variable.value, tiled=True))
 
 
 if mesh != "none":
@@ -104,7 +103,7 @@ history = model.fit(
     shuffle=False,
     callbacks=callbacks,
 )
-values = everything(model)
+values = {v.path: whole(v) for v in [*model.variables, *model.optimizer.variables]}
 if RANK == 0:
     np.savez(f"{where}/{mesh}.npz", **{name.replace("/", "|"): a for name, a in values.items()})
 digest = hashlib.md5(b"".join(value.tobytes() for value in values.values())).hexdigest()

@@ -53,7 +53,7 @@ def capture(variables: Sequence[Any], buffers: list[Any]) -> Resolve:
 
 def assign(variable: Any, value: NDArray[Any]) -> None:
     """Set the variable; TensorFlow copies."""
-    variable.assign(value)
+    variable.assign(np.asarray(value))  # which may be in the slices of several processes
 
 
 def strategy(model: Any) -> Any:

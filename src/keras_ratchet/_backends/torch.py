@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -24,8 +26,30 @@ _OF_MODULE = torch.nn.Module.named_parameters  # Keras's layers override it
 
 
 def view(variable: Any) -> NDArray[Any]:
-    """Return the value; on the CPU a view of the tensor's own memory."""
-    return _array(variable.value.detach().cpu())
+    """Return the value; on the CPU a view of the tensor's own memory.
+
+    Of a DTensor that is split over processes it is this process's `Slices`.
+    """
+    value = variable.value.detach()
+    return _as_held(value, _array(_local(value).cpu()))
+
+
+def _slices(value: torch.Tensor) -> Any:
+    """Return the module for DTensors if a tensor is one; else nothing is imported."""
+    loaded = sys.modules.get("torch.distributed.tensor")
+    if loaded is None or not isinstance(value, loaded.DTensor):
+        return None
+    return importlib.import_module("keras_ratchet._backends.torch_slices")
+
+
+def _local(value: torch.Tensor) -> torch.Tensor:
+    """Return what this process holds of a tensor, which shares its memory."""
+    return value if _slices(value) is None else value.to_local()
+
+
+def _as_held(value: torch.Tensor, local: NDArray[Any]) -> NDArray[Any]:
+    slices = _slices(value)
+    return local if slices is None else slices.sliced(value, local)
 
 
 def _array(value: torch.Tensor) -> NDArray[Any]:
@@ -38,15 +62,16 @@ def _array(value: torch.Tensor) -> NDArray[Any]:
 
 def capture(variables: Sequence[Any], buffers: list[Any]) -> Resolve:
     """Copy into reused buffers: fresh memory costs as much as the copy."""
-    values = [variable.value.detach() for variable in variables]
+    tensors = [variable.value.detach() for variable in variables]
+    values = [_local(tensor) for tensor in tensors]
     if [(b.shape, b.dtype) for b in buffers] != [(v.shape, v.dtype) for v in values]:
         buffers[:] = [_buffer(value) for value in values]
     for buffer, value in zip(buffers, values, strict=True):
         buffer.copy_(value, non_blocking=True)
     for device in {value.device for value in values if value.device.type != "cpu"}:
         torch.accelerator.synchronize(device)
-    filled = list(buffers)
-    return lambda: [_array(buffer) for buffer in filled]
+    filled = list(zip(tensors, buffers, strict=True))
+    return lambda: [_as_held(tensor, _array(buffer)) for tensor, buffer in filled]
 
 
 def _buffer(value: torch.Tensor) -> torch.Tensor:
@@ -55,9 +80,15 @@ def _buffer(value: torch.Tensor) -> torch.Tensor:
     return torch.empty(value.shape, dtype=value.dtype, pin_memory=pinned)
 
 
-def assign(variable: Any, value: NDArray[Any]) -> None:
-    """Set the variable; torch copies into the parameter."""
-    variable.assign(value)
+def assign(variable: Any, value: Any) -> None:
+    """Set the variable; torch copies into the parameter. Each process sets what it holds."""
+    held = variable.value.detach()
+    slices = _slices(held)
+    if slices is None:
+        variable.assign(np.asarray(value))
+        return
+    with torch.no_grad():
+        held.to_local().copy_(_tensor(slices.own_part(value, held)))
 
 
 class _Tensor(Foreign):
@@ -124,8 +155,10 @@ def _tensor(value: NDArray[Any]) -> torch.Tensor:
 
 
 def is_split(variable: Any) -> bool:
-    """Return False: a process has whole variables."""
-    return False
+    """Return whether the variable is a DTensor of which a process holds a part."""
+    value = variable.value
+    slices = _slices(value)
+    return slices is not None and slices.is_split(value)
 
 
 def state_of(thing: Any) -> list[Foreign] | None:

@@ -24,15 +24,17 @@ _MOST = 3
 
 
 def alike(named: Mapping[str, Any]) -> list[str]:
-    """Return the names of variables that have to be the same on all ranks.
+    """Return the names of variables that have to be the same on all ranks: those not split.
 
     Args:
         named: The variables, by place.
     """
+    is_split = _backends.current().is_split
     return [
         name
         for name, variable in named.items()
-        if name.startswith("optimizer/") or (name.startswith("model/") and variable.trainable)
+        if (name.startswith("optimizer/") or (name.startswith("model/") and variable.trainable))
+        and not is_split(variable)
     ]
 
 

@@ -177,9 +177,9 @@ def _check_whole(fragments: list[dict[str, Any]]) -> None:
     """Raise unless every array is there, each element of it once."""
     shapes = {n: a["shape"] for fragment in fragments for n, a in fragment["arrays"].items()}
     missing = {name: math.prod(shape) for name, shape in shapes.items()}
-    for fragment in fragments:
-        for one in fragment["slices"].values():
-            missing[one["array"]] -= math.prod(stop - start for start, stop in one["bounds"])
+    slices = {key: one for fragment in fragments for key, one in fragment["slices"].items()}
+    for one in slices.values():
+        missing[one["array"]] -= math.prod(stop - start for start, stop in one["bounds"])
     wrong = [name for name, count in missing.items() if count]
     if wrong:
         raise RankError(

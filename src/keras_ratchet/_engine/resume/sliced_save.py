@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from keras_ratchet import _backends
 from keras_ratchet._distributed.one import One
+from keras_ratchet._engine.capture.best_weights import weights_of
 from keras_ratchet._engine.resume.slice_files import write_fragment
 from keras_ratchet._engine.resume.train_state import TrainState
 from keras_ratchet._engine.saving.background import Job, Saved, start_job
@@ -28,6 +30,12 @@ class Opened:
 
     path: str
     background: bool
+
+
+def has_split(model: Model) -> bool:
+    """Return whether a variable of the model is split over processes."""
+    is_split = _backends.current().is_split
+    return any(is_split(variable) for variable in weights_of(model) or ())
 
 
 class SlicedSave:

@@ -16,7 +16,7 @@ from keras_ratchet._distributed.one import One
 from keras_ratchet._engine.capture.variable_buffers import VariableBuffers
 from keras_ratchet._engine.resume import slice_files
 from keras_ratchet._engine.resume.drift import DriftWatch
-from keras_ratchet._engine.resume.sliced_save import Opened, SlicedSave
+from keras_ratchet._engine.resume.sliced_save import Opened, SlicedSave, has_split
 from keras_ratchet._engine.resume.train_state import TrainState
 from keras_ratchet._engine.saving.background import (
     BackgroundWriter,
@@ -171,8 +171,11 @@ class SnapshotStore:
         return os.path.join(paths[back] if back < len(paths) else self.directory, name)
 
     def runs_in_background(self, model: Model) -> bool:
-        """Return whether a save of this model runs in the background; on rank 0 alone it may."""
-        if self.ranks.rank:
+        """Return whether a save of this model runs in the background.
+
+        Other ranks than 0 write nothing but slices.
+        """
+        if self.ranks.rank and not has_split(model):
             return False
         return runs_in_background(self.background, state_bytes(model))
 
