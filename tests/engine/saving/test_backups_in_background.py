@@ -75,11 +75,11 @@ def test_an_error_is_raised_at_the_next_hook_with_the_traceback_of_its_thread(
 ):
     real = SnapshotStore._write_files
 
-    def no_space(this, name, state, manifest):
+    def no_space(this, name, save):
         if name == LAST:
             assert threading.current_thread() is not threading.main_thread()
             raise OSError(errno.ENOSPC, "No space left on device")
-        return real(this, name, state, manifest)
+        return real(this, name, save)
 
     monkeypatch.setattr(SnapshotStore, "_write_files", no_space)
     block = Block()
@@ -96,10 +96,10 @@ def test_an_error_is_raised_at_the_next_hook_with_the_traceback_of_its_thread(
 def test_flush_raises_what_went_wrong_in_the_background(tmp_path, monkeypatch):
     real = SnapshotStore._write_files
 
-    def no_space(this, name, state, manifest):
+    def no_space(this, name, save):
         if name == LAST and not raised:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return real(this, name, state, manifest)
+        return real(this, name, save)
 
     monkeypatch.setattr(SnapshotStore, "_write_files", no_space)
     block, raised = Block(), []
