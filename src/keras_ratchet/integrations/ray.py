@@ -37,6 +37,7 @@ from keras_ratchet.errors import ConfigError
 
 _KEY = "keras_ratchet"  # in the metadata of a checkpoint of Ray's
 _log = logging.getLogger("keras_ratchet")
+_sessions: set[str] = set()  # the runs of Ray, by directory, that this process has reported to
 
 
 class RayReportCallback(RatchetCallback):
@@ -78,6 +79,7 @@ class RayReportCallback(RatchetCallback):
         self.metrics = metrics
         self.checkpoint = checkpoint
         self._session: Any = None
+        self._directory = ""
         self._run = ""
         self._reported = 0
         self._attached_at = 0.0
@@ -86,6 +88,7 @@ class RayReportCallback(RatchetCallback):
         """Find out who is to be told."""
         super().on_train_begin(logs)
         self._session = _session()
+        self._directory = _place(self._session)[1]
         self._run, self._reported, self._attached_at = secrets.token_hex(8), 0, 0.0
         callbacks = getattr(self._list, "callbacks", ())
         if self.checkpoint is not None and self.checkpoint not in callbacks:
@@ -98,7 +101,7 @@ class RayReportCallback(RatchetCallback):
         """Raise if Ray wants this trial to go on from another one's checkpoint."""
         given = self._session.get_checkpoint()
         source = None if given is None else given.get_metadata().get(_KEY, {}).get("directory")
-        if source is not None and source != run_directory():
+        if source is not None and source != self._directory:
             raise ConfigError(
                 f"Ray has given this trial the checkpoint of another one ({source}), as "
                 "Population Based Training does. A run goes on from its own snapshots, so it "
@@ -109,7 +112,8 @@ class RayReportCallback(RatchetCallback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Start an epoch; the run has been resumed if it could be."""
         super().on_epoch_begin(epoch, logs)
-        if epoch == 0 and not self._reported and self._session.get_checkpoint() is not None:
+        starts = epoch == 0 and not self._reported and self._directory not in _sessions
+        if starts and self._session.get_checkpoint() is not None:
             _log.warning(
                 "Ray has started this run again after a report, and there is nothing to resume "
                 "it from: training starts over. Put BackupAndRestore's directory on storage that "
@@ -146,6 +150,7 @@ class RayReportCallback(RatchetCallback):
         except BaseException as error:  # Tune ends a trial that is stopped with SystemExit
             self._leave(error)
         self._reported = done
+        _sessions.add(self._directory)
         if self._backup is not None and self._ranks.rank == 0:
             _write(self._note_path(), {"run": self._run, "epoch": done})
 
@@ -182,7 +187,7 @@ class RayReportCallback(RatchetCallback):
         with tempfile.TemporaryDirectory(prefix="ratchet-") as directory:
             _copy_file(newest.path, directory)
             checkpoint = self._session.Checkpoint.from_directory(directory)
-            checkpoint.set_metadata({_KEY: {"directory": run_directory(), "file": newest.name}})
+            checkpoint.set_metadata({_KEY: {"directory": self._directory, "file": newest.name}})
             yield checkpoint
 
     def _last_reported(self) -> int:
@@ -216,17 +221,21 @@ def run_directory() -> str:
     Raises:
         ConfigError: Outside Ray, or if `storage_path` is no directory of a file system.
     """
-    session = _session()
-    storage = session.get_context().get_storage()
-    path = storage.trial_fs_path if session is ray.tune else storage.experiment_fs_path
-    kind = storage.storage_filesystem.type_name
+    kind, path = _place(_session())
     if kind != "local" or not os.path.isabs(path):
         raise ConfigError(
             f"Ray's storage_path is on {kind!r} ({path}), which is no file system that this "
             "machine has mounted. Give RunConfig a storage_path on one that all workers share, or "
             "the callbacks a directory there."
         )
-    return str(path)
+    return path
+
+
+def _place(session: Any) -> tuple[str, str]:
+    """Return the kind of the file system that Ray stores a run on, and the path there."""
+    storage = session.get_context().get_storage()
+    path = storage.trial_fs_path if session is ray.tune else storage.experiment_fs_path
+    return str(storage.storage_filesystem.type_name), str(path)
 
 
 def initialize_distribution() -> None:
