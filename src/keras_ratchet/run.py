@@ -102,9 +102,17 @@ class Run:
         history: dict[str, list[float]] = self._history.history
         return history
 
-    def log(self, **metrics: Any) -> None:
-        """Record metrics: in a batch for its end, after the batches for the end of the epoch."""
+    def log(self, *, samples: float | None = None, **metrics: Any) -> None:
+        """Record metrics: in a batch for its end, after the batches for the end of the epoch.
+
+        Args:
+            samples: On how many samples these metrics were measured, which is what a rank's value
+                weighs in the mean over the ranks of a run in several processes.
+            **metrics: Their values, by name.
+        """
         self._epoch_logs.update({name: float(value) for name, value in metrics.items()})
+        if samples is not None:
+            self.backup.log_weights.update(dict.fromkeys(metrics, float(samples)))
 
     def epochs(self, epochs: int) -> Iterator[int]:
         """Yield the index of each epoch that is still to be trained.

@@ -93,6 +93,14 @@ def is_running_mean(model: Model, name: str) -> bool:
     return any(float(keras.ops.convert_to_numpy(metric.count)) > 0 for metric in means)
 
 
+def sample_counts(model: Model) -> dict[str, float]:
+    """Return on how many samples the model's means were measured so far, by the metric's name."""
+    import keras
+
+    counted = (m for m in _metric_objects(model) if isinstance(m, keras.metrics.Mean))
+    return {m.name: float(keras.ops.convert_to_numpy(m.count)) for m in counted}
+
+
 def _metric_objects(model: Model) -> Iterator[Any]:
     from keras.src.trainers import compile_utils
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from keras_ratchet._distributed.one import One
 from keras_ratchet._engine.averaging.averager import (
     Averager,
     OutOfTime,
@@ -45,6 +46,7 @@ class BestEpoch:
         self._metric = metric
         self._optimizer = optimizer
         self._has_warned = False
+        self.ranks: Any = One()
         self.clear()
 
     @property
@@ -59,14 +61,16 @@ class BestEpoch:
         self._swap: Any = None
         self._sources: Mapping[int, Any] = {}
 
-    def start(self, model: Model, swap: Any) -> None:
+    def start(self, model: Model, swap: Any, ranks: Any) -> None:
         """Record which weights are not finite when a run starts.
 
         Args:
             model: The model.
             swap: The `SwapEMAWeights` of the callback list, or None.
+            ranks: The coordinator.
         """
         self._swap = swap
+        self.ranks = ranks
         self._watch.start(model)
 
     def on_validation_end(self, logs: Any) -> None:
@@ -76,6 +80,8 @@ class BestEpoch:
         """Return the value of this epoch, or NaN if the weights that were scored are not finite."""
         self._find_sources(model)
         bad = self._watch.find_bad(model, sources=self._sources)
+        found = self.ranks.gather(bad, "weights that are not finite")
+        bad = next((path for path in found if path is not None), None)  # on whatever rank
         if bad is None:
             return value
         _log.warning("%s=%g counts as NaN: weight %s is not finite", self._metric, value, bad)
@@ -214,13 +220,13 @@ class BestEpochsAverage(BestEpoch):
         self._validation: Validation | None = None
         self._data: StatisticsData | None = None
 
-    def start(self, model: Model, swap: Any) -> None:
+    def start(self, model: Model, swap: Any, ranks: Any) -> None:
         """Find out what averages are measured on: by default what `fit` validates on.
 
         Raises:
             ConfigError: If nothing can be measured.
         """
-        super().start(model, swap)
+        super().start(model, swap, ranks)
         if weights_of(model) is None:
             raise ConfigError("average= needs a Keras model, whose weights are variables.")
         fits = fit.evaluate_arguments()
@@ -288,7 +294,8 @@ class BestEpochsAverage(BestEpoch):
         members = self._top.members(order)
         candidates = [member.candidate for member in members]
         is_fits = self._validation.is_fits and self._swap is None
-        is_measured = is_fits and self._validated_best == self._top.value
+        is_own = is_fits and self._validated_best == self._top.value
+        is_measured = not self.ranks.any(not is_own, "whether the best epoch is measured")
         with preserve_non_weights(model):
             averager = Averager(
                 model,
@@ -298,6 +305,7 @@ class BestEpochsAverage(BestEpoch):
                 watch=self._watch,
                 data=self._data,
                 cut=lambda: bool(hurry()),
+                ranks=self.ranks,
             )
             best = candidates[0].value if is_measured else None
             record = average(averager, self._kind, candidates, order, best)

@@ -11,6 +11,7 @@ from keras_ratchet._engine.resume.resumer import Resumer
 from keras_ratchet._keras import fit
 from keras_ratchet._keras.callbacks import without_callbacks
 from keras_ratchet._keras.fit import step_result
+from keras_ratchet.callbacks._agreement import leave_list
 from keras_ratchet.callbacks._logs import metrics_of
 from keras_ratchet.callbacks._session import Session
 from keras_ratchet.errors import ResumeError
@@ -29,7 +30,10 @@ class LastInList(keras.callbacks.Callback):
     Attributes:
         callback_list: The list that it stands in.
         session: The session of the run, if one is running.
+        place: Where it stands in the list, for `_agreement`.
     """
+
+    place = "last"
 
     def __init__(
         self,
@@ -124,6 +128,7 @@ class EndFit(keras.callbacks.Callback):
         super().__init__()
         self.set_model(model)
         self._last = last
+        leave_list(last.callback_list)
         head, *others = (c for c in last.callback_list.callbacks if c is not last)
         self._others = [*others, head]  # ours gives its lock and signals back after all others
         self._undo = without_callbacks(last.callback_list, [self])

@@ -44,19 +44,50 @@ def check_same(ranks: Any, callbacks: Iterable[Any], params: Mapping[str, Any]) 
                 )
 
 
-def agree_on_logs(ranks: Any, epoch: int, logs: dict[str, Any]) -> None:
+def agree_on_logs(
+    ranks: Any, epoch: int, logs: dict[str, Any], weights: Mapping[str, float]
+) -> None:
     """Replace metrics that differ by rank by their means, in place: every callback sees those.
+
+    What is the same on all ranks keeps its bits. A metric that some ranks do not have is the mean
+    over those that have it; a NaN on one rank is a NaN on all.
 
     Args:
         ranks: The coordinator.
         epoch: Index of the epoch that has ended.
         logs: Its logs.
+        weights: How many samples this rank has measured a metric on, by its name, where that is
+            known. Ranks of which it is not all known weigh the same.
     """
-    everywhere = ranks.gather(metrics_of(logs), f"metrics of epoch {epoch + 1}")
+    own = {name: (value, weights.get(name)) for name, value in metrics_of(logs).items()}
+    everywhere = ranks.gather(own, f"metrics of epoch {epoch + 1}")
     for name in dict.fromkeys(name for metrics in everywhere for name in metrics):
-        values = [metrics[name] for metrics in everywhere if name in metrics]
-        if name not in logs or any(value != values[0] for value in values):
-            logs[name] = sum(values) / len(values)
+        found = [metrics[name] for metrics in everywhere if name in metrics]
+        if name not in logs or any(value != found[0][0] for value, _ in found):
+            logs[name] = _mean(found)
+
+
+def mean_of_ranks(ranks: Any, value: float | None, what: str) -> float | None:
+    """Return the mean of a value over the ranks that have one, its bits if it is the same on all.
+
+    Args:
+        ranks: The coordinator.
+        value: This rank's, or None.
+        what: What it is, for messages.
+    """
+    found = [other for other in ranks.gather(value, what) if other is not None]
+    if not found or all(other == found[0] for other in found):
+        return float(found[0]) if found else None
+    return float(sum(found) / len(found))
+
+
+def _mean(found: list[tuple[float, float | None]]) -> float:
+    shares = [weight or 0.0 for _, weight in found]
+    if not all(share > 0 for share in shares):
+        shares = [1.0] * len(found)
+    if len(found) == 1:
+        return found[0][0]
+    return sum(v * w for (v, _), w in zip(found, shares, strict=True)) / sum(shares)
 
 
 class Pace:
@@ -84,15 +115,25 @@ class Pace:
         if self._ranks.world_size == 1:
             return own
         now_s = time.monotonic()
-        step_s = (now_s - self._since_s) / self._batches
         left = None if own is None else replace(own, at_s=own.at_s - now_s)
-        everywhere = self._ranks.gather((left, step_s), "whether to end")
-        slowest_s = max(step for _, step in everywhere)
-        wanted = math.ceil(_EVERY_S / max(slowest_s, 1e-6))
-        self._batches = self._left = min(wanted, 2 * self._batches, _MAX_BATCHES)
-        self._since_s = time.monotonic()
-        ends: list[Deadline] = [end for end, _ in everywhere if end is not None]
+        everywhere = self.talk(left, "whether to end")
+        ends: list[Deadline] = [end for end in everywhere if end is not None]
         if not ends:
             return None
         first = min(ends, key=lambda end: end.at_s)
         return replace(first, at_s=now_s + first.at_s)
+
+    def talk(self, own: Any, what: str) -> list[Any]:
+        """Return what all ranks give, by rank; the next talk is in about a second.
+
+        Args:
+            own: What this rank gives.
+            what: What it is about, for messages.
+        """
+        step_s = (time.monotonic() - self._since_s) / self._batches
+        everywhere = self._ranks.gather((own, step_s), what)
+        slowest_s = max(step for _, step in everywhere)
+        wanted = math.ceil(_EVERY_S / max(slowest_s, 1e-6))
+        self._batches = self._left = min(wanted, 2 * self._batches, _MAX_BATCHES)
+        self._since_s = time.monotonic()
+        return [given for given, _ in everywhere]

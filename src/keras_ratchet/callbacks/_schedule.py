@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
+from keras_ratchet.callbacks._ranks import Pace
 from keras_ratchet.policy.schedule import Cost, EveryBatches, Interval
 from keras_ratchet.types import Verdict
 
@@ -18,9 +20,11 @@ class Schedule:
         every_batches: After how many batches to save, if at all.
         interval: After how much time to save, if at all.
         clock: Gives the time in seconds; by default the monotonic one.
+        ranks: The coordinator. In several processes rank 0's clock decides, about once a second.
 
     Attributes:
         pending: Batches since the last save that their number caused.
+        talked: Whether the ranks have talked in the last check.
         longest_save_s: Duration of the longest save so far, until it was on the disk, in seconds.
     """
 
@@ -29,7 +33,10 @@ class Schedule:
         every_batches: EveryBatches | None,
         interval: Interval | None,
         clock: Callable[[], float] | None = None,
+        ranks: Any = None,
     ) -> None:
+        self._pace = None if ranks is None or ranks.world_size == 1 else Pace(ranks)
+        self.talked = False
         self._every_batches = every_batches
         self._interval = interval
         self._clock = clock or time.monotonic
@@ -75,9 +82,15 @@ class Schedule:
         verdict = Verdict(False, "batches", "it is not time yet")
         if self._every_batches is not None:
             self.pending, verdict = self._every_batches.check(self.pending, ended)
+        self.talked = self._pace is not None and self._pace.is_due()
+        by_clock = verdict
         if self._interval is not None and not verdict:
-            verdict = self._interval.check(self._clock() - self._saved_s, self.cost)
-        return verdict
+            by_clock = self._interval.check(self._clock() - self._saved_s, self.cost)
+        if self._pace is None:
+            return by_clock
+        if self.talked:
+            by_clock = self._pace.talk(by_clock, "whether to save")[0]
+        return by_clock if self.talked and not verdict else verdict
 
     def start_save(self) -> float:
         """Restart the interval, since a save starts; return the time."""

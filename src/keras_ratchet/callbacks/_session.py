@@ -99,7 +99,7 @@ class Session:
             options.script_sets_rate,
         )
         self._pace = Pace(store.ranks)
-        self._schedule = Schedule(options.every_batches, options.interval)
+        self._schedule = Schedule(options.every_batches, options.interval, ranks=store.ranks)
         self._first = False  # whether this is the first epoch after a resume
         self._looks_for_lost = True
         self._knows_generators = options.data is not None
@@ -221,7 +221,6 @@ class Session:
         """Save after all other callbacks; return whether `fit` has to end."""
         self._epoch, self._done, self._logs = epoch + 1, 0, {}
         self._cursor.end_epoch(epoch)
-        self._model.stop_training = self._store.ranks.any(self._is_stopping(), "stop")
         self._stopping = self._is_stopping() and not self._is_interrupted()
         self._warn_of_lost()
         self._looks_for_lost = False
@@ -334,7 +333,8 @@ class Session:
     def _count_batches(self, ended: int) -> bool:
         """Count batches that have ended; return whether to save."""
         verdict = self._schedule.check(ended)
-        if verdict and self._options.skips_if_busy and self._store.writer.busy:
+        ranks = self._store.ranks
+        if verdict and self._options.skips_if_busy and ranks.any(self._store.writer.busy, "busy"):
             self._store.note("skip", reason="the previous save is still being written")
             return False
         return bool(verdict)

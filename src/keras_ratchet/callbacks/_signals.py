@@ -120,13 +120,15 @@ class CtrlC(_Handler):
     """Turns the first Ctrl-C of a training loop into a request to stop.
 
     Attributes:
-        requested: Whether Ctrl-C was pressed.
+        requested: Whether Ctrl-C was pressed; in several processes, once all have heard of it.
+        asked: Whether it was pressed in this process.
+        is_shared: Whether the other ranks have to hear of it first.
         epoch_is_whole: Whether all batches of this epoch were done before it was.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.requested = False
+        self.requested = self.asked = self.is_shared = False
         self.epoch_is_whole = False
         self._users: set[int] = set()
         self._model: Any = None
@@ -150,12 +152,13 @@ class CtrlC(_Handler):
             before = self._before.get(number) or signal.default_int_handler
             self._uninstall()
             before(number, frame)
-        elif self.requested:
+        elif self.asked:
             self._uninstall()
             signal.default_int_handler(number, frame)
         else:
-            self.requested = True
-            model.stop_training = True
+            self.asked = True
+            if not self.is_shared:
+                self.requested = model.stop_training = True
             if os.getpid() == self._process:  # a data loading worker gets the same Ctrl-C
                 _log.warning("Ctrl-C: training ends after this batch; press again to stop at once.")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -230,3 +230,19 @@ def check_criterion(criterion: object) -> None:
 def _both(first: Any, second: Any, batch: int, logs: Any = None) -> None:
     first(batch, logs)
     second(batch, logs)
+
+
+def reason_to_hurry(callbacks: Iterable[Any], is_interrupted: bool) -> str:
+    """Return why there is no time for a validation when training ends, or "".
+
+    Args:
+        callbacks: Those of the run; one of them may have stopped it for a signal or a deadline.
+        is_interrupted: Whether Ctrl-C was pressed.
+    """
+    if is_interrupted:
+        return "training ended with Ctrl-C"
+    for callback in callbacks:
+        stop = getattr(callback, "stop_reason", None)
+        if getattr(stop, "kind", "") in ("signal", "deadline"):
+            return f"the process has to stop ({stop})"
+    return ""

@@ -14,6 +14,7 @@ from keras_ratchet._distributed import Coordinator
 from keras_ratchet._engine.resume.snapshot_store import ARRAYS, DATA, SnapshotStore
 from keras_ratchet._storage.paths import local_path
 from keras_ratchet.callbacks._abandoned_locks import watch_lock
+from keras_ratchet.callbacks._agreement import is_agreement
 from keras_ratchet.callbacks._backup_options import WhichRate, checked_keep, options_of
 from keras_ratchet.callbacks._drop_in import stand_in
 from keras_ratchet.callbacks._list_ends import LastInList
@@ -80,6 +81,9 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
         SaveError: If a save fails; older snapshots are untouched.
     """
 
+    place = "first"  # in the list, for `_agreement`
+    log_weights: dict[str, float]
+
     def __init__(
         self,
         backup_dir: str | os.PathLike[str],
@@ -142,6 +146,7 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
         """
         callback = cls(*args, **kwargs)
         callback._options = replace(callback._options, is_loop=True, optimizer=optimizer)
+        callback.log_weights = {}
         return callback
 
     @property
@@ -210,7 +215,7 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
             self._store,
             self._signals,
             self.model,
-            [c for c in inner if c is not self and c is not self._last],
+            [c for c in inner if c not in (self, self._last) and not is_agreement(c)],
             epochs=None if epochs is None else int(epochs),
             steps=None if steps is None else int(steps),
             info=self._info,

@@ -15,6 +15,7 @@ from keras_ratchet._engine.saving.background import drain
 from keras_ratchet._keras.callbacks import calling_list, make_synchronous
 from keras_ratchet._keras.ema import ema_pairs, swap_callback
 from keras_ratchet.callbacks._abandoned_locks import keep_locks, watch_lock
+from keras_ratchet.callbacks._agreement import join_list, leave_list
 from keras_ratchet.callbacks._drop_in import check_subclass
 from keras_ratchet.callbacks._engine_checks import (
     EpochDrift,
@@ -100,6 +101,9 @@ class RatchetCallback(keras.callbacks.Callback):
         self._join()
         self._running = True
         self._ctrl_c = watch_ctrl_c(self._model, self._list, self)
+        if self._ranks.world_size > 1 and self._list is not None:
+            self._ctrl_c.is_shared = True
+            join_list(self._list, self._model, self._ranks, self._ctrl_c)
         self._unshare()
 
     def _join(self) -> None:
@@ -144,8 +148,8 @@ class RatchetCallback(keras.callbacks.Callback):
         if not self._ctrl_c.requested:
             self._ctrl_c.epoch_is_whole = True
         self._raise_if_interrupted()
-        if self._ranks.world_size > 1 and logs and self._is_first_of_ours():
-            agree_on_logs(self._ranks, epoch, logs)
+        if self._ranks.world_size > 1 and self._list is None and logs:
+            agree_on_logs(self._ranks, epoch, logs, {})
         if self._ranks.world_size > 1:
             self._look_for_drift()
 
@@ -155,9 +159,6 @@ class RatchetCallback(keras.callbacks.Callback):
             return
         if self is ours[0] and self._drift is not None:
             self._drift.check(self._ranks, self.model)
-
-    def _is_first_of_ours(self) -> bool:
-        return self._ours()[0] is self
 
     def on_test_begin(self, logs: Any = None) -> None:
         """End training here, before the validation, if Ctrl-C was pressed."""
@@ -177,6 +178,7 @@ class RatchetCallback(keras.callbacks.Callback):
     def _end_run(self) -> None:
         """End the run of the ranks, once all of our callbacks have ended."""
         if self._ranks.world_size > 1 and not any(c._takes_part for c in self._ours()):
+            leave_list(self._list)
             self._ranks.barrier("training ended")
             self._ranks.end_run(self._owner)
 
@@ -195,8 +197,12 @@ class RatchetCallback(keras.callbacks.Callback):
             return
         self._running = False
         self._ctrl_c.release(self)
-        self._ranks.leave(repr(error), self._owner)
+        is_agreed = self._ctrl_c.is_shared and self._ctrl_c.requested
+        if not is_agreed:
+            self._ranks.leave(repr(error), self._owner)
         self._wind_down(error)
+        if is_agreed:
+            self._end_run()
         self._unshare()
 
     def _wind_down(self, error: BaseException) -> None:

@@ -19,14 +19,15 @@ from keras_ratchet._warn import warn
 from keras_ratchet.callbacks import _journal
 from keras_ratchet.callbacks._best_weights import AverageOptions, BestEpoch, best_epoch_of
 from keras_ratchet.callbacks._drop_in import stand_in
-from keras_ratchet.callbacks._stop_rule import StopRule, check_criterion
+from keras_ratchet.callbacks._ranks import mean_of_ranks
+from keras_ratchet.callbacks._stop_rule import StopRule, check_criterion, reason_to_hurry
 from keras_ratchet.callbacks.monitor_callback import MonitorCallback
 from keras_ratchet.errors import ConfigError, NonFiniteError
 from keras_ratchet.policy.criterion import Criterion, from_json, ranking_metric_of, to_json
 from keras_ratchet.policy.monitor import DeltaMode, NanRule
 from keras_ratchet.policy.patience import Patience, PatienceRule
 from keras_ratchet.policy.soup import Average
-from keras_ratchet.types import AverageRecord, StopKind, StopReason, Verdict
+from keras_ratchet.types import AverageRecord, StopReason, Verdict
 
 _log = logging.getLogger("keras_ratchet")
 _EXCLUDED = {  # by criterion=, and their defaults
@@ -38,7 +39,6 @@ _EXCLUDED = {  # by criterion=, and their defaults
     "min_delta_mode": "absolute",
     "nan": "ignore",
 }
-_PREEMPTED: frozenset[StopKind] = frozenset({"signal", "deadline"})
 
 
 @stand_in
@@ -253,7 +253,7 @@ class EarlyStopping(MonitorCallback, keras.callbacks.EarlyStopping):
         self._set_monitor_op_early()
         if self.restore_best_weights:
             check_optimizer(self._model, self.restore_optimizer)
-            self._best_weights.start(self._model, self._swap())
+            self._best_weights.start(self._model, self._swap(), self._ranks)
 
     def on_test_end(self, logs: Any = None) -> None:
         """Record what a validation has measured."""
@@ -267,10 +267,14 @@ class EarlyStopping(MonitorCallback, keras.callbacks.EarlyStopping):
         value = None
         if self.restore_best_weights or self._stop_rule.goes_by_metric:
             value = self.get_monitor_value(logs)
+        if type(self).get_monitor_value is not EarlyStopping.get_monitor_value:
+            value = mean_of_ranks(self._ranks, value, "the value to check")
         try:
             verdict = self._check(epoch, None if value is None else float(value), logs or {})
         except NonFiniteError as error:
             self._leave(error)
+        if self.criterion is not None:  # which may look at a clock
+            verdict = self._ranks.broadcast(verdict, "criterion")
         if verdict:
             self._stop(epoch, verdict)
 
@@ -355,14 +359,10 @@ class EarlyStopping(MonitorCallback, keras.callbacks.EarlyStopping):
             print_message(f"Average: {record}.")
 
     def _hurry(self) -> str:
-        """Return why there is no time for a validation, or ""."""
-        if self._ctrl_c.requested:
-            return "training ended with Ctrl-C"
-        for callback in getattr(self._list, "callbacks", ()):
-            stop = getattr(callback, "stop_reason", None)
-            if getattr(stop, "kind", "") in _PREEMPTED:
-                return f"the process has to stop ({stop})"
-        return ""
+        """Return why there is no time for a validation on any rank, or ""."""
+        callbacks = getattr(self._list, "callbacks", ())
+        own = reason_to_hurry(callbacks, self._ctrl_c.requested)
+        return next(filter(None, self._ranks.gather(own, "whether there is time")), "")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a resume."""

@@ -198,6 +198,8 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
         """Return the state for copies and pickles, without what belongs to a run."""
         state = super().__getstate__()
         state.pop("on_train_batch_end", None)
+        if self._ranks.world_size > 1:
+            state["_schedule"] = Schedule(*self._rules)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -221,7 +223,8 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
         self._checkpointer.store.join(self._ranks)
         watch_lock(self, self._list)
         self._checkpointer.store.start(self._model)
-        self._schedule, self._last_batch = Schedule(*self._rules), None
+        self._schedule = Schedule(*self._rules, ranks=self._ranks)
+        self._last_batch = None
         self._unsaved, self._order_is_known, self._has_epoch = None, False, False
         if self.fresh:
             self._checkpointer.reset_best(self.initial_value_threshold)
@@ -303,6 +306,8 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
         self._schedule.persisted(self._checkpointer.save_s)
         ended, self._last_batch = batches_ended(self._last_batch, batch), batch
         verdict = self._schedule.check(ended)
+        if self._schedule.talked:
+            self._or_abandon(self._checkpointer.collect)
         self._unsaved = self._moment(self._current_epoch, batch, None)
         self._reason = verdict.reason
         return bool(verdict)

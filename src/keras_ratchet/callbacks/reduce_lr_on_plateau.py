@@ -187,8 +187,9 @@ class ReduceLROnPlateau(MonitorCallback, keras.callbacks.ReduceLROnPlateau):
             return
         sources = scored_sources(self.model, self._swap(), self.monitor)
         before = self.best_value
-        if self._rule.beats(value, before) and self._watch.find_bad(self.model, sources=sources):
-            value = math.nan
+        if self._rule.beats(value, before):
+            bad = self._watch.find_bad(self.model, sources=sources)
+            value = math.nan if self._ranks.any(bad is not None, "weights not finite") else value
         plateau = self._plateau()
         self._state, verdict = plateau.check(self._state, epoch, value)
         if self.restore_best_weights and self.best_value != before:

@@ -18,6 +18,7 @@ from keras_ratchet._engine.rollback.rollback_engine import RollbackEngine
 from keras_ratchet._keras.callbacks import print_message
 from keras_ratchet.callbacks import _journal
 from keras_ratchet.callbacks._logs import MetricWatch
+from keras_ratchet.callbacks._ranks import mean_of_ranks
 from keras_ratchet.callbacks._rate_cuts import RateCuts
 from keras_ratchet.callbacks.base import RatchetCallback
 from keras_ratchet.callbacks.terminate_on_nan import TerminateOnNaN
@@ -114,10 +115,10 @@ class Rollback(RatchetCallback):
         self._cuts = RateCuts()
 
     def _no_points(self) -> RecoveryPoints:
-        return RecoveryPoints(self.optimizer, self.restore_rng)
+        return RecoveryPoints(self.optimizer, self.restore_rng, self._ranks)
 
     def _without_run(self) -> dict[str, Any]:
-        engine = replace(self._engine, points=self._no_points())
+        engine = replace(self._engine, points=RecoveryPoints(self.optimizer, self.restore_rng))
         return {**super()._without_run(), "_engine": engine}
 
     @property
@@ -158,6 +159,8 @@ class Rollback(RatchetCallback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Check the batches that have ended; roll back, or capture a state if one is due."""
         value = self._metric.read(logs or {})
+        if self._ranks.world_size > 1:  # a rank that rolls back later has spoilt the others
+            value = mean_of_ranks(self._ranks, value, f"{self.monitor} of a batch")
         if value is not None:
             last = batch + 1 >= ((self.params or {}).get("steps") or math.inf)
             self._act(self._engine.end_batch(self, batch, value, last))

@@ -82,6 +82,7 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
         self._watch = FiniteWatch()
         self._epoch, self._start_epoch = 0, 0
         self._due, self._stepped = True, False
+        self._noted: tuple[str, str, str] | None = None
 
     def _without_run(self) -> dict[str, Any]:
         return {**super()._without_run(), "_start_weights": BestWeights(), "_watch": FiniteWatch()}
@@ -126,7 +127,7 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
     def on_batch_end(self, batch: int, logs: Any = None) -> None:
         """Check the training metrics."""
         for name, value in self._bad(logs):
-            self._terminate(
+            self._terminate_all(
                 f"Batch {batch}: Invalid loss, terminating training",
                 f"NaN or Inf loss encountered at batch {batch}. Loss value: {value}. Terminating "
                 f"training immediately.",
@@ -137,15 +138,31 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Check the validation metrics, and the weights."""
         super().on_epoch_end(epoch, logs)
+        if self._ranks.world_size > 1:
+            found = self._ranks.gather(self._noted, "not finite")
+            if first := next(filter(None, found), None):
+                self._terminate(*first)
         if self.stop_reason is not None:
             return
         problems = [f"{name} is {value}" for name, value in self._bad(logs)]
-        if (problem := self._problem()) is not None:
-            problems.append(problem)
+        found = self._ranks.gather(self._problem(), "weights that are not finite")
+        problems += list(dict.fromkeys(filter(None, found)))
         if problems:
             reason = f"{' and '.join(problems)} after epoch {epoch + 1}"
             line = f"Epoch {epoch + 1}: {problems[0]}, terminating training"
             self._terminate(line, f"{reason}. Terminating training.", reason)
+
+    def _terminate_all(self, line: str, message: str, reason: str) -> None:
+        """Terminate; in several processes once all ranks have come to the end of this epoch.
+
+        The others hear of it when the ranks talk, and until then they need this one.
+        """
+        if self._ranks.world_size == 1:
+            self._terminate(line, message, reason)
+            return
+        where = f" on rank {self._ranks.rank}"
+        self._noted = self._noted or (line + where, message + where, reason + where)
+        self._model.stop_training = True
 
     def _bad(self, logs: Mapping[str, Any] | None) -> list[tuple[str, float]]:
         values = metrics_of(logs)

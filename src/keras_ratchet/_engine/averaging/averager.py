@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from keras_ratchet import _backends
+from keras_ratchet._distributed.one import One
 from keras_ratchet._engine.averaging.moving_statistics import StatisticsData, reestimate
 from keras_ratchet._engine.averaging.validation import Validation
 from keras_ratchet._engine.capture import rng
@@ -64,6 +65,7 @@ class Averager:
         watch: Knows which weights were not finite from the start.
         data: What moving statistics are estimated from, or None.
         cut: Returns whether to stop trying.
+        ranks: The coordinator: a value is the mean over the ranks.
     """
 
     def __init__(
@@ -76,7 +78,9 @@ class Averager:
         watch: FiniteWatch | None = None,
         data: StatisticsData | None = None,
         cut: Callable[[], bool] = lambda: False,
+        ranks: Any = None,
     ) -> None:
+        self._ranks = ranks or One()
         self._model = model
         self._members = members
         self._monitor = monitor
@@ -117,9 +121,18 @@ class Averager:
         self.assign(indices)
         if self.moving and len(indices) > 1:
             self._estimate(indices)
-        if self._watch.find_bad(self._model):
+        if self._ranks.any(self._watch.find_bad(self._model) is not None, "weights not finite"):
             return float("nan")
-        return self._validation.value(self._model, self._monitor.name)
+        values = self._ranks.gather(self._value(), "value of an average")
+        same = all(value == values[0] for value in values)
+        return values[0] if same else sum(values) / len(values)
+
+    def _value(self) -> float:
+        def measure() -> float:
+            return self._validation.value(self._model, self._monitor.name)
+
+        value: float = self._ranks.together(measure, "validation of an average")
+        return value
 
     def assign_mean(self, count: int) -> None:
         """Assign the mean of the first members, without measuring it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from keras_ratchet._distributed.one import One
 from keras_ratchet._engine.capture import rng
 from keras_ratchet._engine.capture.best_weights import BestWeights, VariableCopies, weights_of
 from keras_ratchet._engine.capture.ema import reset_averages
@@ -101,13 +102,15 @@ class RecoveryPoints:
     Args:
         optimizer: True for the model's; or that of a custom loop.
         streams: Whether the random streams are captured too.
+        ranks: The coordinator.
 
     Attributes:
         good: The good state.
     """
 
-    def __init__(self, optimizer: Any, streams: bool) -> None:
+    def __init__(self, optimizer: Any, streams: bool, ranks: Any = None) -> None:
         self._optimizer = optimizer
+        self._ranks = ranks or One()
         self.good = RecoveryPoint(optimizer, streams)
         self._candidate = RecoveryPoint(optimizer, streams)
         self._watch = FiniteWatch()
@@ -146,13 +149,17 @@ class RecoveryPoints:
         """Record what is not finite when the run starts, and so is not a problem."""
         self._watch.start(model, self.optimizer_of(model))
 
-    def problem(self, model: Model, alone: bool = False) -> str | None:
-        """Return what is not finite in the model or its optimizer, or None; see FiniteWatch."""
-        return self._watch.problem(model, self.optimizer_of(model), alone)
+    def problem(self, model: Model) -> str | None:
+        """Return what is not finite in the model or its optimizer, on whatever rank, or None."""
+        found = self._ranks.gather(self._problem(model), "weights that are not finite")
+        return next((problem for problem in found if problem is not None), None)
+
+    def _problem(self, model: Model) -> str | None:
+        return self._watch.problem(model, self.optimizer_of(model), alone=True)
 
     def restore_if_bad(self, model: Model) -> None:
         """Restore the good state, after an exception, if the model is not finite."""
-        if self.good.is_captured and self.problem(model, alone=True):
+        if self.good.is_captured and self._problem(model):
             self.good.restore(model, metrics=False)
             reset_averages(model)
 
