@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import keras
 
+from keras_ratchet.callbacks._ranks import check_batches
 from keras_ratchet.callbacks.backup_and_restore import BackupAndRestore
 from keras_ratchet.callbacks.base import abandon
 from keras_ratchet.errors import ConfigError
@@ -149,6 +150,8 @@ class Run:
             raise ConfigError("run.batches(...) belongs inside `for epoch in run.epochs(...)`.")
         session = self.backup._session
         session.look_at(source)
+        if self.backup._ranks.world_size > 1:
+            check_batches(self.backup._ranks, source)
         skip, logs = session.take_skip()
         self._epoch_logs.update(logs)
         for index, batch in enumerate(source):

@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from keras_ratchet._distributed import sockets, watchdog
+from keras_ratchet._distributed import channel, sockets, step, watchdog
 from keras_ratchet._distributed.argument import CoordinatorArgument, common
 from keras_ratchet._distributed.given import Given
 from keras_ratchet._distributed.one import One
@@ -213,6 +213,40 @@ def test_who_does_not_come_is_named_after_the_timeout():
     error = on_ranks(2, work)[0]
     assert str(error).startswith("Not all ranks have come to 'alone' within 0.5 s")
     assert "rank 1 (last at: both)" in str(error)
+
+
+def test_a_batch_that_never_ends_is_waited_for_in_vain_and_a_slow_one_is_not(monkeypatch, caplog):
+    def work(ranks):
+        owner = Owner()
+        ranks.start_run(owner)
+        for batch in range(3):
+            ranks.step.begin(f"batch {batch + 1}")
+            ranks.step.end()
+        if ranks.rank == 0:  # one that is slow: it comes, before the other has waited long
+            ranks.step.begin("batch 4")
+            time.sleep(2)
+            ranks.step.end()
+            ranks.barrier("end of epoch 1")
+            ranks.step.begin("batch 5")
+            done.wait(LIMIT_S)
+            return None
+        time.sleep(1.5)
+        ranks.barrier("end of epoch 1")
+        try:
+            ranks.barrier("end of epoch 2")
+        finally:
+            done.set()
+
+    monkeypatch.setattr(step, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(step, "_TIMES_LONGEST", 2)
+    monkeypatch.setattr(channel, "NOTICE_S", 0.3)
+    done = threading.Event()
+    error = on_ranks(2, work)[1]
+    assert isinstance(error, RankError)
+    assert "rank 1 waits in vain at 'end of epoch 2' for rank 0 (in batch 5" in str(error)
+    assert "give each the same number" in str(error)
+    said = [record.getMessage() for record in caplog.records]
+    assert any(text.startswith("rank 1 waits at 'end of epoch 2'") for text in said)
 
 
 def test_a_stranger_who_says_nothing_or_nonsense_disturbs_nobody(monkeypatch):

@@ -69,6 +69,20 @@ def test_fewer_batches_on_one_rank_are_found_at_the_start(engine, tmp_path):
 
 
 @on("torch")
+def test_fewer_batches_in_a_loop_are_found_at_the_start_if_the_data_has_a_length(engine, tmp_path):
+    text = "rank 0 has batches per epoch = 6, rank 1 has 4"
+    check_all(run(engine, "short", tmp_path), 1, "ConfigError", text)
+
+
+@on("torch")
+def test_a_rank_that_waits_in_vain_for_one_with_more_batches_ends_both(engine, tmp_path):
+    ended = run(engine, "short, unknown", tmp_path)
+    assert all(rank.code not in (0, -9) for rank in ended), processes.report(ended)
+    assert "rank 1 waits in vain at" in ended[1].output
+    assert "in batch 5 of epoch 1" in ended[1].output
+
+
+@on("torch")
 def test_a_directory_of_each_ranks_own_is_found_at_the_start(engine, tmp_path):
     ended = run(engine, "apart", tmp_path)
     check_all(ended, 1, "ConfigError", "Give all ranks one directory")

@@ -10,9 +10,10 @@ from support import rank
 
 FAULTS = (
     "disk full",  # rank 0's, from the second epoch on
-    "disk full, warn",  # likewise, with on_save_error="warn"
+    "disk full, warn",  # likewise, for ModelCheckpoint(on_save_error="warn") alone
     "raise",  # an exception on rank 1 in mid-epoch
     "short",  # fewer batches on rank 1
+    "short, unknown",  # likewise, where the loop's data does not tell how many it has
     "apart",  # a directory of each rank's own
     "sigterm",  # to rank 1 in mid-epoch
     "wait",  # both wait there until there is a file "go"
@@ -25,11 +26,17 @@ def main(fault, where):
     import keras
     from support import rank_training
 
+    from keras_ratchet._distributed import channel, step
     from keras_ratchet._storage import disk
 
     class Full(disk.Disk):
+        """A disk that is full; if that is only warned of, for the files of ModelCheckpoint."""
+
         def write(self, fd, data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            path = os.readlink(f"/proc/self/fd/{fd}")
+            if fault == "disk full" or "backup" not in path:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(fd, data)
 
     class Strikes(rank_training.Reports):
         """What happens, at the third batch of the second epoch."""
@@ -55,8 +62,11 @@ def main(fault, where):
     if fault == "sigterm":
         rank_training.MORE |= {"signals": "SIGTERM", "exit_code": 77}
     if fault == "disk full, warn":
-        rank_training.MORE |= {"on_save_error": "warn"}
-    if fault == "short":
+        rank_training.BEST |= {"on_save_error": "warn"}
+    if fault == "short, unknown":
+        channel.NOTICE_S, step.PATIENCE_S = 2.0, 5.0
+        rank_training.LENGTH_IS_KNOWN = False
+    if fault.startswith("short"):
         rank_training.ROWS[1] = rank_training.BATCH * (rank_training.PER_EPOCH - 2)
     where = os.path.join(where, str(own)) if fault == "apart" else where
     os.makedirs(where, exist_ok=True)

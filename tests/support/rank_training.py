@@ -16,6 +16,8 @@ from keras_ratchet._storage import disk
 EPOCHS, PER_EPOCH, BATCH = 5, 6, 4
 ROWS = {}  # of a rank, where it has others than its share
 MORE = {}  # arguments of the snapshots
+BEST = {}  # arguments of ModelCheckpoint
+LENGTH_IS_KNOWN = True  # of the data of a hand-written loop
 MOMENTS = EPOCHS * (PER_EPOCH + 3)  # that a rank reports, about
 
 
@@ -129,7 +131,7 @@ def decisions(backup_freq):
     import keras_ratchet
 
     stopper = keras_ratchet.EarlyStopping(patience=3, mode="min", restore_best_weights=True)
-    best = keras_ratchet.ModelCheckpoint("best.weights.h5", save_best_only=True, mode="min")
+    best = keras_ratchet.ModelCheckpoint("best.weights.h5", save_best_only=True, mode="min", **BEST)
     return stopper, best, {"save_freq": backup_freq, "delete_checkpoint": False, **MORE}
 
 
@@ -178,6 +180,11 @@ def loop(rank, save_freq, reports):
     sampler = torch.utils.data.DistributedSampler(data)
     steps = ROWS.get(rank, PER_EPOCH * BATCH) // BATCH
     loader = torch.utils.data.DataLoader(data, BATCH, sampler=sampler)
+
+    def batches():
+        rows = itertools.islice(loader, steps)
+        return list(rows) if LENGTH_IS_KNOWN else rows
+
     stopper, best, arguments = decisions(save_freq)
     callbacks = [stopper, best, reports]
     with keras_ratchet.Run(
@@ -185,7 +192,7 @@ def loop(rank, save_freq, reports):
     ) as run:
         for epoch in run.epochs(EPOCHS):
             sampler.set_epoch(epoch)
-            for x, y in run.batches(itertools.islice(loader, steps)):
+            for x, y in run.batches(batches()):
                 optimizer.zero_grad()
                 noise = np.random.normal(size=x.shape, scale=0.1).astype("float32")
                 error = network(x + torch.from_numpy(noise), training=True) - y

@@ -11,7 +11,8 @@ whoever waits for it is told at once which rank left, and why.
 | | `differ`, number, the label of each rank, if they are not the same |
 | | `never`, number, rank and reason, if one has left without giving |
 | `bring`, number, label, data | as for `give`, but only rank 0 gets the data |
-| `late`, number | `late`, number, who has not given, with where each was last |
+| `late`, number | `late`, number, who has not given, with where each was last, and is stuck |
+| `overdue`, run, batch | none: that this rank is in a batch that does not end; "" if it did |
 | `leave`, number, reason | to the others: `gone`, number, rank and reason; `never` if they wait |
 """
 
@@ -21,15 +22,19 @@ import contextlib
 import queue
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from keras_ratchet._distributed import step
 from keras_ratchet._distributed._fork import close_in_child
 from keras_ratchet._distributed.sockets import Address, connect
 
 Number = tuple[int, int]  # of the run, and of the exchange in it
 ENDED = "its process has ended"
 ALL_RUNS = -1
+NOTICE_S = 60.0
 _ANSWER_S = 30.0
+Late = dict[int, tuple[str | None, str]]  # by rank: its last label, its batch if that never ends
 
 
 class Gone(NamedTuple):
@@ -91,7 +96,14 @@ class Channel:
         return next((gone for gone in self._gone if gone.run in (run, ALL_RUNS)), None)
 
     def exchange(
-        self, number: Number, label: str, data: bytes, timeout_s: float, kind: str = "give"
+        self,
+        number: Number,
+        label: str,
+        data: bytes,
+        timeout_s: float,
+        *,
+        kind: str = "give",
+        notice: Callable[[Late], None] = lambda late: None,
     ) -> tuple[str, Any]:
         """Give data, and return what came of it.
 
@@ -101,20 +113,36 @@ class Channel:
             data: What this rank gives.
             timeout_s: How long to wait for the others.
             kind: "give"; "bring" if only rank 0 is to get the data.
+            notice: Called once, after a minute, with who is late.
 
         Returns:
             ("round", the data of all ranks), ("differ", their labels), ("never", (rank, reason)),
-            or ("late", {rank: where it was last}) after `timeout_s`.
+            ("late", who has not come) after `timeout_s`, or ("stuck", likewise) earlier.
         """
         try:
             self._send((kind, number, label, data))
-            answer = self._answer(number, timeout_s)
-            if answer is None:
-                self._send(("late", number))
-                answer = self._answer(number, _ANSWER_S)
+            return self._wait(number, timeout_s, notice)
         except OSError:
             return "never", (0, ENDED)
-        return answer or ("late", {0: "it does not answer at all"})
+
+    def _wait(
+        self, number: Number, timeout_s: float, notice: Callable[[Late], None]
+    ) -> tuple[str, Any]:
+        start_s, has_told = time.monotonic(), False
+        while True:
+            left_s = start_s + timeout_s - time.monotonic()
+            if (answer := self._answer(number, min(NOTICE_S, left_s))) is not None:
+                return answer
+            self._send(("late", number))
+            answer = self._answer(number, _ANSWER_S) or ("late", {0: ("it does not answer", "")})
+            waited_s = time.monotonic() - start_s
+            if answer[0] != "late" or waited_s >= timeout_s:
+                return answer
+            if waited_s > step.PATIENCE_S and any(batch for _, batch in answer[1].values()):
+                return "stuck", answer[1]
+            if not has_told:
+                has_told = True
+                notice(answer[1])
 
     def _answer(self, number: Number, timeout_s: float) -> tuple[str, Any] | None:
         end = time.monotonic() + timeout_s
@@ -128,6 +156,11 @@ class Channel:
                 if about == number:
                     return kind, content
         return None
+
+    def tell_overdue(self, run: int, batch: str) -> None:
+        """Tell rank 0 that this rank is in a batch that does not end; "" that it did."""
+        with contextlib.suppress(OSError):
+            self._send(("overdue", (run, 0), batch))
 
     def leave(self, run: int, reason: str) -> None:
         """Tell the others that this rank gives no more in a run, or in all."""

@@ -14,10 +14,12 @@ class One:
     Attributes:
         rank: 0.
         world_size: 1.
+        holds_stop: False: who stops, stops at once.
     """
 
     rank = 0
     world_size = 1
+    holds_stop = False
 
     def start_run(self, owner: object, always_ends: bool = True) -> bool:
         """Do nothing."""

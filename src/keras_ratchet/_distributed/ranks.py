@@ -10,11 +10,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from keras_ratchet._distributed.channel import ALL_RUNS, ENDED, Channel
+from keras_ratchet._distributed.channel import ALL_RUNS, ENDED, NOTICE_S, Channel, Late
 from keras_ratchet._distributed.runs import Agreement, Run
 from keras_ratchet._distributed.server import Server
 from keras_ratchet._distributed.sockets import CONNECT_S, is_loopback
-from keras_ratchet._distributed.watchdog import Watchdog, end_later, limit
+from keras_ratchet._distributed.watchdog import Watchdog, end_later, limit, say
 from keras_ratchet.errors import RankError
 
 TIMEOUT_S = 1800.0
@@ -53,6 +53,7 @@ class Ranks(Agreement):
         self._waits_at_exit = waits_at_exit
         self._watchdogs: dict[int, Watchdog] = {}
         self._server: Server | None = None
+        self._told_batch = ""
         own = None
         if rank == 0:
             key = secrets.token_bytes(32)
@@ -111,7 +112,18 @@ class Ranks(Agreement):
         return self._pass_on("bring", number, what, data)
 
     def _pass_on(self, how: str, number: tuple[int, int], what: str, data: bytes) -> list[bytes]:
-        kind, content = self._channel.exchange(number, what, data, self.timeout_s, how)
+        def notice(late: Late) -> None:
+            say(
+                "rank %d waits at %r, for %g s so far, for %s",
+                self.rank,
+                what,
+                NOTICE_S,
+                _who(late),
+            )
+
+        kind, content = self._channel.exchange(
+            number, what, data, self.timeout_s, kind=how, notice=notice
+        )
         if kind != "round":
             raise RankError(_message(self.rank, kind, content, what, self.timeout_s))
         found: list[bytes] = content
@@ -123,7 +135,14 @@ class Ranks(Agreement):
             lambda: self._channel.gone(run.number) if always_ends else None,
             lambda: self._leave_if_abandoned(run),
             lambda: self.before_exit(),  # noqa: PLW0108  it is set later
+            lambda: self._look_at_step(run),
         )
+
+    def _look_at_step(self, run: Run) -> None:
+        batch = self.step.overdue()
+        if batch != self._told_batch:
+            self._told_batch = batch
+            self._channel.tell_overdue(run.number, batch)
 
     def _leave_if_abandoned(self, run: Run) -> bool:
         is_abandoned = run.owner() is None
@@ -145,11 +164,22 @@ def _message(own: int, kind: str, content: Any, what: str, timeout_s: float) -> 
         return f"rank {rank} has left the run ({reason}), so rank {own} ends, too, at: {what}."
     if kind == "differ":
         return different_places(content)
-    absent = "; ".join(
-        f"rank {rank} (" + (f"last at: {label}" if label else "never seen") + ")"
-        for rank, label in content.items()
-    )
-    return f"Not all ranks have come to {what!r} within {timeout_s:g} s. Missing: {absent}."
+    if kind == "stuck":
+        return (
+            f"rank {own} waits in vain at {what!r} for {_who(content)}. That rank has more batches "
+            "in this epoch, probably: give each the same number (drop the last ones, or repeat "
+            "some)."
+        )
+    return f"Not all ranks have come to {what!r} within {timeout_s:g} s. Missing: {_who(content)}."
+
+
+def _who(late: Late) -> str:
+    def where(label: str | None, batch: str) -> str:
+        if batch:
+            return f"in {batch}, which does not end"
+        return f"last at: {label}" if label else "never seen"
+
+    return "; ".join(f"rank {rank} ({where(*found)})" for rank, found in late.items())
 
 
 def different_places(labels: list[str]) -> str:

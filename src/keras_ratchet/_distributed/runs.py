@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from keras_ratchet._distributed.raised import Raised, result
+from keras_ratchet._distributed.step import Step
 from keras_ratchet._warn import speech
 from keras_ratchet.errors import RankError
 
@@ -55,6 +56,9 @@ class Agreement:
         rank: Index of this process.
         world_size: How many there are.
         before_exit: Called before a process ends because another one has left.
+        step: The batch that this rank is in.
+        holds_stop: Whether a callback has stopped this rank alone in mid-epoch, which the others
+            have not heard of.
     """
 
     def __init__(
@@ -66,6 +70,8 @@ class Agreement:
         self.rank = rank
         self.world_size = world_size
         self.before_exit: Callable[[], None] = lambda: None
+        self.step = Step()
+        self.holds_stop = False
         self._alone = alone
         self._process = os.getpid()
         self._runs = [Run(0, weakref.ref(self), threading.get_ident())]
@@ -86,6 +92,7 @@ class Agreement:
         if self._run_of(owner) is not None:
             return False
         self._started += 1
+        self.step = Step()
         run = Run(self._started, weakref.ref(owner), threading.get_ident())
         self._runs.append(run)
         speech.start(self.rank)

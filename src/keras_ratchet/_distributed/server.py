@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from keras_ratchet._distributed._fork import close_in_child
-from keras_ratchet._distributed.channel import ALL_RUNS, ENDED, Number
+from keras_ratchet._distributed.channel import ALL_RUNS, ENDED, Late, Number
 from keras_ratchet._distributed.sockets import Address, addresses, authenticated, listen
 
 _MAX_STRANGERS = 64
@@ -28,11 +28,12 @@ class _Peer:
 
     Attributes:
         label: Of what it gave last.
+        overdue: The batch that it is in, if that does not end.
         left: The runs that it is out of, and why.
     """
 
     def __init__(self, connection: Connection) -> None:
-        self.label = ""
+        self.label = self.overdue = ""
         self.left: dict[int, str] = {}
         self._connection = connection
         self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -184,9 +185,10 @@ class Server:
 
     def _late(self, rank: int, number: Number) -> None:
         given = self._rounds.get(number, {})
-        last = {
-            r: self._peers[r].label if r in self._peers else None
-            for r in range(self._world_size)
-            if r not in given
-        }
-        self._peers[rank].send("late", number, last)
+        absent = [r for r in range(self._world_size) if r not in given]
+        known = {r: (self._peers[r].label, self._peers[r].overdue) for r in self._peers}
+        late: Late = {r: known.get(r, (None, "")) for r in absent}
+        self._peers[rank].send("late", number, late)
+
+    def _overdue(self, rank: int, number: Number, batch: str) -> None:
+        self._peers[rank].overdue = batch

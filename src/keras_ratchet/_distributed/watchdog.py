@@ -37,6 +37,7 @@ class Watchdog:
         gone: Returns which rank has left the run, or None.
         is_abandoned: Returns whether this process itself does not go on with it; then it is over.
         before_exit: Called before the process ends; may take some seconds.
+        look: Called from time to time, to see what the training thread does.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class Watchdog:
         gone: Callable[[], Gone | None],
         is_abandoned: Callable[[], bool],
         before_exit: Callable[[], None],
+        look: Callable[[], None],
     ) -> None:
+        self._look = look
         self._rank = rank
         self._gone = gone
         self._is_abandoned = is_abandoned
@@ -60,6 +63,7 @@ class Watchdog:
     def _watch(self) -> None:
         has_told = False
         while not self._over.wait(_POLL_S) and not self._is_abandoned():
+            self._look()
             gone = self._gone()
             if gone is None:
                 continue
@@ -68,7 +72,7 @@ class Watchdog:
                 self._exit(gone)
             elif waited_s > _TELL_S and not has_told:
                 has_told = True
-                _say(
+                say(
                     "rank %d has left the run (%s): rank %d ends as soon as it notices, at the "
                     "latest in %.0f s",
                     gone.rank,
@@ -78,7 +82,7 @@ class Watchdog:
                 )
 
     def _exit(self, gone: Gone) -> None:
-        _say(
+        say(
             "rank %d has left the run (%s), and rank %d still waits for it after %g s: this "
             "process ends with exit code %d. Where it waits:",
             gone.rank,
@@ -94,7 +98,7 @@ class Watchdog:
         os._exit(EXIT_CODE)
 
 
-def _say(message: str, *arguments: object) -> None:
+def say(message: str, *arguments: object) -> None:
     """Log what every rank says, and not only rank 0."""
     speech.end()
     _log.critical(message, *arguments)
@@ -104,7 +108,7 @@ def end_later(rank: int, exit_code: int) -> None:
     """End a process that an exception ends, if its engine makes it wait for the others."""
 
     def end() -> None:
-        _say("rank %d still waits for the others at its end: it ends without them", rank)
+        say("rank %d still waits for the others at its end: it ends without them", rank)
         os._exit(exit_code)
 
     _timer(GRACE_S, end)
@@ -115,10 +119,10 @@ def limit(limit_s: float, what: str) -> Iterator[None]:
     """Return a block for a wait in native code: it is said after a minute, and has an end."""
 
     def notice() -> None:
-        _say("%s, for %g s so far: each has to call fit, or start its loop", what, _NOTICE_S)
+        say("%s, for %g s so far: each has to call fit, or start its loop", what, _NOTICE_S)
 
     def end() -> None:
-        _say("%s, for %g s: it ends with exit code %d", what, limit_s, EXIT_CODE)
+        say("%s, for %g s: it ends with exit code %d", what, limit_s, EXIT_CODE)
         os._exit(EXIT_CODE)
 
     timers = _timer(_NOTICE_S, notice), _timer(limit_s, end)

@@ -322,3 +322,10 @@ def unproved() -> str:
         f"it is not tested with Keras {keras.__version__}, only with {_PROVED[0]} to "
         f"{_PROVED[-1]}. A different order of batches would go unnoticed."
     )
+
+
+def synced(model: Any) -> Any:
+    """Return a model with its variables up to date: on JAX `fit` has their values elsewhere."""
+    if sync := getattr(model, "jax_state_sync", None):
+        sync()
+    return model

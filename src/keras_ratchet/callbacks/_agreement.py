@@ -10,9 +10,11 @@ import keras
 
 from keras_ratchet._keras.callbacks import make_synchronous
 from keras_ratchet._keras.metrics import sample_counts
-from keras_ratchet.callbacks._ranks import Pace, agree_on_logs
+from keras_ratchet.callbacks._ranks import Pace, agree_on_logs, is_ours
 from keras_ratchet.types import Model
 
+STOP_EVERY = 32  # batches of an epoch: not seconds, so that a run that resumes stops where it would
+_OWN: Any = object()
 _log = logging.getLogger("keras_ratchet")
 
 
@@ -29,6 +31,7 @@ class AgreeOnLogs(keras.callbacks.Callback):
         self._ranks = ranks
         self._given = given
         self._trained: dict[str, float] = {}
+        self.replaced: dict[str, Any] = {}
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Forget the epoch before."""
@@ -47,14 +50,37 @@ class AgreeOnLogs(keras.callbacks.Callback):
             counts = {**self._trained, **{f"val_{name}": n for name, n in now.items()}}
         else:
             counts = now
+        own = dict(logs)
         agree_on_logs(self._ranks, epoch, logs, {**counts, **self._given})
+        self.replaced = {n: own.get(n, _OWN) for n, v in logs.items() if own.get(n, _OWN) is not v}
+
+
+class LeaveLogs(keras.callbacks.Callback):
+    """Stands after callbacks of ours, with `sync_logs=False`: the others see this rank's metrics.
+
+    Args:
+        agreed: What has replaced them.
+    """
+
+    def __init__(self, agreed: AgreeOnLogs) -> None:
+        super().__init__()
+        self._agreed = agreed
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Put back what was replaced."""
+        for name, value in self._agreed.replaced.items():
+            if value is _OWN:
+                del logs[name]
+            else:
+                logs[name] = value
 
 
 class AgreeOnStop(keras.callbacks.Callback):
     """Stands after the callbacks that may stop training: if one rank stops, all do.
 
     A rank that stopped in mid-epoch by itself would leave the others in a collective of the
-    engine. So its wish waits until the ranks talk, about once a second and at the epoch's end.
+    engine. So its wish waits until the ranks talk of it: after every 32nd batch of the epoch, and
+    at its end. Of Ctrl-C they talk about once a second.
 
     Args:
         ranks: The coordinator.
@@ -66,33 +92,46 @@ class AgreeOnStop(keras.callbacks.Callback):
         self._ranks = ranks
         self._ctrl_c = ctrl_c
         self._pace = Pace(ranks)
-        self._wants = False
+        self._epoch = self._done = 0
+        ranks.holds_stop = False  # a snapshot holds it, too
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Note nothing of the epoch before."""
-        self._wants = False
+        """Note where training is."""
+        self._epoch, self._done = epoch, 0
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Note that this rank is in a batch: a rank that has fewer waits for it in vain."""
+        self._ranks.step.begin(f"batch {batch + 1} of epoch {self._epoch + 1}")
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Hold back a stop of this rank alone; stop if all have heard of it."""
+        self._ranks.step.end()
         if self._model.stop_training:  # `self.model` would synchronize on jax
-            self._wants, self._model.stop_training = True, False
+            self._ranks.holds_stop, self._model.stop_training = True, False
+        where = f"after batch {batch + 1}"
         if self._pace.is_due():
-            own = self._wants, self._ctrl_c.asked
-            self._act(self._pace.talk(own, "whether to stop"), f"after batch {batch + 1}")
+            self._end_by_ctrl_c(self._pace.talk(self._ctrl_c.asked, "whether to end"))
+        before, self._done = self._done, batch + 1
+        if self._done // STOP_EVERY > before // STOP_EVERY:
+            self._stop(where)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Stop on all ranks if one of them stops."""
-        own = self._wants or bool(self.model.stop_training), self._ctrl_c.asked
-        self._act(self._ranks.gather(own, "whether to stop"), f"after epoch {epoch + 1}")
+        self._ranks.holds_stop |= bool(self.model.stop_training)
+        self._end_by_ctrl_c(self._ranks.gather(self._ctrl_c.asked, "whether to end"))
+        self._stop(f"after epoch {epoch + 1}")
 
-    def _act(self, everywhere: list[tuple[bool, bool]], where: str) -> None:
-        wanting = [rank for rank, (wants, _) in enumerate(everywhere) if wants]
-        pressed = any(asked for _, asked in everywhere)
-        if pressed:
-            self._ctrl_c.requested = True
-        if not (wanting or pressed):
+    def _end_by_ctrl_c(self, everywhere: list[bool]) -> None:
+        if any(everywhere):
+            self._ctrl_c.requested = self.model.stop_training = True
+
+    def _stop(self, where: str) -> None:
+        everywhere = self._ranks.gather(self._ranks.holds_stop, "whether to stop")
+        self._ranks.holds_stop = False
+        wanting = [rank for rank, wants in enumerate(everywhere) if wants]
+        if not wanting:
             return
-        if wanting and len(wanting) < len(everywhere) and self._ranks.rank == 0:
+        if len(wanting) < len(everywhere) and self._ranks.rank == 0:
             who = ", ".join(map(str, wanting))
             _log.warning("rank %s has stopped training, so all ranks stop %s", who, where)
         self.model.stop_training = True
@@ -112,11 +151,16 @@ def join_list(callback_list: Any, model: Model, ranks: Any, ctrl_c: Any) -> None
     given: Mapping[str, float] = next(
         (c.log_weights for c in present if hasattr(c, "log_weights")), {}
     )
+    leaves = not all(getattr(callback, "sync_logs", True) for callback in present)
     head = [c for c in present if getattr(c, "place", "") == "first"]
     tail = [c for c in present if getattr(c, "place", "") == "last"]
-    others: list[Any] = [AgreeOnLogs(ranks, given)]
+    others: list[Any] = [] if leaves else [AgreeOnLogs(ranks, given)]
     for callback in (c for c in present if c not in head and c not in tail):
-        if _may_write(others[-1]) and not _may_write(callback):
+        if leaves and is_ours(callback):
+            agreed = AgreeOnLogs(ranks, given)
+            others += [agreed, callback, LeaveLogs(agreed)]
+            continue
+        if not leaves and _may_write(others[-1]) and not _may_write(callback):
             others.append(AgreeOnLogs(ranks, given))
         others.append(callback)
     callback_list.callbacks = [*head, *others, AgreeOnStop(ranks, ctrl_c), *tail]
@@ -140,4 +184,4 @@ def leave_list(callback_list: Any) -> None:
 
 def is_agreement(callback: Any) -> bool:
     """Return whether a callback is of this module."""
-    return isinstance(callback, AgreeOnLogs | AgreeOnStop)
+    return isinstance(callback, AgreeOnLogs | LeaveLogs | AgreeOnStop)

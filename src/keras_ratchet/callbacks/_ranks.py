@@ -21,18 +21,47 @@ def check_same(ranks: Any, callbacks: Iterable[Any], params: Mapping[str, Any]) 
 
     Args:
         ranks: The coordinator.
-        callbacks: Those in the list, or one without a list.
+        callbacks: Those in the list, or one without a list. Foreign ones may differ: a logger or
+            a progress bar of rank 0's.
         params: What `fit` has told them.
 
     Raises:
         ConfigError: If callbacks, epochs or batches differ.
     """
     own = {
-        "callbacks": [type(callback).__name__ for callback in callbacks],
+        "callbacks": [type(callback).__name__ for callback in callbacks if is_ours(callback)],
         "epochs": params.get("epochs"),
         "batches per epoch": params.get("steps"),
     }
-    everywhere = ranks.gather(own, "start of the run")
+    _compare(ranks.gather(own, "start of the run"))
+
+
+def check_batches(ranks: Any, source: Any) -> None:
+    """Raise on all ranks if an epoch of a hand-written loop has not the same length on all.
+
+    Args:
+        ranks: The coordinator.
+        source: What the loop iterates over; nothing is known of one without a length.
+
+    Raises:
+        ConfigError: If the lengths differ.
+    """
+    try:
+        own = len(source)
+    except TypeError:
+        own = None
+    lengths = ranks.gather(own, "start of an epoch")
+    if None not in lengths:
+        _compare([{"batches per epoch": length} for length in lengths])
+
+
+def is_ours(callback: Any) -> bool:
+    """Return whether a callback is one of this package, or of a subclass."""
+    roots = (kind.__module__.partition(".")[0] for kind in type(callback).__mro__)
+    return "keras_ratchet" in roots
+
+
+def _compare(everywhere: list[dict[str, Any]]) -> None:
     for what, value in everywhere[0].items():
         for rank, other in enumerate(everywhere):
             if other[what] != value:

@@ -22,7 +22,7 @@ from keras_ratchet.callbacks._backup_options import BackupOptions
 from keras_ratchet.callbacks._divergence import has_diverged
 from keras_ratchet.callbacks._ranks import Pace
 from keras_ratchet.callbacks._schedule import Schedule
-from keras_ratchet.callbacks._signals import Signals
+from keras_ratchet.callbacks._signals import CtrlC, Signals
 from keras_ratchet.errors import SaveError
 from keras_ratchet.policy.deadline import Deadline
 from keras_ratchet.types import Position, StopReason
@@ -53,7 +53,7 @@ class Session:
         steps: How many batches an epoch has, if that is known.
         info: Gets what the run tells about itself.
         leave: Makes all callbacks clean up, then raises the error that it is given.
-        is_interrupted: Returns whether Ctrl-C was pressed.
+        ctrl_c: Whether Ctrl-C was pressed.
 
     Attributes:
         resumer: Captures and restores the state.
@@ -72,7 +72,7 @@ class Session:
         steps: int | None,
         info: RunInfo,
         leave: Callable[[BaseException], NoReturn],
-        is_interrupted: Callable[[], bool],
+        ctrl_c: CtrlC,
     ) -> None:
         self._options = options
         self._store = store
@@ -83,7 +83,7 @@ class Session:
         self._steps = steps
         self._info = info
         self._leave = leave
-        self._is_interrupted = is_interrupted
+        self._ctrl_c = ctrl_c
         self.exit_code = options.exit_code
         building.build(model)
         iterator = fit.epoch_iterator()
@@ -135,6 +135,7 @@ class Session:
         self.resumer.restore(self._model)
         self._epoch, self._info.resumed_from = state.position.epoch, state.position
         self._schedule.pending = int(state.extra.get("pending", 0))
+        self._store.ranks.holds_stop = bool(state.extra.get("holds_stop"))
         fit.set_initial_epoch(self._model, self._epoch)
         if self.is_over:
             self._stopping = bool(state.extra.get("stopping"))
@@ -221,10 +222,10 @@ class Session:
         """Save after all other callbacks; return whether `fit` has to end."""
         self._epoch, self._done, self._logs = epoch + 1, 0, {}
         self._cursor.end_epoch(epoch)
-        self._stopping = self._is_stopping() and not self._is_interrupted()
+        self._stopping = self._is_stopping() and not self._ctrl_c.requested
         self._warn_of_lost()
         self._looks_for_lost = False
-        if has_diverged(self._model, self._callbacks, logs):
+        if self._has_diverged(logs):
             return False
         due = self._collect_and_ask()
         if due:
@@ -243,7 +244,7 @@ class Session:
         if state is not None and state.finished:
             self.resumer.restore(self._model)
             self.resumer.restore_streams()
-        elif has_diverged(self._model, self._callbacks, logs):
+        elif self._has_diverged(logs):
             self._store.note("gone_bad", reason="not saved; the snapshots before it stay")
             return
         elif not self._options.deletes_at_end:
@@ -303,11 +304,12 @@ class Session:
     ) -> None:
         started = self._schedule.start_save()
         self._flush()
-        model = _synced(self._model)
+        model, ranks = fit.synced(self._model), self._store.ranks
         progress = {
             "epochs": self._epochs,
             "pending": self._schedule.pending,
             "stopping": self._stopping,
+            "holds_stop": ranks.any(ranks.holds_stop, "whether to stop"),
         }
         state = self.resumer.capture(
             model,
@@ -372,6 +374,12 @@ class Session:
         if self._looks_for_lost:  # in the first epoch
             self._states.warn_of_lost()
 
+    def _has_diverged(self, logs: Mapping[str, float]) -> bool:
+        if not self._is_stopping():  # which is the same on all ranks
+            return False
+        own = has_diverged(self._callbacks, logs)
+        return bool(self._store.ranks.any(own, "whether training has diverged"))
+
     def _is_stopping(self) -> bool:
         return bool(getattr(self._model, "stop_training", False))
 
@@ -384,10 +392,3 @@ class Session:
     def _state(self) -> TrainState:
         assert self.resumer.state is not None
         return self.resumer.state
-
-
-def _synced(model: Any) -> Any:
-    """Return a model with its variables up to date: on JAX `fit` has their values elsewhere."""
-    if sync := getattr(model, "jax_state_sync", None):
-        sync()
-    return model

@@ -62,6 +62,8 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
         exit_code: If given, the process exits with it (SystemExit) after a signal or deadline.
         learning_rate: Which one counts if the script has another one than when it was saved:
             "saved", with a warning, or the "script"'s.
+        sync_logs: In several processes, whether metrics that differ by rank are replaced by their
+            means in the logs; if not, only the callbacks of this package go by the means.
         coordinator: How the processes of this training agree, where that cannot be found out: a
             `keras_ratchet.Coordinator`. To give it to one callback of a list is enough.
 
@@ -103,6 +105,7 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
         deadline: DeadlineArgument = None,
         exit_code: int | None = None,
         learning_rate: WhichRate = "saved",
+        sync_logs: bool = True,
         coordinator: Coordinator | None = None,
     ) -> None:
         super().__init__(coordinator=coordinator)
@@ -111,6 +114,7 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
         self.backup_dir = local_path(backup_dir, "backup_dir")
         self.save_freq = save_freq
         self.double_checkpoint = double_checkpoint
+        self.sync_logs = sync_logs
         self.delete_checkpoint = delete_checkpoint
         self.keep = checked_keep(keep, double_checkpoint)
         self._options = options_of(
@@ -220,7 +224,7 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
             steps=None if steps is None else int(steps),
             info=self._info,
             leave=self._leave,
-            is_interrupted=self._is_interrupted,
+            ctrl_c=self._ctrl_c,
         )
 
     @property
@@ -232,9 +236,6 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
         """The session of the run, which is running."""
         assert self._last.session is not None
         return self._last.session
-
-    def _is_interrupted(self) -> bool:
-        return self._ctrl_c.requested
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Bring data and random streams into place, before any other callback."""

@@ -31,6 +31,7 @@ from keras_ratchet.callbacks._arguments import (
 )
 from keras_ratchet.callbacks._drop_in import stand_in
 from keras_ratchet.callbacks._logs import batches_ended, moment_of
+from keras_ratchet.callbacks._ranks import agree_on_logs
 from keras_ratchet.callbacks._schedule import Schedule
 from keras_ratchet.callbacks.base import abandon
 from keras_ratchet.callbacks.monitor_callback import MonitorCallback
@@ -325,6 +326,10 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
         return moment_of(epoch, batch, logs, (self.params or {}).get("steps"))
 
     def _consider(self, moment: Moment, reason: str, last: bool = False) -> None:
+        if self._ranks.world_size > 1 and not last:  # of a batch they differ by rank
+            metrics = dict(moment.metrics)
+            agree_on_logs(self._ranks, self._current_epoch, metrics, {})
+            moment = replace(moment, metrics=metrics)
         self._start_first_epoch(self._current_epoch)
         if not self._order_is_known:
             self._set_order()
