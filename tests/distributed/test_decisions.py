@@ -93,6 +93,61 @@ def stop_in_mid_epoch():
         if R == 1 and seen == 2: self.model.stop_training = True
     return len(fit(kr.EarlyStopping(patience=9), Do(batch=stop))[1]["loss"])
 
+class Stops(keras.callbacks.Callback):
+    """Rank 1 stops in batch 2; all fail in batch `fails`."""
+    def __init__(self, fails=None):
+        super().__init__()
+        self.seen, self._fails = [], fails
+    def state_dict(self): return {}
+    def load_state_dict(self, state): pass
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen.append(batch)
+        if R == 1 and batch == 1: self.model.stop_training = True
+        if batch == self._fails: raise ValueError("boom")
+
+def many_batches(*callbacks):
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    big = np.tile(x, (3, 1)), np.tile(y, (3, 1))
+    return model.fit(*big, verbose=0, batch_size=N if JAX else 1, epochs=2, shuffle=False,
+                     callbacks=list(callbacks))
+
+JAX = keras.backend.backend() == "jax"  # where a batch is divided between the ranks
+
+def stop_at_a_batch_that_does_not_depend_on_time():
+    stops = Stops()
+    many_batches(kr.EarlyStopping("loss", patience=9), stops)
+    return stops.seen[-1]
+
+def a_stop_that_waits_is_in_the_snapshot():
+    backup, seen = sys.argv[1] + "/waits", []
+    for fails in (9, None):
+        stops = Stops(fails)
+        try:
+            many_batches(kr.BackupAndRestore(backup, save_freq=4), stops)
+        except ValueError:
+            pass
+        seen.append(stops.seen)
+    return seen
+
+def metrics_of_a_batch():
+    def adds(self, seen, logs): logs["own"] = VALUES[R][(seen - 1) % 6]
+    saved = kr.ModelCheckpoint(sys.argv[1] + "/b{batch}.keras", "own", mode="min",
+                               save_best_only=True, save_freq=1)
+    fit(Do(batch=adds), saved, epochs=1)
+    return sorted(n for n in os.listdir(sys.argv[1]) if n.startswith("b") and "keras" in n)
+
+def a_logger_of_rank_0():
+    loggers = [keras.callbacks.CSVLogger(sys.argv[1] + "/log.csv")] if R == 0 else []
+    return len(fit(*loggers, kr.EarlyStopping(patience=9), epochs=2)[1]["loss"])
+
+def logs_of_its_own():
+    stop = kr.EarlyStopping("own", mode="min", patience=2)
+    backup = kr.BackupAndRestore(sys.argv[1] + "/own", sync_logs=False)
+    _, history = fit(backup, Do(epoch=adds), stop)
+    return [stop.stopped_epoch, stop.best, history["own"], "only" in history]
+
 def terminate_on_nan():
     class Bad(keras.callbacks.Callback):
         def on_batch_end(self, batch, logs=None):
@@ -127,7 +182,9 @@ def fit_after_ctrl_c():
     return len(fit(kr.EarlyStopping(patience=9), epochs=2)[1]["loss"])
 
 for scenario in (early_stopping, nan_on_one_rank, reduce_rate, checkpoint, clock, interval,
-                 stop_after_epoch, stop_in_mid_epoch, terminate_on_nan, roll_back, average, ctrl_c,
+                 stop_after_epoch, stop_in_mid_epoch, stop_at_a_batch_that_does_not_depend_on_time,
+                 a_stop_that_waits_is_in_the_snapshot, metrics_of_a_batch, a_logger_of_rank_0,
+                 logs_of_its_own, terminate_on_nan, roll_back, average, ctrl_c,
                  fit_after_ctrl_c):
     print("START", scenario.__name__, flush=True)
     print("DONE", json.dumps([scenario.__name__, scenario()]), flush=True)
@@ -146,7 +203,7 @@ def both(request, tmp_path_factory):
 
 
 def test_both_ranks_decide_alike(both):
-    first, second = both[0]
+    first, second = ({**found, "logs_of_its_own": None} for found in both[0])
     assert first == second
 
 
@@ -170,6 +227,28 @@ def test_a_stop_of_one_rank_is_one_of_all_and_is_told_once(both):
     assert found["stop_in_mid_epoch"] == 1
     said = [output.count("SAID rank 1 has stopped training") for output in outputs]
     assert said[0] >= 2 and said[1] == 0
+
+
+def test_a_stop_in_mid_epoch_waits_for_a_batch_that_a_run_that_resumes_reaches_too(both):
+    found = both[0][0]
+    assert found["stop_at_a_batch_that_does_not_depend_on_time"] == 31
+    first, again = found["a_stop_that_waits_is_in_the_snapshot"]
+    assert first == list(range(10))
+    assert (again[0], again[-1]) == (8, 31)
+
+
+def test_the_metrics_of_a_batch_are_means_where_a_checkpoint_goes_by_them(both):
+    assert both[0][0]["metrics_of_a_batch"] == ["b1.keras"]  # 3 on average, then 4, 3 and 6
+
+
+def test_a_logger_may_stand_on_rank_0_alone(both):
+    assert both[0][0]["a_logger_of_rank_0"] == 2
+
+
+def test_logs_stay_each_ranks_own_where_that_is_asked_for_and_decisions_are_one(both):
+    first, second = (found["logs_of_its_own"] for found in both[0])
+    assert first == [2, 3.0, [4.0, 2.0, 5.0], True]
+    assert second == [2, 3.0, [2.0, 6.0, 1.0], False]
 
 
 def test_a_loss_that_is_nan_on_one_rank_ends_or_rolls_back_all(both):

@@ -123,6 +123,7 @@ def random_chains(count):
             background=rng.random() < 0.5,
             random_kills=3 + number % 4,
             seed=number,
+            slow_disk=number % 2 == 1,
         )
         for number in range(count)
     ]

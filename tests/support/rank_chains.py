@@ -35,6 +35,7 @@ class Chain:
             places see `rank_training.Reports`.
         random_kills: How many kills come from outside, at random instants.
         seed: Of these instants.
+        slow_disk: Whether each write takes 10 ms longer, so that random kills come inside saves.
         without: What is left out, for a negative control: "ranks' states".
     """
 
@@ -44,6 +45,7 @@ class Chain:
     kills: tuple = ()
     random_kills: int = 0
     seed: int = 0
+    slow_disk: bool = False
     without: str = ""
 
 
@@ -119,7 +121,15 @@ def _train(chain, index, port, say, end):
 def _prepare(chain):
     from keras_ratchet._distributed import watchdog
     from keras_ratchet._engine.saving import background
+    from keras_ratchet._storage import disk
 
+    class SlowDisk(disk.Disk):
+        def write(self, fd, data):
+            time.sleep(0.01)
+            return super().write(fd, data)
+
+    if chain.slow_disk:
+        disk.current = SlowDisk()
     watchdog.GRACE_S = (
         3.0  # what it is otherwise is measured elsewhere; here it is waited for often
     )
@@ -164,7 +174,8 @@ def _cut(chain, victim, place, epoch=-1, instants=None):
     elif instants:
         from support import rank_training
 
-        ranks[victims[-1]].wait_for(1 + instants.randrange(rank_training.MOMENTS))
+        share = 2 * rank_training.MOMENTS // (chain.random_kills + 1)  # the last one comes before
+        ranks[victims[-1]].wait_for(1 + instants.randrange(share))  # the end, for the most part
         time.sleep(instants.uniform(0, 0.02))
         for index in victims:
             ranks[index].kill()
