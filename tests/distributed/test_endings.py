@@ -1,4 +1,7 @@
-"""Told to end: a signal to one rank or the deadline of one rank ends all after the same batch."""
+"""Told to end: a signal to one rank or the deadline of one rank ends all after the same batch.
+
+And torchrun, which starts all ranks again after one was killed.
+"""
 
 import json
 
@@ -49,6 +52,18 @@ def train(where, case):
 for case in sys.argv[2:]:
     print("CASE", json.dumps(train(f"{sys.argv[1]}/{case}", case)), flush=True)
 """
+RESTARTED = """
+import json, os, sys
+from support import rank
+RANK, SIZE = rank.join()
+from support import rank_training
+os.makedirs(sys.argv[1], exist_ok=True)
+os.chdir(sys.argv[1])
+dies = RANK == 1 and sys.argv[2:] == ["kill"] and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+reports = rank_training.Reports(lambda text: None, *(("batch 2", 2) if dies else ()))
+print("RESULT", RANK, json.dumps(rank_training.loop(RANK, 4, reports)), flush=True)
+rank.part()
+"""
 CASES = {
     "signal to 1": "signal",
     "signal to 0": "signal",
@@ -78,3 +93,15 @@ def test_all_ranks_end_after_the_same_batch_with_the_code(told, case):
     assert first == second
     assert first["code"] == 77 and first["reason"] == CASES[case]
     assert 1 <= first["batches"] < 1000
+
+
+def test_ranks_that_torchrun_starts_again_end_as_if_none_had_been_killed(tmp_path):
+    straight = processes.torchrun("torch", RESTARTED, [tmp_path / "straight"], limit_s=300)
+    assert straight.code == 0, straight.output
+    options = ["--max-restarts", "1", "--monitor-interval", "0.5"]
+    given = [tmp_path / "killed", "kill"]
+    killed = processes.torchrun("torch", RESTARTED, given, options=options, limit_s=400)
+    assert killed.code == 0, killed.output
+    assert "-9" in killed.output  # torchrun's word for it
+    results = [sorted(lines(ended.output, "RESULT")) for ended in (straight, killed)]
+    assert len(results[0]) == 2 and results[0] == results[1]
