@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterable
@@ -83,12 +84,18 @@ class _Speech(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether to write a line of the log."""
+        if record.levelno >= logging.CRITICAL:  # of this process, which may be about to end
+            return True
         return self.is_heard("log", record.levelno, record.getMessage())
 
     def unsaid(self) -> list[Said]:
         """Return, once, what this rank has kept to itself."""
         unsaid, self._unsaid = self._unsaid, []
         return unsaid
+
+    def keep(self, unsaid: list[Said]) -> None:
+        """Take back what `unsaid` has returned: it did not come to rank 0."""
+        self._unsaid = [*unsaid, *self._unsaid]
 
     def relay(self, everywhere: Iterable[list[Said]]) -> None:
         """Say, on rank 0, what other ranks have kept and rank 0 has not said."""
@@ -113,3 +120,5 @@ def _say(who: str, said: Said) -> None:
 
 
 speech = _Speech()  # the process's, as is its logger
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=lambda: speech.end())  # noqa: PLW0108  a test replaces it

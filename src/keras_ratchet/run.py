@@ -111,6 +111,11 @@ class Run:
                 weighs in the mean over the ranks of a run in several processes.
             **metrics: Their values, by name.
         """
+        if samples is not None and not metrics:
+            raise ConfigError(
+                f"Run.log(samples={samples!r}) says on how many samples metrics were measured, but "
+                "names none. Give a metric of your own another name."
+            )
         self._epoch_logs.update({name: float(value) for name, value in metrics.items()})
         if samples is not None:
             self.backup.log_weights.update(dict.fromkeys(metrics, float(samples)))

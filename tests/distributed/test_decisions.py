@@ -94,22 +94,22 @@ def stop_in_mid_epoch():
     return len(fit(kr.EarlyStopping(patience=9), Do(batch=stop))[1]["loss"])
 
 class Stops(keras.callbacks.Callback):
-    """Rank 1 stops in batch 2; all fail in batch `fails`."""
-    def __init__(self, fails=None):
+    """Rank 1 stops in batch `stops`; all fail in batch `fails`."""
+    def __init__(self, fails=None, stops=1):
         super().__init__()
-        self.seen, self._fails = [], fails
+        self.seen, self._fails, self._stops = [], fails, stops
     def state_dict(self): return {}
     def load_state_dict(self, state): pass
     def on_train_batch_end(self, batch, logs=None):
         self.seen.append(batch)
-        if R == 1 and batch == 1: self.model.stop_training = True
+        if R == 1 and batch == self._stops: self.model.stop_training = True
         if batch == self._fails: raise ValueError("boom")
 
 def many_batches(*callbacks):
     keras.utils.set_random_seed(1)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
-    big = np.tile(x, (3, 1)), np.tile(y, (3, 1))
+    big = np.tile(x, (5, 1)), np.tile(y, (5, 1))
     return model.fit(*big, verbose=0, batch_size=N if JAX else 1, epochs=2, shuffle=False,
                      callbacks=list(callbacks))
 
@@ -122,8 +122,8 @@ def stop_at_a_batch_that_does_not_depend_on_time():
 
 def a_stop_that_waits_is_in_the_snapshot():
     backup, seen = sys.argv[1] + "/waits", []
-    for fails in (9, None):
-        stops = Stops(fails)
+    for fails in (9, 40, None):
+        stops = Stops(fails, stops=35)
         try:
             many_batches(kr.BackupAndRestore(backup, save_freq=4), stops)
         except ValueError:
@@ -140,7 +140,12 @@ def metrics_of_a_batch():
 
 def a_logger_of_rank_0():
     loggers = [keras.callbacks.CSVLogger(sys.argv[1] + "/log.csv")] if R == 0 else []
-    return len(fit(*loggers, kr.EarlyStopping(patience=9), epochs=2)[1]["loss"])
+    writes = [Do(epoch=lambda self, epoch, logs: logs.update(more=1.0))] if R == 0 else []
+    found = []
+    for callbacks in ([*loggers, *writes], [*writes, kr.EarlyStopping(patience=9), *writes]):
+        ours = kr.TerminateOnNaN(), kr.ModelCheckpoint(sys.argv[1] + "/logger.keras")
+        found.append(fit(*callbacks, *ours, *writes, epochs=2)[1])
+    return [(len(history["loss"]), history["more"]) for history in found]
 
 def logs_of_its_own():
     stop = kr.EarlyStopping("own", mode="min", patience=2)
@@ -174,9 +179,30 @@ def ctrl_c():
         if R == 1 and seen == 6: os.kill(os.getpid(), signal.SIGINT)
     try:
         fit(kr.EarlyStopping(patience=9, restore_best_weights=True), Do(batch=press),
-            kr.BackupAndRestore(sys.argv[1] + "/backup", delete_checkpoint=False))
+            kr.BackupAndRestore(sys.argv[1] + "/backup", delete_checkpoint=False),
+            kr.ModelCheckpoint(sys.argv[1] + "/at_end.keras", save_freq=10**6, save_at_end=True))
+    except KeyboardInterrupt as error:
+        notes = getattr(error, "__notes__", [])
+        return ["KeyboardInterrupt", notes, os.path.exists(sys.argv[1] + "/at_end.keras")]
+
+def late_ctrl_c():
+    class Press(keras.callbacks.Callback):
+        def on_train_end(self, logs=None):
+            if R == 1: os.kill(os.getpid(), signal.SIGINT)
+    stop = kr.EarlyStopping(patience=9)
+    try:
+        fit(Press(), stop, epochs=2)
     except KeyboardInterrupt:
-        return "KeyboardInterrupt"
+        return ["KeyboardInterrupt", stop.best_epoch + 1]
+
+def nothing_bad_is_saved_while_a_stop_waits():
+    def bad(self, seen, logs):
+        if R == 1 and seen == 5: logs["loss"] = float("nan")
+    terminate = kr.TerminateOnNaN()
+    many_batches(kr.BackupAndRestore(sys.argv[1] + "/bad", save_freq=4, keep=9,
+                                     delete_checkpoint=False), Do(batch=bad), terminate)
+    saved = sorted(n for n in os.listdir(sys.argv[1] + "/bad") if n.startswith("epoch"))
+    return [str(terminate.stop_reason), saved]
 
 def fit_after_ctrl_c():
     return len(fit(kr.EarlyStopping(patience=9), epochs=2)[1]["loss"])
@@ -185,6 +211,7 @@ for scenario in (early_stopping, nan_on_one_rank, reduce_rate, checkpoint, clock
                  stop_after_epoch, stop_in_mid_epoch, stop_at_a_batch_that_does_not_depend_on_time,
                  a_stop_that_waits_is_in_the_snapshot, metrics_of_a_batch, a_logger_of_rank_0,
                  logs_of_its_own, terminate_on_nan, roll_back, average, ctrl_c,
+                 late_ctrl_c, nothing_bad_is_saved_while_a_stop_waits,
                  fit_after_ctrl_c):
     print("START", scenario.__name__, flush=True)
     print("DONE", json.dumps([scenario.__name__, scenario()]), flush=True)
@@ -232,9 +259,10 @@ def test_a_stop_of_one_rank_is_one_of_all_and_is_told_once(both):
 def test_a_stop_in_mid_epoch_waits_for_a_batch_that_a_run_that_resumes_reaches_too(both):
     found = both[0][0]
     assert found["stop_at_a_batch_that_does_not_depend_on_time"] == 31
-    first, again = found["a_stop_that_waits_is_in_the_snapshot"]
+    first, second, third = found["a_stop_that_waits_is_in_the_snapshot"]
     assert first == list(range(10))
-    assert (again[0], again[-1]) == (8, 31)
+    assert (second[0], second[-1]) == (8, 40)
+    assert (third[0], third[-1]) == (40, 63)  # rank 1 had stopped in batch 35
 
 
 def test_the_metrics_of_a_batch_are_means_where_a_checkpoint_goes_by_them(both):
@@ -242,7 +270,7 @@ def test_the_metrics_of_a_batch_are_means_where_a_checkpoint_goes_by_them(both):
 
 
 def test_a_logger_may_stand_on_rank_0_alone(both):
-    assert both[0][0]["a_logger_of_rank_0"] == 2
+    assert both[0][0]["a_logger_of_rank_0"] == [[2, [1.0, 1.0]]] * 2
 
 
 def test_logs_stay_each_ranks_own_where_that_is_asked_for_and_decisions_are_one(both):
@@ -259,6 +287,13 @@ def test_a_loss_that_is_nan_on_one_rank_ends_or_rolls_back_all(both):
     assert len(records) == 1 and "loss is nan" in records[0]
 
 
+def test_nothing_is_saved_between_a_nan_of_one_rank_and_the_end_that_it_causes(both):
+    reason, saved = both[0][0]["nothing_bad_is_saved_while_a_stop_waits"]
+    assert "loss is nan in epoch 1, batch 5 on rank 1" in reason
+    assert len(saved) == 2 and "batch-0000004" in saved[-1], saved
+
+
 def test_ctrl_c_on_one_rank_ends_all_and_the_next_fit_runs(both):
-    assert both[0][0]["ctrl_c"] == "KeyboardInterrupt"
+    assert both[0][0]["ctrl_c"] == ["KeyboardInterrupt", [], True]
+    assert both[0][0]["late_ctrl_c"] == ["KeyboardInterrupt", 2]
     assert both[0][0]["fit_after_ctrl_c"] == 2

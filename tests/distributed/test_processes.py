@@ -8,7 +8,8 @@ from support import processes
 
 HELLO = """
 from support import rank
-print("I am", rank.join())
+found = rank.join()
+print(f"I am {found}\\n", end="")  # in one piece
 """
 HANGS = """
 import subprocess, sys, time

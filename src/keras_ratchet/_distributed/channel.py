@@ -80,7 +80,7 @@ class Channel:
             self._connection.send(message)
 
     def _receive(self) -> None:
-        with contextlib.suppress(EOFError, OSError):
+        with contextlib.suppress(Exception):  # EOFError or OSError; or it cannot be read
             while True:
                 kind, number, content = self._connection.recv()
                 if kind == "gone":

@@ -103,8 +103,10 @@ class Agreement:
         """End a run: from now on a rank that leaves is none of our business."""
         run = self._run_of(owner)
         if run is not None:
-            self._unwatch(run)
-            del self._runs[self._runs.index(run) :]
+            index = self._runs.index(run)
+            for inner in self._runs[index:]:
+                self._unwatch(inner)
+            del self._runs[index:]
             self._be_quiet()
 
     def leave(self, reason: str, owner: object = None) -> None:
@@ -155,7 +157,8 @@ class Agreement:
                 outcome = self._try(action) if self.rank == 0 else None
         finally:
             self._is_inside = False
-        return cast(T, result(self.broadcast(outcome, what) if is_shared else outcome))
+        found = self.broadcast(outcome, what) if is_shared else outcome
+        return cast(T, result(outcome if self.rank == 0 else found))  # its own has a traceback
 
     def together(self, action: Callable[[], T], what: str) -> T:
         """Return what an action returns; if it raises on any rank, raise on all.
@@ -166,7 +169,9 @@ class Agreement:
         """
         outcome = self._try(action)
         failures = self.gather(outcome if isinstance(outcome, Raised) else None, what)
-        result(next((failure for failure in failures if failure is not None), None))
+        failure = next((failure for failure in failures if failure is not None), None)
+        if failure is not None and failure.rank != self.rank:
+            result(failure)
         return result(outcome)
 
     def _try(self, action: Callable[[], T]) -> T | Raised:
@@ -208,12 +213,14 @@ class Agreement:
             raise RankError(f"A child made by fork is no rank, and cannot take part in: {what}.")
         if run.over:
             raise RankError(f"Rank {self.rank} is out of the run ({run.over}), at: {what}.")
-        data = pickle.dumps((value, speech.unsaid()))
+        unsaid = speech.unsaid()
         run.count += 1
         try:
+            data = pickle.dumps((value, unsaid))
             found = exchange((run.number, run.count), what, data)
-        except RankError as error:
-            if run.number:
+        except BaseException as error:
+            speech.keep(unsaid)
+            if run.number and isinstance(error, RankError):
                 self._quit(run, str(error))
             raise
         pairs = [pickle.loads(each) for each in found]

@@ -138,9 +138,12 @@ class Server:
                 kind, number, *rest = connection.recv()
                 with self._state:
                     getattr(self, f"_{kind}")(rank, number, *rest)
-        except (EOFError, OSError):
+        except Exception as error:
+            has_ended = isinstance(error, EOFError | OSError)
+            reason = ENDED if has_ended else f"what it said cannot be read: {error!r}"
             with self._state:
-                self._leave(rank, (ALL_RUNS, 0), ENDED)
+                self._leave(rank, (ALL_RUNS, 0), reason)
+            connection.close()
 
     def _bring(self, rank: int, number: Number, label: str, data: bytes) -> None:
         self._give(rank, number, label, data, to_all=False)

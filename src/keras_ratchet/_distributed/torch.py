@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from typing import Any
 
 import torch.distributed as dist
 
 from keras_ratchet._distributed.sockets import is_loopback
 
 WAITS_AT_EXIT = False
+_FOR_EVER = timedelta(days=1)  # who waits has a limit of its own
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -32,8 +36,39 @@ def is_one_machine() -> bool:
     )
 
 
+_calls = itertools.count(1)  # the same on all ranks, which all come here for each group
+
+
 def share(own: bytes | None) -> bytes:
-    """Return rank 0's bytes on all ranks."""
+    """Return rank 0's bytes on all ranks, once all are here.
+
+    They travel through the store by which the process group was made. In a collective, a rank that
+    has no callback of ours would take part with one of its own.
+    """
+    store = _store()
+    if store is None:
+        return _broadcast(own)
+    key = f"keras_ratchet/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{next(_calls)}"
+    rank, size = rank_and_size()
+    if own is not None:
+        store.set(key, own)
+        store.wait([f"{key}/{other}" for other in range(1, size)], _FOR_EVER)
+        return own
+    store.wait([key], _FOR_EVER)
+    found: bytes = store.get(key)
+    store.set(f"{key}/{rank}", b"here")
+    return found
+
+
+def _store() -> Any:
+    """Return the store of the default group, or None where this version of torch hides it."""
+    try:
+        return dist.distributed_c10d._get_default_store()
+    except (AttributeError, ValueError):
+        return None
+
+
+def _broadcast(own: bytes | None) -> bytes:
     box = [own]
     dist.broadcast_object_list(box, src=0)
     assert box[0] is not None

@@ -91,6 +91,7 @@ class Watchdog:
             GRACE_S,
             EXIT_CODE,
         )
+        speech.end()  # what was kept for rank 0
         faulthandler.dump_traceback(sys.__stderr__ or 2)
         saving = threading.Thread(target=self._before_exit, daemon=True)
         saving.start()
@@ -100,7 +101,6 @@ class Watchdog:
 
 def say(message: str, *arguments: object) -> None:
     """Log what every rank says, and not only rank 0."""
-    speech.end()
     _log.critical(message, *arguments)
 
 
@@ -108,6 +108,7 @@ def end_later(rank: int, exit_code: int) -> None:
     """End a process that an exception ends, if its engine makes it wait for the others."""
 
     def end() -> None:
+        speech.end()
         say("rank %d still waits for the others at its end: it ends without them", rank)
         os._exit(exit_code)
 
@@ -119,7 +120,12 @@ def limit(limit_s: float, what: str) -> Iterator[None]:
     """Return a block for a wait in native code: it is said after a minute, and has an end."""
 
     def notice() -> None:
-        say("%s, for %g s so far: each has to call fit, or start its loop", what, _NOTICE_S)
+        say(
+            "%s, for %g s so far: each has to call fit, or start its loop, with the same callbacks "
+            "of keras_ratchet (leave no `if rank == 0` around them)",
+            what,
+            _NOTICE_S,
+        )
 
     def end() -> None:
         say("%s, for %g s: it ends with exit code %d", what, limit_s, EXIT_CODE)

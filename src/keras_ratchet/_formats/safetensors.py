@@ -139,11 +139,6 @@ class MappedArrays:
         except (ValueError, KeyError, TypeError) as error:
             raise LoadError(f"the array {name!r} cannot be read: {error!r}") from error
 
-    def forget(self) -> None:
-        """Let the system drop the pages that were read."""
-        if hasattr(self._data, "madvise"):  # not on Windows
-            self._data.madvise(mmap.MADV_DONTNEED)
-
 
 def dtype_named(name: str) -> np.dtype[Any]:
     """Return a dtype that the format can hold, by NumPy's name.

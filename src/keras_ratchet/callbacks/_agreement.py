@@ -101,6 +101,7 @@ class AgreeOnStop(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Note that this rank is in a batch: a rank that has fewer waits for it in vain."""
+        self._done = batch
         self._ranks.step.begin(f"batch {batch + 1} of epoch {self._epoch + 1}")
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -151,23 +152,56 @@ def join_list(callback_list: Any, model: Model, ranks: Any, ctrl_c: Any) -> None
     given: Mapping[str, float] = next(
         (c.log_weights for c in present if hasattr(c, "log_weights")), {}
     )
-    leaves = not all(getattr(callback, "sync_logs", True) for callback in present)
     head = [c for c in present if getattr(c, "place", "") == "first"]
     tail = [c for c in present if getattr(c, "place", "") == "last"]
-    others: list[Any] = [] if leaves else [AgreeOnLogs(ranks, given)]
-    for callback in (c for c in present if c not in head and c not in tail):
-        if leaves and is_ours(callback):
-            agreed = AgreeOnLogs(ranks, given)
-            others += [agreed, callback, LeaveLogs(agreed)]
-            continue
-        if not leaves and _may_write(others[-1]) and not _may_write(callback):
-            others.append(AgreeOnLogs(ranks, given))
-        others.append(callback)
-    callback_list.callbacks = [*head, *others, AgreeOnStop(ranks, ctrl_c), *tail]
+    body = [c for c in present if c not in head and c not in tail]
+    if all(getattr(callback, "sync_logs", True) for callback in present):
+        body = _with_agreed_logs(body, ranks, given)
+    else:
+        body = _with_own_logs(body, ranks, given)
+    callback_list.callbacks = [*head, *body, AgreeOnStop(ranks, ctrl_c), *tail]
     for callback in callback_list.callbacks:
         if is_agreement(callback):
             callback.set_model(model)
     make_synchronous(callback_list)
+
+
+def _with_agreed_logs(body: list[Any], ranks: Any, given: Mapping[str, float]) -> list[Any]:
+    """Return callbacks with an agreement before the first, and after those that may write logs.
+
+    Of foreign callbacks each rank may have others. So places are counted by ours, which are the
+    same on all ranks: there is one before a callback of ours if any rank needs one there.
+    """
+    needs, is_written = [], False
+    for callback in body:
+        if is_ours(callback):
+            needs.append(is_written)
+        is_written = _may_write(callback) or (is_written and not is_ours(callback))
+    everywhere = ranks.gather([*needs, is_written], "who may write logs")
+    *needs, at_end = [any(place) for place in zip(*everywhere, strict=True)]
+    found: list[Any] = [AgreeOnLogs(ranks, given)]
+    end = 1
+    for callback in body:
+        if is_ours(callback) and needs.pop(0):
+            found.append(AgreeOnLogs(ranks, given))
+        found.append(callback)
+        if is_ours(callback) or _may_write(callback):
+            end = len(found)
+    if at_end:  # before Keras's own, such as History
+        found.insert(end, AgreeOnLogs(ranks, given))
+    return found
+
+
+def _with_own_logs(body: list[Any], ranks: Any, given: Mapping[str, float]) -> list[Any]:
+    """Return callbacks with an agreement for each of ours alone."""
+    found: list[Any] = []
+    for callback in body:
+        if is_ours(callback):
+            agreed = AgreeOnLogs(ranks, given)
+            found += [agreed, callback, LeaveLogs(agreed)]
+        else:
+            found.append(callback)
+    return found
 
 
 def _may_write(callback: Any) -> bool:

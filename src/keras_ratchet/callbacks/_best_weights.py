@@ -250,7 +250,8 @@ class BestEpochsAverage(BestEpoch):
         if not self.is_captured or not self._top.wants(value, order):
             return
         self._find_sources(model)
-        if self._watch.find_bad(model, sources=self._sources) is None:
+        bad = self._watch.find_bad(model, sources=self._sources)
+        if not self.ranks.any(bad is not None, "weights not finite"):
             self._add(model, epoch, value, order)
 
     def _add(self, model: Model, epoch: int, value: float, order: Monitor) -> None:

@@ -28,8 +28,10 @@ def check_same(ranks: Any, callbacks: Iterable[Any], params: Mapping[str, Any]) 
     Raises:
         ConfigError: If callbacks, epochs or batches differ.
     """
+    ours = [callback for callback in callbacks if is_ours(callback)]
     own = {
-        "callbacks": [type(callback).__name__ for callback in callbacks if is_ours(callback)],
+        "callbacks": [type(callback).__name__ for callback in ours],
+        "sync_logs": all(getattr(callback, "sync_logs", True) for callback in ours),
         "epochs": params.get("epochs"),
         "batches per epoch": params.get("steps"),
     }

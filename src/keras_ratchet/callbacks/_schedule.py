@@ -35,7 +35,8 @@ class Schedule:
         clock: Callable[[], float] | None = None,
         ranks: Any = None,
     ) -> None:
-        self._pace = None if ranks is None or ranks.world_size == 1 else Pace(ranks)
+        is_shared = ranks is not None and ranks.world_size > 1
+        self._pace = Pace(ranks) if is_shared and interval is not None else None
         self.talked = False
         self._every_batches = every_batches
         self._interval = interval

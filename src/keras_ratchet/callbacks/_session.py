@@ -135,7 +135,8 @@ class Session:
         self.resumer.restore(self._model)
         self._epoch, self._info.resumed_from = state.position.epoch, state.position
         self._schedule.pending = int(state.extra.get("pending", 0))
-        self._store.ranks.holds_stop = bool(state.extra.get("holds_stop"))
+        if self._store.ranks.world_size > 1:
+            self._store.ranks.holds_stop = bool(state.extra.get("holds_stop"))
         fit.set_initial_epoch(self._model, self._epoch)
         if self.is_over:
             self._stopping = bool(state.extra.get("stopping"))
@@ -212,8 +213,11 @@ class Session:
         self._validation = self.resumer.before_validation(self._model)
 
     def end_validation_batch(self) -> bool:
-        """Return whether `fit` has to end; the epoch's batches are all done."""
-        due = self._collect_and_ask() if self._pace.is_due() else None
+        """Return whether `fit` has to end; the epoch's batches are all done.
+
+        In several processes that waits for the epoch's end: each may validate on other data.
+        """
+        due = self._collect_and_ask() if self._store.ranks.world_size == 1 else None
         if due:
             self._make_room(due, self._validation)
         return due is not None

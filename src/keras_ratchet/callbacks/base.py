@@ -179,7 +179,8 @@ class RatchetCallback(keras.callbacks.Callback):
         """End the run of the ranks, once all of our callbacks have ended."""
         if self._ranks.world_size > 1 and not any(c._takes_part for c in self._ours()):
             leave_list(self._list)
-            self._ranks.barrier("training ended")
+            pressed = self._ranks.gather(self._ctrl_c.asked, "training ended")
+            self._ctrl_c.requested |= any(pressed)  # too late for the epoch's end to hear of it
             self._ranks.end_run(self._owner)
 
     @property
@@ -197,13 +198,17 @@ class RatchetCallback(keras.callbacks.Callback):
             return
         self._running = False
         self._ctrl_c.release(self)
-        is_agreed = self._ctrl_c.is_shared and self._ctrl_c.requested
-        if not is_agreed:
+        if not self._all_end:
             self._ranks.leave(repr(error), self._owner)
         self._wind_down(error)
-        if is_agreed:
+        if self._all_end:
             self._end_run()
         self._unshare()
+
+    @property
+    def _all_end(self) -> bool:
+        """Whether all ranks end now, by a Ctrl-C of which all have heard."""
+        return self._ctrl_c.is_shared and self._ctrl_c.requested
 
     def _wind_down(self, error: BaseException) -> None:
         """Clean up when no `on_train_end` comes."""

@@ -361,7 +361,7 @@ class EarlyStopping(MonitorCallback, keras.callbacks.EarlyStopping):
     def _hurry(self) -> str:
         """Return why there is no time for a validation on any rank, or ""."""
         callbacks = getattr(self._list, "callbacks", ())
-        own = reason_to_hurry(callbacks, self._ctrl_c.requested)
+        own = reason_to_hurry(callbacks, self._ctrl_c.asked)
         return next(filter(None, self._ranks.gather(own, "whether there is time")), "")
 
     def state_dict(self) -> dict[str, Any]:

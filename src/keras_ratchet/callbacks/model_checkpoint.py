@@ -264,8 +264,10 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
         super().on_train_end(logs)
 
     def _wind_down(self, error: BaseException) -> None:
-        if self._ranks.rank == 0:  # alone: the others have been told that nobody comes any more
+        if self._all_end or self._ranks.rank == 0:  # alone: the others wait for nothing any more
             self._finish(f"training ended with {type(error).__name__}")
+        else:
+            self._checkpointer.store.end()
 
     def _finish(self, reason: str) -> None:
         store = self._checkpointer.store
@@ -307,7 +309,7 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
         self._schedule.persisted(self._checkpointer.save_s)
         ended, self._last_batch = batches_ended(self._last_batch, batch), batch
         verdict = self._schedule.check(ended)
-        if self._schedule.talked:
+        if self._schedule.talked:  # by the clock, at the same batch on all ranks
             self._or_abandon(self._checkpointer.collect)
         self._unsaved = self._moment(self._current_epoch, batch, None)
         self._reason = verdict.reason

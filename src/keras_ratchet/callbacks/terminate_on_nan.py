@@ -138,10 +138,7 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Check the validation metrics, and the weights."""
         super().on_epoch_end(epoch, logs)
-        if self._ranks.world_size > 1:
-            found = self._ranks.gather(self._noted, "not finite")
-            if first := next(filter(None, found), None):
-                self._terminate(*first)
+        self._terminate_if_noted()
         if self.stop_reason is not None:
             return
         problems = [f"{name} is {value}" for name, value in self._bad(logs)]
@@ -153,9 +150,9 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
             self._terminate(line, f"{reason}. Terminating training.", reason)
 
     def _terminate_all(self, line: str, message: str, reason: str) -> None:
-        """Terminate; in several processes once all ranks have come to the end of this epoch.
+        """Terminate; in several processes once the others have heard of it, who need this rank.
 
-        The others hear of it when the ranks talk, and until then they need this one.
+        They do before the next snapshot, which would not be finite, or at the end of the epoch.
         """
         if self._ranks.world_size == 1:
             self._terminate(line, message, reason)
@@ -163,6 +160,17 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
         where = f" on rank {self._ranks.rank}"
         self._noted = self._noted or (line + where, message + where, reason + where)
         self._model.stop_training = True
+
+    def on_snapshot_begin(self) -> None:
+        """Terminate if a rank has noted something; BackupAndRestore calls this before it saves."""
+        self._terminate_if_noted()
+
+    def _terminate_if_noted(self) -> None:
+        if self._ranks.world_size == 1:
+            return
+        found, self._noted = self._ranks.gather(self._noted, "not finite"), None
+        if first := next(filter(None, found), None):
+            self._terminate(*first)
 
     def _bad(self, logs: Mapping[str, Any] | None) -> list[tuple[str, float]]:
         values = metrics_of(logs)

@@ -152,7 +152,15 @@ class RayReportCallback(RatchetCallback):
         self._reported = done
         _sessions.add(self._directory)
         if self._backup is not None and self._ranks.rank == 0:
-            _write(self._note_path(), {"run": self._run, "epoch": done})
+            try:
+                _write(self._note_path(), {"run": self._run, "epoch": done})
+            except OSError as error:
+                _log.warning(
+                    "it cannot be noted that epoch %d was reported: %s. After a restart it may be "
+                    "reported once more.",
+                    done,
+                    error,
+                )
 
     def _tell(self, metrics: dict[str, Any], checkpoint: Any) -> None:
         self._session.report(metrics, checkpoint=checkpoint)

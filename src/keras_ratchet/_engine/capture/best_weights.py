@@ -54,8 +54,11 @@ class VariableCopies:
         self._variables, self._of = [], variables if values else None
         held = list(variables()) if values else []
         if len(held) == len(values):
-            view = _backends.current().view
-            self.buffers = [held_as(a, view(v)) for a, v in zip(values, held, strict=True)]
+            backend = _backends.current()
+            self.buffers = [
+                held_as(a, backend.view(v)) if backend.is_split(v) else np.array(a)
+                for a, v in zip(values, held, strict=True)
+            ]
         else:
             self.buffers = [np.array(value) for value in values]
 

@@ -47,8 +47,8 @@ class VariableBuffers:
     def gather(self, variables: Sequence[Any], ranks: Any) -> None:
         """Give rank 0 whole values of what is split over processes, for the next `capture`.
 
-        All ranks call it. They come one at a time: for a moment each rank holds one of them, and
-        rank 0 holds all until they are written.
+        All ranks call it. They come one at a time: the others hold a copy of their own slices of
+        one of them for a moment, and rank 0 holds all until they are written.
 
         Args:
             variables: Those that may be captured.
@@ -59,8 +59,8 @@ class VariableBuffers:
         for variable in filter(backend.is_split, variables):
             held = backend.view(variable)
             assert isinstance(held, Slices)
-            parts = ranks.gather(list(held.owned_parts()), f"slices of {variable.path}")
-            if ranks.rank == 0:
+            parts = ranks.collect(list(held.owned_parts()), f"slices of {variable.path}")
+            if parts is not None:
                 self._whole[id(variable)] = assembled(held, itertools.chain(*parts))
 
     def capture(self, sources: Sequence[Any], background: bool) -> Values:

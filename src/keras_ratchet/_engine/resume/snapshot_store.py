@@ -115,7 +115,7 @@ class SnapshotStore:
         lock = os.path.join(metadata, single_file.BACKUP_LOCK)
         own = self.ranks.broadcast(f"{os.stat(lock).st_mtime_ns}" if self.ranks.rank == 0 else "")
         try:
-            mine = f"{os.stat(lock).st_mtime_ns}"
+            mine = own if self.ranks.rank == 0 else _newest_mtime(lock)
         except OSError as error:
             mine = str(error)
         seen = self.ranks.gather((self.directory, mine), "shared directory")
@@ -382,3 +382,9 @@ def _read(path: str, rank: int = 0) -> TrainState:
         **slice_files.read_slices(path),
     }
     return TrainState.unpack(json.loads(text), arrays, rank)
+
+
+def _newest_mtime(path: str) -> str:
+    """Return when a file was changed; on NFS opening it asks the server. Not for who locks it."""
+    with open(path, "rb") as file:
+        return f"{os.fstat(file.fileno()).st_mtime_ns}"

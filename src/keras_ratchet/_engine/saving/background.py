@@ -95,6 +95,11 @@ class BackgroundWriter:
     @on_first_rank
     def pending(self) -> bool:
         """Whether there is a save whose outcome has not been collected."""
+        return self.has_job
+
+    @property
+    def has_job(self) -> bool:
+        """Whether there is one in this process; no other rank is asked."""
         return self._job is not None
 
     def start(self, save: Callable[[], Saved], model: object) -> None:

@@ -70,7 +70,9 @@ class Checkpointer:
             self._continues = True
             return
         infos = [] if fresh else self.store.list_all()
-        found = earlier(model, infos, initial_epoch, asked=fresh is False)
+        found = self.store.ranks.first(
+            lambda: earlier(model, infos, initial_epoch, asked=fresh is False), "earlier run"
+        )
         self._continues = found is not None
         self.store.run = run if found is None else found.run
         self._notice = self._notice_of(found, fresh)
@@ -243,7 +245,7 @@ class Checkpointer:
                 preserves_others=self.best_only or self.store.retention is not None,
             )
         except BaseException:
-            if not self.store.writer.pending:  # it did not come to a save
+            if not self.store.writer.has_job:  # it did not come to a save
                 self._restore_previous_best()
             raise
         self._settle(saved)
