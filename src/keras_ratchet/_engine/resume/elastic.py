@@ -177,7 +177,9 @@ class Change:
                 "states of rank 0, and random streams as the script seeds them."
             )
         elif before > now:
-            parts.append(f"What ranks from {now} on had of their own is left out.")
+            parts.append(
+                "What the ranks that are gone had of their own (streams, statistics) is dropped."
+            )
         warn(" ".join(parts))
 
     def _about_epoch(self, done: int | None) -> str:

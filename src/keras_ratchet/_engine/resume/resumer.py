@@ -163,6 +163,8 @@ class Resumer:
         The saved rate is stored again, so that the next resume names the difference too.
         """
         found = changes(saved, self._script)
+        if self.change is not None:  # of which another batch size is a part
+            found = [sentence for sentence in found if ".batch_shape:" not in sentence]
         if self.script_sets_rate and saved and saved["steps"] != self._script["steps"]:
             return [
                 "learning_rate='script' has no effect, since the optimizer has made steps before "
