@@ -270,3 +270,49 @@ def test_what_cannot_work_is_refused_at_once(tmp_path):
         keras_ratchet.Run(tmp_path, model, optimizer=optimizer, keep=0)
     with pytest.raises(TypeError, match="no_such"):
         keras_ratchet.Run(tmp_path, model, no_such=1)
+
+
+@pytest.mark.parametrize("cut", [2, 5, 8, 11])
+@pytest.mark.parametrize("zeroes", ["after the step", "before the first batch of a step"])
+def test_gradients_that_wait_for_a_step_are_in_the_snapshot(tmp_path, cut, zeroes):
+    def train(directory, cut=None):
+        keras.backend.clear_session()  # names decide the order of a model's parameters
+        keras.utils.set_random_seed(5)
+        model, optimizer, loader = build("")
+        done = 0
+        with keras_ratchet.Run(directory, model, optimizer=optimizer, save_freq=1) as run:
+            for _ in run.epochs(3):
+                for x, y in run.batches(loader):
+                    position = run.backup._session._done  # batches of this epoch
+                    if zeroes.startswith("before") and position % 3 == 0:
+                        optimizer.zero_grad()
+                    torch.nn.functional.mse_loss(model(x, training=True), y).backward()
+                    if position % 3 == 2:  # 5 batches an epoch: two wait over its end
+                        optimizer.step()
+                        if zeroes.startswith("after"):
+                            optimizer.zero_grad()
+                    done += 1
+                    if done == cut:
+                        raise Cut
+        return values(model.variables), [p.grad is None for p in model.parameters()]
+
+    straight = train(tmp_path / "straight")
+    with pytest.raises(Cut):
+        train(tmp_path / "cut", cut)
+    resumed = train(tmp_path / "cut")
+    assert straight[1] == resumed[1]
+    for one, other in zip(straight[0], resumed[0], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_gradients_of_a_batch_that_made_a_step_are_not_saved(tmp_path):
+    model, optimizer, loader = build("")
+    held = []
+    with keras_ratchet.Run(tmp_path, model, optimizer=optimizer, save_freq=1) as run:
+        for _ in run.epochs(1):
+            for x, y in run.batches(loader):
+                optimizer.zero_grad()
+                torch.nn.functional.mse_loss(model(x, training=True), y).backward()
+                optimizer.step()
+                held.append("gradients" in run.backup._session.resumer.optimizer.state())
+    assert held == [False] * PER_EPOCH

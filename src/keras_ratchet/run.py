@@ -164,6 +164,7 @@ class Run:
                 if index == skip - 1:
                     session.resumer.restore_streams()
                 continue
+            session.resumer.optimizer.begin_batch()
             self._list.on_train_batch_begin(index)
             yield batch
             self._list.on_train_batch_end(index, dict(self._epoch_logs))

@@ -1,4 +1,4 @@
-"""Methods that run on rank 0 only, and what differs between the ranks."""
+"""Methods that run on rank 0 only."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ def on_first_rank(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenat
 
     All ranks call it; what it returns or raises can be pickled.
     """
+    summary = (method.__doc__ or method.__name__).splitlines()[0].rstrip(".")
+    what = summary[:1].lower() + summary[1:]  # for messages
 
     @functools.wraps(method)
     def run(self: S, *args: P.args, **kwargs: P.kwargs) -> T:
         if self.ranks.world_size == 1:
             return method(self, *args, **kwargs)
-        name = f"{type(self).__name__}.{method.__name__}"
-        result: T = self.ranks.first(lambda: method(self, *args, **kwargs), name)
+        result: T = self.ranks.first(lambda: method(self, *args, **kwargs), what)
         return result
 
     return cast(Callable[Concatenate[S, P], T], run)

@@ -167,8 +167,8 @@ def _message(own: int, kind: str, content: Any, what: str, timeout_s: float) -> 
     if kind == "stuck":
         return (
             f"rank {own} waits in vain at {what!r} for {_who(content)}. That rank has more batches "
-            "in this epoch, probably: give each the same number (drop the last ones, or repeat "
-            "some)."
+            "in this epoch or in its validation, probably: give each the same number (drop the "
+            "last ones, or repeat some)."
         )
     return f"Not all ranks have come to {what!r} within {timeout_s:g} s. Missing: {_who(content)}."
 

@@ -116,6 +116,14 @@ class AgreeOnStop(keras.callbacks.Callback):
         if self._done // STOP_EVERY > before // STOP_EVERY:
             self._stop(where)
 
+    def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Note that this rank is in a batch, in which Keras may wait for the others."""
+        self._ranks.step.begin(f"batch {batch + 1} of a validation")
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Note that it has ended."""
+        self._ranks.step.end()
+
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Stop on all ranks if one of them stops."""
         self._ranks.holds_stop |= bool(self.model.stop_training)

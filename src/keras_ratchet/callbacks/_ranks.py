@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from keras_ratchet._keras import fit
 from keras_ratchet.callbacks._logs import metrics_of
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy.deadline import Deadline
@@ -34,6 +35,7 @@ def check_same(ranks: Any, callbacks: Iterable[Any], params: Mapping[str, Any]) 
         "sync_logs": all(getattr(callback, "sync_logs", True) for callback in ours),
         "epochs": params.get("epochs"),
         "batches per epoch": params.get("steps"),
+        "a validation": fit.validation_of_fit() is not None,
     }
     _compare(ranks.gather(own, "start of the run"))
 

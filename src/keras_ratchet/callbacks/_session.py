@@ -13,6 +13,7 @@ from keras_ratchet._engine.resume import keras_backup
 from keras_ratchet._engine.resume.attributes import AttributeStates
 from keras_ratchet._engine.resume.callback_states import CallbackStates
 from keras_ratchet._engine.resume.data_cursor import DataCursor, warn_of_generators
+from keras_ratchet._engine.resume.loop_optimizer import LoopOptimizer
 from keras_ratchet._engine.resume.resumer import Resumer
 from keras_ratchet._engine.resume.snapshot_store import SnapshotStore
 from keras_ratchet._engine.resume.train_state import BeforeValidation, TrainState
@@ -95,7 +96,7 @@ class Session:
             self._states,
             self._cursor,
             AttributeStates(model),
-            options.optimizer,
+            LoopOptimizer(options.optimizer),
             options.script_sets_rate,
         )
         self._pace = Pace(store.ranks)
@@ -135,8 +136,8 @@ class Session:
         self.resumer.restore(self._model)
         self._epoch, self._info.resumed_from = state.position.epoch, state.position
         self._schedule.pending = int(state.extra.get("pending", 0))
-        if self._store.ranks.world_size > 1:
-            self._store.ranks.holds_stop = bool(state.extra.get("holds_stop"))
+        if (ranks := self._store.ranks).world_size > 1:
+            ranks.holds_stop = bool(state.extra.get("holds_stop"))
         fit.set_initial_epoch(self._model, self._epoch)
         if self.is_over:
             self._stopping = bool(state.extra.get("stopping"))
@@ -213,10 +214,7 @@ class Session:
         self._validation = self.resumer.before_validation(self._model)
 
     def end_validation_batch(self) -> bool:
-        """Return whether `fit` has to end; the epoch's batches are all done.
-
-        In several processes that waits for the epoch's end: each may validate on other data.
-        """
+        """Return whether `fit` has to end; in several processes, which may differ here, not yet."""
         due = self._collect_and_ask() if self._store.ranks.world_size == 1 else None
         if due:
             self._make_room(due, self._validation)
@@ -270,6 +268,7 @@ class Session:
     def close(self) -> None:
         """Release the lock, memory and signals; the snapshots stay."""
         self._info.elapsed_s = self.elapsed_s
+        self.resumer.optimizer.close()
         fit.set_initial_epoch(self._model, None)
         self._signals.stop()
         self._store.end()
@@ -332,9 +331,9 @@ class Session:
 
     def _announce_save(self) -> None:
         """Ask callbacks that watch the weights to check them; Rollback may restore older ones."""
-        for callback in self._callbacks:
-            if hook := getattr(callback, "on_snapshot_begin", None):
-                hook()
+        hooks = [getattr(callback, "on_snapshot_begin", None) for callback in self._callbacks]
+        for hook in filter(None, hooks):
+            hook()
 
     def _count_batches(self, ended: int) -> bool:
         """Count batches that have ended; return whether to save."""
@@ -382,7 +381,7 @@ class Session:
         if not self._is_stopping():  # which is the same on all ranks
             return False
         own = has_diverged(self._callbacks, logs)
-        return bool(self._store.ranks.any(own, "whether training has diverged"))
+        return bool(self._store.ranks.any(own, "whether it has diverged"))
 
     def _is_stopping(self) -> bool:
         return bool(getattr(self._model, "stop_training", False))

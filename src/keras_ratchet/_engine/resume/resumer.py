@@ -11,7 +11,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from keras_ratchet import _backends
 from keras_ratchet._engine.capture import building, optimizers, rng
 from keras_ratchet._engine.capture.building import FlagsWatch
 from keras_ratchet._engine.capture.model_state import (
@@ -36,6 +35,7 @@ from keras_ratchet._engine.resume.comparison import (
 from keras_ratchet._engine.resume.data_cursor import DataCursor
 from keras_ratchet._engine.resume.drift import alike
 from keras_ratchet._engine.resume.elastic import Change, dealt_by, fresh_metrics
+from keras_ratchet._engine.resume.loop_optimizer import LoopOptimizer
 from keras_ratchet._engine.resume.snapshot_store import SnapshotStore
 from keras_ratchet._engine.resume.train_state import (
     BeforeValidation,
@@ -62,7 +62,7 @@ class Resumer:
         callbacks: The states of the callbacks.
         cursor: The data.
         attributes: Those of the model, if they are looked at.
-        optimizer: The torch optimizer of a hand-written loop, if it has one.
+        optimizer: That of a hand-written loop, if it has one.
         script_sets_rate: Whether the script's learning rate counts, not the saved one.
 
     Attributes:
@@ -78,7 +78,7 @@ class Resumer:
     callbacks: CallbackStates
     cursor: DataCursor
     attributes: AttributeStates | None = None
-    optimizer: Any = None
+    optimizer: LoopOptimizer = field(default_factory=lambda: LoopOptimizer(None))
     script_sets_rate: bool = False
     state: TrainState | None = field(default=None, init=False)
     stage: Stage = field(init=False)
@@ -204,8 +204,7 @@ class Resumer:
         if self._new_rate is not None:
             model.optimizer.learning_rate = self._new_rate
         self.callbacks.load(self.state.callbacks, self.state.extra.get("identities"))
-        if self.optimizer is not None and "optimizer" in self.state.loop:
-            self.optimizer.load_state_dict(_backends.torch_tensors(self.state.loop["optimizer"]))
+        self.optimizer.restore(self.state.loop)
 
     def require(self, in_fit: bool, skips: bool, is_over: bool) -> None:
         """Raise where the loop cannot resume.
@@ -350,7 +349,7 @@ class Resumer:
             epoch_rng=now if whole else self._epoch_rng,
             callbacks=self.callbacks.capture(),
             cursor=self._cursor_at(position.batch),
-            loop=self._loop(),
+            loop=self.optimizer.state(),
             logs=dict(logs),
             extra=extra,
             torch_optimizers=optimizers.torch_states(model),
@@ -373,11 +372,6 @@ class Resumer:
             "script": self._script,
             **({"dealt_by": dealt} if (dealt := dealt_by(self.cursor.loader)) else {}),
         }
-
-    def _loop(self) -> dict[str, Any]:
-        if self.optimizer is None:
-            return {}
-        return {"optimizer": _backends.torch_plain(self.optimizer.state_dict())}
 
     def _cursor_at(self, batch: int) -> dict[str, Any]:
         if batch == 0:

@@ -1,0 +1,65 @@
+"""The optimizer of a hand-written loop: its state, and gradients that it has yet to use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from keras_ratchet import _backends
+
+_GRADIENTS = "gradients"
+
+
+class LoopOptimizer:
+    """An optimizer with `state_dict` and `load_state_dict`, such as torch's.
+
+    A loop may sum the gradients of several batches before a step. After a batch in which a torch
+    optimizer made no step, the gradients of its parameters are a part of its state.
+
+    Args:
+        optimizer: The optimizer, or None.
+    """
+
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer = optimizer
+        self._has_stepped = True
+        self._hook = None
+        watch = getattr(optimizer, "register_step_post_hook", None)
+        if watch is not None and hasattr(optimizer, "param_groups"):
+            self._hook = watch(self._note_step)
+
+    def _note_step(self, *_: Any) -> None:
+        self._has_stepped = True
+
+    def begin_batch(self) -> None:
+        """Note that a batch begins, in which no step was made yet."""
+        self._has_stepped = self._hook is None
+
+    def close(self) -> None:
+        """Watch it no more."""
+        if self._hook is not None:
+            self._hook.remove()
+
+    def state(self) -> dict[str, Any]:
+        """Return the state, as plain data and arrays."""
+        if self._optimizer is None:
+            return {}
+        found = {"optimizer": _backends.torch_plain(self._optimizer.state_dict())}
+        if not self._has_stepped and any(p.grad is not None for p in self._parameters()):
+            gradients = [parameter.grad for parameter in self._parameters()]
+            found[_GRADIENTS] = _backends.torch_plain(gradients)
+        return found
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned."""
+        if self._optimizer is None or "optimizer" not in state:
+            return
+        self._optimizer.load_state_dict(_backends.torch_tensors(state["optimizer"]))
+        gradients = _backends.torch_tensors(state.get(_GRADIENTS, []))
+        for parameter, gradient in zip(self._parameters(), gradients, strict=False):
+            parameter.grad = None if gradient is None else gradient.to(parameter.device)
+        self._has_stepped = not gradients
+
+    def _parameters(self) -> list[Any]:
+        groups = getattr(self._optimizer, "param_groups", ())
+        return [parameter for group in groups for parameter in group["params"]]
