@@ -72,6 +72,11 @@ class _Speech(logging.Filter):
         for said in self.unsaid():
             _say(f"rank {rank}", said)
 
+    def speak_in_child(self) -> None:
+        """Let a child made by `fork`, which is no rank, speak for itself."""
+        self._unsaid = []  # the rank itself says it
+        self.end()
+
     def is_heard(self, kind: str, level: int, text: str) -> bool:
         """Return whether to say something here and now; else it is kept for rank 0."""
         if self._rank is None:
@@ -121,4 +126,4 @@ def _say(who: str, said: Said) -> None:
 
 speech = _Speech()  # the process's, as is its logger
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=lambda: speech.end())  # noqa: PLW0108  a test replaces it
+    os.register_at_fork(after_in_child=speech.speak_in_child)
