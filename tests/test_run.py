@@ -316,3 +316,35 @@ def test_gradients_of_a_batch_that_made_a_step_are_not_saved(tmp_path):
                 optimizer.step()
                 held.append("gradients" in run.backup._session.resumer.optimizer.state())
     assert held == [False] * PER_EPOCH
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_an_optimizer_finds_its_state_where_the_names_of_layers_come_in_another_order(
+    tmp_path, waits
+):
+    def train(directory, layers_before, cut=None):
+        keras.backend.clear_session()
+        for _ in range(layers_before):
+            keras.layers.Dense(1)
+        keras.utils.set_random_seed(5)
+        x, y = map(torch.tensor, arrays(ROWS))
+        layers = [keras.layers.Dense(4, activation="tanh") for _ in range(12)]
+        model = keras.Sequential([keras.Input((4,)), *layers, keras.layers.Dense(1)])
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        with keras_ratchet.Run(directory, model, optimizer=optimizer, save_freq=1) as run:
+            for _ in run.epochs(1):
+                for i in run.batches(range(9)):
+                    torch.nn.functional.mse_loss(model(x[i : i + 8]), y[i : i + 8]).backward()
+                    if not waits or i % 3 == 2:
+                        optimizer.step()
+                        optimizer.zero_grad()
+                    if i == cut:
+                        raise Cut
+        return values(model.variables), [name for name, _ in model.named_parameters()]
+
+    straight, _ = train(tmp_path / "straight", 0)
+    with pytest.raises(Cut):
+        train(tmp_path / "cut", 0, cut=5 if not waits else 4)
+    resumed, _ = train(tmp_path / "cut", 15)
+    for one, other in zip(straight, resumed, strict=True):
+        np.testing.assert_array_equal(one, other)

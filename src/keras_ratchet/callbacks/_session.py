@@ -96,7 +96,7 @@ class Session:
             self._states,
             self._cursor,
             AttributeStates(model),
-            LoopOptimizer(options.optimizer),
+            LoopOptimizer(options.optimizer, model),
             options.script_sets_rate,
         )
         self._pace = Pace(store.ranks)

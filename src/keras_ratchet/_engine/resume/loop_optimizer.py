@@ -8,6 +8,7 @@ from typing import Any
 from keras_ratchet import _backends
 
 _GRADIENTS = "gradients"
+_ORDER = "order"
 
 
 class LoopOptimizer:
@@ -16,12 +17,18 @@ class LoopOptimizer:
     A loop may sum the gradients of several batches before a step. After a batch in which a torch
     optimizer made no step, the gradients of its parameters are a part of its state.
 
+    A torch optimizer knows its parameters by their order. That of `model.parameters()` is the order
+    of the variables' names, and "dense_10" comes before "dense_9": it is another one if a process
+    has made other layers before. So the order is saved, by the places of the model's variables.
+
     Args:
         optimizer: The optimizer, or None.
+        model: The model, or None.
     """
 
-    def __init__(self, optimizer: Any) -> None:
+    def __init__(self, optimizer: Any, model: Any = None) -> None:
         self._optimizer = optimizer
+        self._model = model
         self._has_stepped = True
         self._hook = None
         watch = getattr(optimizer, "register_step_post_hook", None)
@@ -44,7 +51,10 @@ class LoopOptimizer:
         """Return the state, as plain data and arrays."""
         if self._optimizer is None:
             return {}
-        found = {"optimizer": _backends.torch_plain(self._optimizer.state_dict())}
+        found: dict[str, Any] = {
+            "optimizer": _backends.torch_plain(self._optimizer.state_dict()),
+            _ORDER: self._order(),
+        }
         if not self._has_stepped and any(p.grad is not None for p in self._parameters()):
             gradients = [parameter.grad for parameter in self._parameters()]
             found[_GRADIENTS] = _backends.torch_plain(gradients)
@@ -54,11 +64,25 @@ class LoopOptimizer:
         """Restore what `state` returned."""
         if self._optimizer is None or "optimizer" not in state:
             return
-        self._optimizer.load_state_dict(_backends.torch_tensors(state["optimizer"]))
+        whole = _backends.torch_tensors(state["optimizer"])
         gradients = _backends.torch_tensors(state.get(_GRADIENTS, []))
+        before, now = state.get(_ORDER, []), self._order()
+        if before != now and sorted(before) == sorted(now) == sorted(set(now)):
+            places = [before.index(variable) for variable in now]
+            slots = whole["state"]
+            moved = {new: slots[old] for new, old in enumerate(places) if old in slots}
+            whole = {**whole, "state": moved}
+            gradients = gradients and [gradients[old] for old in places]
+        self._optimizer.load_state_dict(whole)
         for parameter, gradient in zip(self._parameters(), gradients, strict=False):
             parameter.grad = None if gradient is None else gradient.to(parameter.device)
         self._has_stepped = not gradients
+
+    def _order(self) -> list[int]:
+        """Return each parameter's place among the model's variables, -1 if it is none of them."""
+        variables = getattr(self._model, "variables", ())
+        places = {id(getattr(variable, "value", None)): i for i, variable in enumerate(variables)}
+        return [places.get(id(parameter), -1) for parameter in self._parameters()]
 
     def _parameters(self) -> list[Any]:
         groups = getattr(self._optimizer, "param_groups", ())
