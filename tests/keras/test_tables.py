@@ -23,6 +23,9 @@ OTHERS = {  # private names of other libraries than Keras, and where they may be
     "_reshuffle_each_iteration": "_backends/tensorflow_data.py",
     "_list_all_concrete_functions": "_backends/tensorflow.py",
     "_rng": "_backends/tensorflow.py",  # of TensorFlow's context
+    "_get_default_store": "_distributed/torch.py",  # of torch.distributed
+    "_backward_hooks": "callbacks/_engine_checks.py",  # of torch.Tensor
+    "_post_accumulate_grad_hooks": "callbacks/_engine_checks.py",
     "_parameters": "_backends/torch.py",  # of torch.nn.Module
     "_buffers": "_backends/torch.py",
     "_BatchNorm": "_backends/torch.py",  # the base of torch's classes

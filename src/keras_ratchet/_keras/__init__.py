@@ -17,6 +17,7 @@ before. That the names still mean what we think is checked by these tests:
 | `anatomy`, `callbacks`, `ema`, `metrics`, `seeds` | `tests/keras/test_names.py` |
 | `anatomy` (attributes) | `tests/resume/test_attributes.py` |
 | `fit` | `tests/keras/test_meanings.py` |
+| `distribution` (no private names) | `tests/distributed/test_slices.py` |
 | `building` | `tests/resume/test_made_by_the_first_step.py` |
 | `legacy_h5` | `tests/drop_in/test_legacy_files.py` |
 | `rebuilding` | `tests/drop_in/test_found_at_the_start.py` |

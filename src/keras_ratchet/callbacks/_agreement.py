@@ -85,11 +85,13 @@ class AgreeOnStop(keras.callbacks.Callback):
     Args:
         ranks: The coordinator.
         ctrl_c: What Ctrl-C asks for.
+        model: The model, as the loop looks at it: `self.model` would synchronize it on jax.
     """
 
-    def __init__(self, ranks: Any, ctrl_c: Any) -> None:
+    def __init__(self, ranks: Any, ctrl_c: Any, model: Any) -> None:
         super().__init__()
         self._ranks = ranks
+        self._of_loop = model
         self._ctrl_c = ctrl_c
         self._pace = Pace(ranks)
         self._epoch = self._done = 0
@@ -107,8 +109,8 @@ class AgreeOnStop(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Hold back a stop of this rank alone; stop if all have heard of it."""
         self._ranks.step.end()
-        if self._model.stop_training:  # `self.model` would synchronize on jax
-            self._ranks.holds_stop, self._model.stop_training = True, False
+        if self._of_loop.stop_training:
+            self._ranks.holds_stop, self._of_loop.stop_training = True, False
         where = f"after batch {batch + 1}"
         if self._pace.is_due():
             self._end_by_ctrl_c(self._pace.talk(self._ctrl_c.asked, "whether to end"))
@@ -126,13 +128,13 @@ class AgreeOnStop(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Stop on all ranks if one of them stops."""
-        self._ranks.holds_stop |= bool(self.model.stop_training)
+        self._ranks.holds_stop |= bool(self._of_loop.stop_training)
         self._end_by_ctrl_c(self._ranks.gather(self._ctrl_c.asked, "whether to end"))
         self._stop(f"after epoch {epoch + 1}")
 
     def _end_by_ctrl_c(self, everywhere: list[bool]) -> None:
         if any(everywhere):
-            self._ctrl_c.requested = self.model.stop_training = True
+            self._ctrl_c.requested = self._of_loop.stop_training = True
 
     def _stop(self, where: str) -> None:
         everywhere = self._ranks.gather(self._ranks.holds_stop, "whether to stop")
@@ -143,7 +145,7 @@ class AgreeOnStop(keras.callbacks.Callback):
         if len(wanting) < len(everywhere) and self._ranks.rank == 0:
             who = ", ".join(map(str, wanting))
             _log.warning("rank %s has stopped training, so all ranks stop %s", who, where)
-        self.model.stop_training = True
+        self._of_loop.stop_training = True
 
 
 def join_list(callback_list: Any, model: Model, ranks: Any, ctrl_c: Any) -> None:
@@ -167,7 +169,7 @@ def join_list(callback_list: Any, model: Model, ranks: Any, ctrl_c: Any) -> None
         body = _with_agreed_logs(body, ranks, given)
     else:
         body = _with_own_logs(body, ranks, given)
-    callback_list.callbacks = [*head, *body, AgreeOnStop(ranks, ctrl_c), *tail]
+    callback_list.callbacks = [*head, *body, AgreeOnStop(ranks, ctrl_c, model), *tail]
     for callback in callback_list.callbacks:
         if is_agreement(callback):
             callback.set_model(model)
