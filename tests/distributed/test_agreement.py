@@ -310,7 +310,9 @@ def test_rank_0_that_cannot_be_reached_is_said_clearly(monkeypatch):
         sockets.connect([("127.0.0.1", port), ("no.such.host.invalid", 1)], b"key", within_s=0.0)
 
 
-def _process(rank, size, box, order, results):
+def _process(rank, box, order, results, everyone):
+    size = 3
+
     def share(own):
         if own is not None:
             for _ in range(size):
@@ -321,6 +323,7 @@ def _process(rank, size, box, order, results):
     owner = Owner()
     ranks.start_run(owner)
     ranks.barrier("all here")
+    everyone.wait(LIMIT_S)  # rank 0 has sent the others its answer
     if order[rank] == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if order[rank] == "exit":
@@ -339,10 +342,11 @@ def _process(rank, size, box, order, results):
 @pytest.mark.parametrize("who", [0, 1])
 def test_a_process_that_ends_in_whatever_way_is_named_and_a_native_wait_has_an_end(end, who):
     spawn = multiprocessing.get_context("spawn")
-    box, results = spawn.Queue(), spawn.Queue()
+    box, results, everyone = spawn.Queue(), spawn.Queue(), spawn.Barrier(3)
     order = {who: end, 1 - who: "goes on", 2: "native"}
     processes = [
-        spawn.Process(target=_process, args=(rank, 3, box, order, results)) for rank in range(3)
+        spawn.Process(target=_process, args=(rank, box, order, results, everyone))
+        for rank in range(3)
     ]
     for process in processes:
         process.start()
