@@ -40,7 +40,7 @@ def assign(variable: Any, value: Any) -> None:
 
     Each process sets what it holds; Keras alone would compare the values of all processes.
     """
-    held = variable.value
+    held = variable.value if jax.process_count() > 1 else None  # a failed evaluate leaves none
     if isinstance(held, jax.Array) and not held.is_fully_addressable:
         variable.assign(jax_slices.distributed(value, held))
     else:
@@ -49,7 +49,7 @@ def assign(variable: Any, value: Any) -> None:
 
 def is_split(variable: Any) -> bool:
     """Return whether no process of its own holds all of the variable's value."""
-    return jax_slices.is_split(variable.value)
+    return jax.process_count() > 1 and jax_slices.is_split(variable.value)
 
 
 def state_of(thing: Any) -> list[Foreign] | None:
