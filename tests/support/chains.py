@@ -69,15 +69,15 @@ def run(chains, directory, limit_s):
 class Pairs(keras.utils.PyDataset):
     """Shuffled and augmented by NumPy's global stream."""
 
-    def __init__(self, x, y):
+    def __init__(self, x, y, batch=BATCH):
         super().__init__(workers=0)
-        self.x, self.y, self.order = x, y, np.arange(len(x))
+        self.x, self.y, self.order, self._batch = x, y, np.arange(len(x)), batch
 
     def __len__(self):
-        return PER_EPOCH
+        return len(self.x) // self._batch
 
     def __getitem__(self, index):
-        rows = self.order[index * BATCH : (index + 1) * BATCH]
+        rows = self.order[index * self._batch : (index + 1) * self._batch]
         noise = np.random.normal(size=self.x[rows].shape, scale=0.1)
         return self.x[rows] + noise.astype("float32"), self.y[rows]
 

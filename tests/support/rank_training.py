@@ -8,7 +8,7 @@ import time
 import keras
 import numpy as np
 from support import background_saves
-from support.chains import DeadlyDisk, content, digest
+from support.chains import DeadlyDisk, Pairs, content, digest
 from support.rank import kill_myself
 
 from keras_ratchet._storage import disk
@@ -19,26 +19,6 @@ MORE = {}  # arguments of the snapshots
 BEST = {}  # arguments of ModelCheckpoint
 LENGTH_IS_KNOWN = True  # of the data of a hand-written loop
 MOMENTS = EPOCHS * (PER_EPOCH + 3)  # that a rank reports, about
-
-
-class Pairs(keras.utils.PyDataset):
-    """This rank's part: shuffled and augmented by NumPy's global stream, the rank's own."""
-
-    def __init__(self, rank):
-        super().__init__(workers=0)
-        self.x, self.y = pairs(10 + rank, ROWS.get(rank, PER_EPOCH * BATCH))
-        self.order = np.arange(len(self.x))
-
-    def __len__(self):
-        return len(self.x) // BATCH
-
-    def __getitem__(self, index):
-        rows = self.order[index * BATCH : (index + 1) * BATCH]
-        noise = np.random.normal(size=self.x[rows].shape, scale=0.1)
-        return self.x[rows] + noise.astype("float32"), self.y[rows]
-
-    def on_epoch_end(self):
-        np.random.shuffle(self.order)
 
 
 class Reports(keras.callbacks.Callback):
@@ -154,7 +134,7 @@ def fit(rank, save_freq, reports):
     plateau = keras_ratchet.ReduceLROnPlateau(patience=0, factor=0.5)
     saves = keras_ratchet.BackupAndRestore("backup", **arguments)
     history = model.fit(
-        Pairs(rank),
+        Pairs(*pairs(10 + rank, ROWS.get(rank, PER_EPOCH * BATCH)), BATCH),
         validation_data=pairs(1, 8),
         validation_batch_size=4,
         epochs=EPOCHS,

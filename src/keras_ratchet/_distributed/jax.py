@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from keras_ratchet._distributed.sockets import is_loopback
 from keras_ratchet._keras.distribution import undistributed
 
 WAITS_AT_EXIT = True
@@ -29,6 +28,8 @@ def group() -> object:
 
 def is_one_machine() -> bool:
     """Return whether it is certain that all ranks are on this machine."""
+    from keras_ratchet._distributed.sockets import is_loopback  # noqa: PLC0415  one needs none
+
     address = getattr(_state(), "coordinator_address", None) or ""
     return is_loopback(address.rpartition(":")[0])
 

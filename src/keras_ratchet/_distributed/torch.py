@@ -10,8 +10,6 @@ from typing import Any
 
 import torch.distributed as dist
 
-from keras_ratchet._distributed.sockets import is_loopback
-
 WAITS_AT_EXIT = False
 _FOR_EVER = timedelta(days=1)  # who waits has a limit of its own
 
@@ -30,6 +28,8 @@ def group() -> object:
 
 def is_one_machine() -> bool:
     """Return whether it is certain that all ranks are on this machine."""
+    from keras_ratchet._distributed.sockets import is_loopback  # noqa: PLC0415  one needs none
+
     sizes = [os.environ.get(name) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")]
     return sizes == [str(dist.get_world_size())] * 2 or is_loopback(
         os.environ.get("MASTER_ADDR", "")

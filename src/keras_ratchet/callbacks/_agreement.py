@@ -111,12 +111,12 @@ class AgreeOnStop(keras.callbacks.Callback):
         self._ranks.step.end()
         if self._of_loop.stop_training:
             self._ranks.holds_stop, self._of_loop.stop_training = True, False
-        where = f"after batch {batch + 1}"
         if self._pace.is_due():
             self._end_by_ctrl_c(self._pace.talk(self._ctrl_c.asked, "whether to end"))
         before, self._done = self._done, batch + 1
         if self._done // STOP_EVERY > before // STOP_EVERY:
-            self._stop(where)
+            everywhere = self._ranks.gather(self._ranks.holds_stop, "whether to stop")
+            self._stop(everywhere, f"after batch {batch + 1}")
 
     def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Note that this rank is in a batch, in which Keras may wait for the others."""
@@ -129,15 +129,16 @@ class AgreeOnStop(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Stop on all ranks if one of them stops."""
         self._ranks.holds_stop |= bool(self._of_loop.stop_training)
-        self._end_by_ctrl_c(self._ranks.gather(self._ctrl_c.asked, "whether to end"))
-        self._stop(f"after epoch {epoch + 1}")
+        own = self._ctrl_c.asked, self._ranks.holds_stop
+        everywhere = self._ranks.gather(own, "whether to end or to stop")
+        self._end_by_ctrl_c([asked for asked, _ in everywhere])
+        self._stop([holds for _, holds in everywhere], f"after epoch {epoch + 1}")
 
     def _end_by_ctrl_c(self, everywhere: list[bool]) -> None:
         if any(everywhere):
             self._ctrl_c.requested = self._of_loop.stop_training = True
 
-    def _stop(self, where: str) -> None:
-        everywhere = self._ranks.gather(self._ranks.holds_stop, "whether to stop")
+    def _stop(self, everywhere: list[bool], where: str) -> None:
         self._ranks.holds_stop = False
         wanting = [rank for rank, wants in enumerate(everywhere) if wants]
         if not wanting:

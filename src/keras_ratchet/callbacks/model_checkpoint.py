@@ -328,7 +328,8 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
         return moment_of(epoch, batch, logs, (self.params or {}).get("steps"))
 
     def _consider(self, moment: Moment, reason: str, last: bool = False) -> None:
-        if self._ranks.world_size > 1 and not last:  # of a batch they differ by rank
+        is_of_batch = not moment.end_of_epoch and not last  # of an epoch they are agreed on already
+        if self._ranks.world_size > 1 and is_of_batch:
             metrics = dict(moment.metrics)
             agree_on_logs(self._ranks, self._current_epoch, metrics, {})
             moment = replace(moment, metrics=metrics)

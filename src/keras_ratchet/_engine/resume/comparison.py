@@ -78,33 +78,6 @@ class Differences:
     pending: list[str] = field(default_factory=list)
 
 
-def differences(
-    model: Model, named: Mapping[str, Any], state: TrainState, now: dict[str, Any]
-) -> Differences:
-    """Compare a run with the one that was saved.
-
-    Args:
-        model: The model.
-        named: Its variables by place.
-        state: What was saved.
-        now: What `facts_of` returns for this run.
-    """
-    found = Differences(mild=missing_extras(model, state.variables))
-    _compare_variables(model, named, state, found)
-    for name, value in now.items():
-        before = state.extra.get(name)
-        if name == "versions" or before == value or (name == "data" and before == "loop"):
-            continue
-        sentence = f"{name}: {before!r} when saved, {value!r} now"
-        stops = name in _FATAL or (state.position.batch and name in _FATAL_IN_MID_EPOCH)
-        (found.fatal if stops else found.mild).append(sentence)
-    before = state.extra.get("versions", {})
-    for package, version in now["versions"].items():
-        if before.get(package, version) != version:
-            found.mild.append(f"{package}: {before[package]} when saved, {version} now")
-    return found
-
-
 def compared(
     model: Model, named: Mapping[str, Any], state: TrainState, now: dict[str, Any], path: str
 ) -> Differences:
@@ -120,7 +93,19 @@ def compared(
     Raises:
         ResumeError: If it is another run.
     """
-    found = differences(model, named, state, now)
+    found = Differences(mild=missing_extras(model, state.variables))
+    _compare_variables(model, named, state, found)
+    for name, value in now.items():
+        before = state.extra.get(name)
+        if name == "versions" or before == value or (name == "data" and before == "loop"):
+            continue
+        sentence = f"{name}: {before!r} when saved, {value!r} now"
+        stops = name in _FATAL or (state.position.batch and name in _FATAL_IN_MID_EPOCH)
+        (found.fatal if stops else found.mild).append(sentence)
+    before = state.extra.get("versions", {})
+    for package, version in now["versions"].items():
+        if before.get(package, version) != version:
+            found.mild.append(f"{package}: {before[package]} when saved, {version} now")
     if found.fatal:
         raise ResumeError(
             f"The snapshot {path!r} belongs to another run: {'; '.join(found.fatal)}. "
