@@ -84,7 +84,7 @@ $(RANKS_RAY)/.installed: constraints-ray.txt $(STAMP)
 # What has to pass before a change lands, in under an hour on two cores: two parts at a time, the
 # longest first. It is all of test and test-resume on PyTorch; on the other backends test-backend
 # and, of test-resume, what depends most on the backend. The public CI runs the rest.
-PARTS := resume test exact-tensorflow ranks backend-tensorflow exact-jax backend-jax background \
+PARTS := ranks resume test exact-tensorflow backend-tensorflow exact-jax backend-jax background \
   wheel
 EXACT_TESTS := tests/crash/test_resume_chains.py tests/crash/test_full_disk.py \
   tests/hunt/test_hunt.py tests/resume/test_endings.py tests/resume/test_extra_state.py \
