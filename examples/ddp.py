@@ -90,10 +90,11 @@ def main():
 
     killer = KillAt(*(KILL if rank == arguments.kill else (-1, -1)))  # the same list everywhere
     model, stopper, history = train(arguments.directory, rank, world_size, killer)
-    print(f"Rank {rank} of {world_size}: weights {digest(model)}", flush=True)
+    # Each line in one piece: the processes may share the output.
+    print(f"Rank {rank} of {world_size}: weights {digest(model)}\n", end="", flush=True)
     if rank == 0:
         losses = ", ".join(f"{loss:.6f}" for loss in history["val_loss"])
-        print(f"val_loss {losses}; best epoch {stopper.best_epoch + 1}", flush=True)
+        print(f"val_loss {losses}; best epoch {stopper.best_epoch + 1}\n", end="", flush=True)
     if world_size > 1:
         dist.destroy_process_group()
 
