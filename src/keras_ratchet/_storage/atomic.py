@@ -96,11 +96,7 @@ class AtomicFile:
 
     def sync(self) -> None:
         """Sync a draft that other code wrote and closed."""
-        fd = disk.current.open(self.path, os.O_RDWR)
-        try:
-            disk.current.sync(fd)
-        finally:
-            os.close(fd)
+        disk.sync_path(self.path)
 
     def commit(self) -> None:
         """Move the synced draft to the target's place, durably."""

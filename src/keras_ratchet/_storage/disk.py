@@ -96,6 +96,15 @@ def discard(path: str) -> None:
         current.unlink(path)
 
 
+def sync_path(path: str) -> None:
+    """Wait until the bytes of a file that other code wrote and closed are on the disk."""
+    fd = current.open(path, os.O_RDWR)
+    try:
+        current.sync(fd)
+    finally:
+        os.close(fd)
+
+
 def make_directories(path: str) -> None:
     """Make a directory and those above it, durably."""
     path = os.path.abspath(path)

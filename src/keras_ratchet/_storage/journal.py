@@ -53,11 +53,11 @@ def read(directory: str) -> Iterator[dict[str, Any]]:
         return
     with file:
         while line := file.readline(_MAX_LINE_BYTES):
-            if (event := _event(line)) is not None:
+            if (event := event_of(line)) is not None:
                 yield event
 
 
-def _event(line: bytes) -> dict[str, Any] | None:
+def event_of(line: bytes) -> dict[str, Any] | None:
     """Return the event in a line, or None if the line is torn or not ours."""
     try:
         event = json.loads(line)

@@ -45,7 +45,7 @@ def checkpoints(directory: str | os.PathLike[str]) -> list[CheckpointInfo]:
     directory = os.path.abspath(local_path(directory, "directory"))
     if not os.path.isdir(directory):
         raise LoadError(f"there is no directory {directory!r}.")
-    return _sorted([*_list_files(directory), *_list_snapshots(directory)])
+    return in_order([*_list_files(directory), *_list_snapshots(directory)])
 
 
 def checkpoint_at(path: str | os.PathLike[str]) -> CheckpointInfo:
@@ -84,7 +84,7 @@ class FileCatalog:
                 known[name] = self._look_up(os.path.join(directory, name), by_name[name])
         self._known = known
         infos = [info for _, info in known.values() if info.has_manifest]
-        return _sorted(replace(i, pinned=f"{i.name}.pin" in pins) for i in infos)
+        return in_order(replace(i, pinned=f"{i.name}.pin" in pins) for i in infos)
 
     def _look_up(self, path: str, manifest_paths: list[str]) -> tuple[_Stamp, CheckpointInfo]:
         stamp = _stamp(manifest_paths)
@@ -134,7 +134,7 @@ def unpin(path: str) -> None:
     remove_pin(path)
 
 
-def _sorted(infos: Iterable[CheckpointInfo]) -> list[CheckpointInfo]:
+def in_order(infos: Iterable[CheckpointInfo]) -> list[CheckpointInfo]:
     return sorted(infos, key=lambda info: (info.saved_at, info.position.epoch, info.name))
 
 

@@ -26,7 +26,7 @@ SCHEMA = 1
 MAX_MANIFEST_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 22
 _SEAL = b',\n "manifest_xxh3_128": "'
-_MALFORMED = (
+MALFORMED = (
     OSError,
     ValueError,
     KeyError,
@@ -113,7 +113,8 @@ def _digest(data: bytes) -> bytes:
     return xxhash.xxh3_128(data).hexdigest().encode()
 
 
-def _check_seal(raw: bytes) -> None:
+def check_seal(raw: bytes) -> None:
+    """Raise a ValueError unless `seal` made this text."""
     head, mark, tail = raw.rpartition(_SEAL)
     if not mark or tail != _digest(head) + b'"\n}\n':
         raise ValueError("it is damaged: its own digest does not match")
@@ -128,15 +129,31 @@ def read_manifest(path: str) -> Manifest:
     try:
         with open(path, "rb", buffering=0) as file:  # unbuffered: `ls` reads many
             raw = file.read(min(os.fstat(file.fileno()).st_size, MAX_MANIFEST_BYTES) + 1)
+    except OSError as error:
+        raise LoadError(f"{path!r} is not a valid manifest: {_reason(error)}") from error
+    return manifest_of_bytes(raw, path)
+
+
+def manifest_of_bytes(raw: bytes, where: str) -> Manifest:
+    """Return the manifest that `Manifest.to_bytes` gave.
+
+    Args:
+        raw: Its bytes.
+        where: Where they come from, for the message.
+
+    Raises:
+        LoadError: If they are not a manifest of a schema that this version reads.
+    """
+    try:
         if len(raw) > MAX_MANIFEST_BYTES:
             raise ValueError(f"it is larger than {MAX_MANIFEST_BYTES} bytes")
         data = json.loads(raw)
         if data["schema"] != SCHEMA:
             raise ValueError(f"it has schema {data['schema']!r}, but this version reads {SCHEMA}")
-        _check_seal(raw)
+        check_seal(raw)
         return _parse(data)
-    except _MALFORMED as error:
-        raise LoadError(f"{path!r} is not a valid manifest: {_reason(error)}") from error
+    except MALFORMED as error:
+        raise LoadError(f"{where!r} is not a valid manifest: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:

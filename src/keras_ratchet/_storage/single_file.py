@@ -112,6 +112,13 @@ def commit_draft(draft: AtomicFile, manifest: Manifest) -> Manifest:
     return manifest
 
 
+def replace_file(path: str, data: bytes) -> None:
+    """Write a small file durably: it is the whole old one or the whole new one."""
+    with AtomicFile(path) as draft:
+        draft.write(lambda file: _write(file, data))
+        draft.commit()
+
+
 def write_manifest(path: str, manifest: Manifest) -> str:
     """Write the manifest of a file durably; return where it is.
 
@@ -123,9 +130,7 @@ def write_manifest(path: str, manifest: Manifest) -> str:
     directory = metadata_directory(path)
     disk.make_directories(directory)
     where = os.path.join(directory, f"{name}.{manifest.files[name].digest}.json")
-    with AtomicFile(where) as draft:
-        draft.write(lambda file: _write(file, manifest.to_bytes()))
-        draft.commit()
+    replace_file(where, manifest.to_bytes())
     return where
 
 

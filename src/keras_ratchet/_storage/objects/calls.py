@@ -1,0 +1,379 @@
+"""The seam between the package and a store: every call to one passes `Calls`.
+
+fsspec is the layer; nothing here speaks a store's protocol. Fault tests put their own class in the
+place of `make`. `file://` is the one scheme that does not go through fsspec: its puts are made
+durable by the same code as local checkpoints, and exclusive by a hard link, so that a kill leaves
+no torn object on a mounted share.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from keras_ratchet._storage import disk
+from keras_ratchet._storage.atomic import LEFTOVER, AtomicFile, HashingFile
+from keras_ratchet._storage.objects import failures
+from keras_ratchet._storage.objects.location import scheme_of
+
+PART_BYTES = 16 << 20
+PARTS_AT_ONCE = 4  # so an upload holds at most 64 MB
+_CHUNK_BYTES = 1 << 20
+_EXCLUSIVE = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory", "file")
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What a store says of an object.
+
+    Attributes:
+        size_bytes: Its length.
+        modified_s: When it was put, in seconds since 1970; None if the store does not say.
+        checksums: What it is known by: "etag", "md5", "sha256"; hexadecimal, but for odd etags.
+    """
+
+    size_bytes: int
+    modified_s: float | None
+    checksums: Mapping[str, str]
+
+
+class StoreCalls(Protocol):
+    """The calls to a store; keys are relative to its URL."""
+
+    exclusive: bool
+
+    def put_file(self, path: str, key: str) -> None:
+        """Put a local file."""
+
+    def put_new(self, key: str, data: bytes) -> None:
+        """Put bytes under a key that is not in use; raise FileExistsError if it is."""
+
+    def put(self, key: str, data: bytes) -> None:
+        """Put bytes, over what is there."""
+
+    def get_file(self, key: str, path: str) -> None:
+        """Write an object to a local file."""
+
+    def read(self, key: str) -> bytes:
+        """Return an object's bytes."""
+
+    def read_all(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """Return the bytes of several objects; those that are not there are left out."""
+
+    def find(self, prefix: str) -> dict[str, Stat]:
+        """Return the objects whose keys start with `prefix`, a directory or ""."""
+
+    def find_here(self) -> dict[str, Stat]:
+        """Return the objects right in the directory."""
+
+    def stat(self, key: str) -> Stat:
+        """Return what the store says of an object."""
+
+    def delete(self, key: str) -> None:
+        """Delete an object; do nothing if it is not there."""
+
+    def chunks(self, key: str) -> Iterator[bytes]:
+        """Yield the bytes of an object, in bounded memory."""
+
+
+class FsspecCalls:
+    """The calls to a store through fsspec.
+
+    Args:
+        url: A checked URL.
+        options: `storage_options`, for the file system's class.
+
+    Attributes:
+        exclusive: Whether the store can refuse a put because the key is in use.
+    """
+
+    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+        fsspec = failures.optional_import()
+        try:
+            self._fs, root = fsspec.core.url_to_fs(url, **options)
+        except (ImportError, ValueError) as error:
+            raise failures.missing_library(url, error) from error
+        self._root = root.rstrip("/")
+        self._scheme = scheme_of(url)
+        self.exclusive = self._scheme in _EXCLUSIVE
+        is_s3 = self._scheme in ("s3", "s3a")
+        parts = {"chunksize": PART_BYTES, "max_concurrency": PARTS_AT_ONCE}
+        self._upload: dict[str, Any] = parts if is_s3 else {}
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{key}" if key else self._root
+
+    def put_file(self, path: str, key: str) -> None:
+        """Put a local file, in parts where the store takes parts."""
+        self._fs.put_file(path, self._path(key), **self._upload)
+
+    def put_new(self, key: str, data: bytes) -> None:
+        """Put bytes under a key that is not in use; raise FileExistsError if it is."""
+        path = self._path(key)
+        if not self.exclusive:
+            if self._fs.exists(path):
+                raise FileExistsError(errno.EEXIST, "there is such an object already", key)
+            self._fs.pipe_file(path, data)
+            return
+        try:
+            self._fs.pipe_file(path, data, mode="create")
+        except OSError as error:
+            if isinstance(error, FileExistsError) or _is_refused(error):
+                raise FileExistsError(errno.EEXIST, str(error), key) from error
+            raise
+        except Exception as error:
+            if _is_refused(error):
+                raise FileExistsError(errno.EEXIST, str(error), key) from error
+            raise
+
+    def put(self, key: str, data: bytes) -> None:
+        """Put bytes, over what is there."""
+        self._fs.pipe_file(self._path(key), data)
+
+    def get_file(self, key: str, path: str) -> None:
+        """Write an object to a local file."""
+        self._fs.get_file(self._path(key), path)
+
+    def read(self, key: str) -> bytes:
+        """Return an object's bytes."""
+        data: bytes = self._fs.cat_file(self._path(key))
+        return data
+
+    def read_all(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """Return the bytes of several objects, asked for at once; absent ones are left out."""
+        if not keys:
+            return {}
+        by_path = {self._path(key): key for key in keys}
+        found = self._fs.cat(list(by_path), on_error="return")
+        if isinstance(found, bytes):  # of one path
+            return {keys[0]: found}
+        result = {}
+        for path, data in found.items():
+            if isinstance(data, bytes):
+                result[by_path[self._fs._strip_protocol(path)]] = data
+            elif not failures.is_absent(data):
+                raise data
+        return result
+
+    def find(self, prefix: str) -> dict[str, Stat]:
+        """Return the objects below a directory, as the store lists them now."""
+        self._fs.invalidate_cache()
+        try:
+            found = self._fs.find(self._path(prefix), detail=True)
+        except FileNotFoundError:
+            if self._root_is_missing():
+                raise
+            return {}
+        return self._by_key(found)
+
+    def _by_key(self, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Stat]:
+        cut = len(self._root) + 1
+        return {
+            path[cut:]: _stat(info)
+            for path, info in found.items()
+            if path.startswith(f"{self._root}/") and info.get("type") != "directory"
+        }
+
+    def find_here(self) -> dict[str, Stat]:
+        """Return the objects right in the directory."""
+        self._fs.invalidate_cache()
+        try:
+            found = self._fs.ls(self._root, detail=True)
+        except FileNotFoundError:
+            return {}
+        return self._by_key({info["name"]: info for info in found})
+
+    def _root_is_missing(self) -> bool:
+        """Return whether even the bucket is not there."""
+        bucket = self._root.strip("/").split("/")[0]
+        return self._scheme != "memory" and not self._fs.exists(bucket)
+
+    def stat(self, key: str) -> Stat:
+        """Return what the store says of an object, now."""
+        self._fs.invalidate_cache()
+        return _stat(self._fs.info(self._path(key)))
+
+    def delete(self, key: str) -> None:
+        """Delete an object; do nothing if it is not there."""
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(self._path(key))
+
+    def chunks(self, key: str) -> Iterator[bytes]:
+        """Yield the bytes of an object, in bounded memory."""
+        with self._fs.open(self._path(key), "rb", block_size=PART_BYTES) as file:
+            while data := file.read(PART_BYTES):
+                yield data
+
+
+def _is_refused(error: BaseException) -> bool:
+    """Return whether a store says that a put's condition did not hold."""
+    texts = (f"{error}", f"{error.__cause__ or ''}", f"{getattr(error, 'code', '')}")
+    words = ("PreconditionFailed", "conditionNotMet", "Precondition Failed", "412")
+    return any(word in text for text in texts for word in words)
+
+
+def _stat(info: Mapping[str, Any]) -> Stat:
+    modified = next(
+        (
+            info[name]
+            for name in ("LastModified", "last_modified", "updated", "mtime", "created")
+            if info.get(name) is not None
+        ),
+        None,
+    )
+    return Stat(int(info.get("size") or 0), _seconds(modified), _checksums(info))
+
+
+def _seconds(value: Any) -> float | None:
+    if isinstance(value, int | float):
+        return float(value)
+    if isinstance(value, str):
+        try:
+            return datetime.fromisoformat(value.replace("Z", "+00:00")).timestamp()
+        except ValueError:
+            return None
+    if value is None:
+        return None
+    if getattr(value, "tzinfo", None) is None and hasattr(value, "replace"):
+        value = value.replace(tzinfo=UTC)  # what memory:// means
+    return float(value.timestamp())
+
+
+def _checksums(info: Mapping[str, Any]) -> dict[str, str]:
+    """Return the checksums in an answer of s3fs, gcsfs, adlfs or huggingface_hub."""
+    found = {}
+    for name in ("ETag", "etag"):
+        if isinstance(info.get(name), str):
+            found["etag"] = info[name].strip('"')
+    settings = info.get("content_settings") or {}
+    md5 = info.get("md5Hash") or (settings.get("content_md5") if hasattr(settings, "get") else None)
+    if isinstance(md5, str):
+        md5 = base64.b64decode(md5)
+    if isinstance(md5, bytes | bytearray):
+        found["md5"] = bytes(md5).hex()
+    lfs = info.get("lfs")
+    if lfs:
+        found["sha256"] = lfs["sha256"] if isinstance(lfs, Mapping) else lfs.sha256
+    return found
+
+
+class FileCalls:
+    """The calls to a directory on a mounted file system, given as `file://`."""
+
+    exclusive = True
+
+    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+        self._root = "/" + url.partition("://")[2].strip("/")
+
+    def _path(self, key: str) -> str:
+        return os.path.join(self._root, *key.split("/")) if key else self._root
+
+    def put_file(self, path: str, key: str) -> None:
+        """Put a copy of a local file."""
+        with open(path, "rb", buffering=0) as source:
+            self._write(key, lambda file: _copy(source, file)).commit()
+
+    def put(self, key: str, data: bytes) -> None:
+        """Put bytes, over what is there."""
+        self._write(key, lambda file: _fill(file, data)).commit()
+
+    def put_new(self, key: str, data: bytes) -> None:
+        """Put bytes under a key that is not in use; raise FileExistsError if it is."""
+        with self._write(key, lambda file: _fill(file, data)) as draft:
+            disk.current.link(draft.path, draft.target)
+            disk.current.sync_directory(os.path.dirname(draft.target))
+
+    def _write(self, key: str, fill: Callable[[HashingFile], None]) -> AtomicFile:
+        target = self._path(key)
+        disk.make_directories(os.path.dirname(target))
+        draft = AtomicFile(target)
+        try:
+            draft.write(fill)
+        except BaseException:
+            disk.discard(draft.path)
+            raise
+        return draft
+
+    def get_file(self, key: str, path: str) -> None:
+        """Write an object to a local file."""
+        with open(path, "wb", buffering=0) as file:
+            for data in self.chunks(key):
+                file.write(data)
+
+    def read(self, key: str) -> bytes:
+        """Return an object's bytes."""
+        return b"".join(self.chunks(key))
+
+    def read_all(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """Return the bytes of several objects; those that are not there are left out."""
+        found = {}
+        for key in keys:
+            with contextlib.suppress(FileNotFoundError):
+                found[key] = self.read(key)
+        return found
+
+    def find(self, prefix: str) -> dict[str, Stat]:
+        """Return the objects below a directory."""
+        found = {}
+        for directory, _, names in os.walk(self._path(prefix)):
+            for name in names:
+                path = os.path.join(directory, name)
+                if not LEFTOVER.fullmatch(name):
+                    with contextlib.suppress(FileNotFoundError):
+                        found[os.path.relpath(path, self._root).replace(os.sep, "/")] = _look(path)
+        return found
+
+    def find_here(self) -> dict[str, Stat]:
+        """Return the objects right in the directory."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            names = [e.name for e in os.scandir(self._root) if e.is_file()]
+            return {name: _look(os.path.join(self._root, name)) for name in names}
+        return {}
+
+    def stat(self, key: str) -> Stat:
+        """Return what the file system says of an object."""
+        return _look(self._path(key))
+
+    def delete(self, key: str) -> None:
+        """Delete an object; do nothing if it is not there."""
+        with contextlib.suppress(FileNotFoundError):
+            disk.current.unlink(self._path(key))
+            disk.current.sync_directory(os.path.dirname(self._path(key)))
+
+    def chunks(self, key: str) -> Iterator[bytes]:
+        """Yield the bytes of an object, in bounded memory."""
+        with open(self._path(key), "rb", buffering=0) as file:
+            while data := file.read(_CHUNK_BYTES):
+                yield data
+
+
+def _look(path: str) -> Stat:
+    info = os.stat(path)
+    return Stat(info.st_size, info.st_mtime, {})
+
+
+def _copy(source: Any, file: HashingFile) -> None:
+    while data := source.read(_CHUNK_BYTES):
+        file.write(data)
+
+
+def _fill(file: HashingFile, data: bytes) -> None:
+    file.write(data)
+
+
+def connect(url: str, options: Mapping[str, Any]) -> StoreCalls:
+    """Return the calls to the store at a checked URL.
+
+    Raises:
+        ConfigError: If its library is not installed.
+    """
+    return FileCalls(url, options) if scheme_of(url) == "file" else FsspecCalls(url, options)
+
+
+make: Callable[[str, Mapping[str, Any]], StoreCalls] = connect

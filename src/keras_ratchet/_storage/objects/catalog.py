@@ -1,0 +1,141 @@
+"""The checkpoints of a directory on a store, as one listing tells them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from keras_ratchet._storage.objects.object_store import ObjectStore
+from keras_ratchet._storage.objects.record import (
+    COMMITS,
+    Entry,
+    Record,
+    entry_of_key,
+    entry_of_record,
+    record_of_bytes,
+)
+from keras_ratchet.errors import LoadError
+from keras_ratchet.types import CheckpointInfo
+
+METADATA = ".ratchet"
+PINS = ".ratchet/pins"
+SUFFIXES = (".keras", ".h5")
+
+
+class Catalog:
+    """The checkpoints of a directory on a store.
+
+    Args:
+        store: The directory.
+
+    Attributes:
+        has_unknown: Whether there are records that this version cannot read.
+    """
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.store = store
+        self.has_unknown = False
+        self._entries: dict[str, Entry] = {}
+
+    def load(self) -> None:
+        """Read the listing."""
+        entries: dict[str, Entry] = {}
+        pins: set[str] = set()
+        cut: list[Entry] = []
+        self.has_unknown = False
+        for key in self.store.find(METADATA):
+            if key.startswith(f"{PINS}/"):
+                pins.add(key.rpartition("/")[2])
+            elif entry := entry_of_key(key, self.store.url):
+                entries[entry.id] = entry
+                cut += [] if entry.is_whole else [entry]
+            elif key.startswith(f"{COMMITS}/"):
+                self.has_unknown = True
+        self._entries = entries
+        self._complete(cut)
+        for pinned in pins & self._entries.keys():
+            entry = self._entries[pinned]
+            self._entries[pinned] = replace(entry, info=replace(entry.info, pinned=True))
+
+    def _complete(self, cut: list[Entry]) -> None:
+        """Read the records whose keys do not tell everything."""
+        found = self.store.read_all([entry.key for entry in cut])
+        for entry in cut:
+            if entry.key not in found:  # deleted meanwhile
+                del self._entries[entry.id]
+                continue
+            try:
+                record = record_of_bytes(found[entry.key], f"{self.store.url}/{entry.key}")
+            except LoadError:
+                continue  # found out when it is used
+            self._entries[entry.id] = entry_of_record(
+                entry.id, entry.key, entry.data_id, record, self.store.url
+            )
+
+    def add(self, entry: Entry) -> None:
+        """Add a checkpoint that was just committed."""
+        self._entries[entry.id] = entry
+
+    def remove(self, entry: Entry) -> None:
+        """Remove one whose record was just deleted."""
+        self._entries.pop(entry.id, None)
+
+    def entries(self) -> list[Entry]:
+        """Return all, the oldest first."""
+        return sorted(self._entries.values(), key=lambda e: (e.info.saved_at, e.id))
+
+    def named(self, name: str) -> list[Entry]:
+        """Return those of a name, the newest first."""
+        return [entry for entry in reversed(self.entries()) if entry.info.name == name]
+
+    def infos(self) -> list[CheckpointInfo]:
+        """Return what is known about each name: of several checkpoints the newest counts."""
+        newest = {entry.info.name: entry.info for entry in self.entries()}
+        return list(newest.values())
+
+    def record(self, entry: Entry) -> Record:
+        """Return the record of a checkpoint.
+
+        Raises:
+            LoadError: If it is damaged, or gone.
+        """
+        where = f"{self.store.url}/{entry.key}"
+        try:
+            raw = self.store.read(entry.key)
+        except FileNotFoundError as error:
+            raise LoadError(f"the record of {entry.info.path!r} is gone: it was deleted.") from error
+        record = record_of_bytes(raw, where)
+        if record.name != entry.info.name:
+            raise LoadError(f"{where!r} is not the record of {entry.info.name!r}.")
+        return record
+
+    def users_of(self, data_id: str) -> list[Entry]:
+        """Return the checkpoints whose objects are in a directory."""
+        return [e for e in self._entries.values() if data_id and e.data_id == data_id]
+
+    def data_ids(self) -> Iterable[str]:
+        """Return the directories that are in use."""
+        return {entry.data_id for entry in self._entries.values()}
+
+
+def loaded(store: ObjectStore) -> Catalog:
+    """Return the catalog of a directory, just read."""
+    catalog = Catalog(store)
+    catalog.load()
+    return catalog
+
+
+def bare_files(store: ObjectStore) -> list[CheckpointInfo]:
+    """Return the plain Keras files that lie in a directory, without a record."""
+    found = []
+    for key, stat in store.find_here().items():
+        if key.endswith(SUFFIXES) and "/" not in key and not key.startswith("."):
+            found.append(
+                CheckpointInfo(
+                    key,
+                    f"{store.url}/{key}",
+                    size_bytes=stat.size_bytes,
+                    saved_at=stat.modified_s or 0.0,
+                )
+            )
+    return found

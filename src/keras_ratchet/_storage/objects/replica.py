@@ -1,0 +1,278 @@
+"""The checkpoints of one series in a local directory and on a store, kept alike by their writer.
+
+The local directory is either the cache of the store (a URL was given where a path is: what counts
+is on the store) or the truth of which the store holds a copy (`mirror=`). A checkpoint is one and
+the same in both places if its name and the time of its save are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from keras_ratchet._storage import disk, listing
+from keras_ratchet._storage.earlier_runs import earlier_name, original_name
+from keras_ratchet._storage.manifest import Manifest
+from keras_ratchet._storage.objects import commit, journals
+from keras_ratchet._storage.objects.catalog import PINS, Catalog
+from keras_ratchet._storage.objects.lease import Lease
+from keras_ratchet._storage.objects.object_store import ObjectStore
+from keras_ratchet._storage.objects.record import Entry
+from keras_ratchet._storage.single_file import METADATA, delete_file, manifest_of, replace_file
+from keras_ratchet._storage.snapshot_directory import delete_snapshot, snapshot_manifest
+from keras_ratchet._storage.verify import verify
+from keras_ratchet.errors import CorruptError, LoadError
+from keras_ratchet.types import CheckpointInfo
+
+_log = logging.getLogger("keras_ratchet")
+_MAX_LOG_BYTES = 1 << 24
+
+
+@dataclass
+class Replica:
+    """One series in both places.
+
+    Args:
+        directory: The local directory; its lock is held.
+        store: The directory on the store.
+        series: Name of the series; "" for snapshots.
+        is_cache: Whether the store is what counts.
+
+    Attributes:
+        catalog: What is on the store.
+    """
+
+    directory: str
+    store: ObjectStore
+    series: str
+    is_cache: bool
+    catalog: Catalog = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.catalog = Catalog(self.store)
+        what = f"{self.series or 'the snapshots'!r} at {self.store.url!r}"
+        self._lease = Lease(self.store, self.series, what)
+        self._dropped: dict[str, Entry] = {}
+        self._swept = False
+        self._log = _UploadLog(self.directory, self.store.url, self.series)
+        self._journal: journals.JournalCopy | None = None
+
+    def start(self) -> None:
+        """Take the lease, read the listing, and forget what was deleted on the store.
+
+        Raises:
+            LockedError: If another process writes there.
+            Exception: What the store raises.
+        """
+        self._lease.acquire()
+        try:
+            self.catalog.load()
+            self._log.read()
+            if self.is_cache:
+                self._forget_deleted()
+        except BaseException:
+            self._lease.release()
+            raise
+        self._journal = journals.JournalCopy(
+            self.store, self.directory, self.series, secrets.token_hex(4), self._log.position
+        )
+
+    def end(self) -> None:
+        """Give the lease back."""
+        self._lease.release()
+
+    def _forget_deleted(self) -> None:
+        """Delete cached checkpoints that are no longer on the store, where they were once."""
+        there = {key_of(entry.info) for entry in self.entries()}
+        newest_s = max((entry.info.saved_at for entry in self.entries()), default=0.0)
+        for info in self.local():
+            if key_of(info) in there:
+                continue
+            if key_of(info) in self._log.keys:
+                _log.info("%s was deleted on the store, so it is from the cache, too", info.name)
+            elif info.is_directory and info.saved_at < newest_s:
+                _log.warning(
+                    "%s was saved on this disk only, and the run has gone on since: it is "
+                    "deleted from the cache",
+                    info.name,
+                )
+            else:
+                continue  # it is put when the next one is
+            _delete_local(info)
+
+    def local(self) -> list[CheckpointInfo]:
+        """Return the local checkpoints of the series, oldest first."""
+        if not os.path.isdir(self.directory):
+            return []
+        return [i for i in listing.checkpoints(self.directory) if self._is_own(i)]
+
+    def _is_own(self, info: CheckpointInfo) -> bool:
+        return info.has_manifest and info.series == self.series and info.is_directory == (
+            not self.series
+        )
+
+    def entries(self) -> list[Entry]:
+        """Return the series' checkpoints on the store, oldest first."""
+        return [e for e in self.catalog.entries() if self._is_own(e.info)]
+
+    def remote_only(self, local: Iterable[CheckpointInfo]) -> list[CheckpointInfo]:
+        """Return what is on the store and not on the disk; of several of a name the newest.
+
+        Args:
+            local: What is on the disk.
+        """
+        here = {info.name for info in local}
+        newest = {e.info.name: e.info for e in self.entries() if e.id not in self._dropped}
+        return [info for name, info in newest.items() if name not in here]
+
+    def drop(self, name: str) -> None:
+        """Delete a checkpoint from the store with the next `push`."""
+        for entry in self.entries():
+            if entry.info.name == name:
+                self._dropped[entry.id] = entry
+
+    def pending(self) -> list[CheckpointInfo]:
+        """Return the local checkpoints that are not on the store, oldest first."""
+        there = {key_of(entry.info) for entry in self.entries()}
+        return [info for info in self.local() if key_of(info) not in there]
+
+    def push(self, preserves_others: bool, done: Callable[[int], None]) -> None:
+        """Put what is new here, then delete what was dropped, on the store.
+
+        Args:
+            preserves_others: Whether a checkpoint of another run stays, under another name, when
+                one of its name is put.
+            done: Called after each checkpoint with the number of bytes put.
+
+        Raises:
+            LockedError: If the lease was lost.
+            Exception: What the store raises.
+        """
+        self._lease.check()
+        for info in self.pending():
+            self._put(info, preserves_others)
+            done(info.size_bytes)
+        self._delete_dropped()
+        self._log.write(self.entries())
+        if not self._swept:
+            self._swept = True
+            commit.sweep(self.catalog)
+
+    def _delete_dropped(self) -> None:
+        if not self._dropped:
+            return
+        pinned = {key.rpartition("/")[2] for key in self.store.find(PINS)}  # perhaps just now
+        for entry in list(self._dropped.values()):
+            if entry.id not in pinned:
+                commit.delete_checkpoint(self.catalog, entry)
+            del self._dropped[entry.id]
+
+    def push_journal(self) -> None:
+        """Put the new lines of the journal."""
+        if self._journal is not None:
+            self._journal.put()
+            self._log.position = self._journal.position
+
+    def _put(self, info: CheckpointInfo, preserves_others: bool) -> None:
+        manifest = _manifest(info)
+        if manifest is None:  # deleted meanwhile
+            return
+        outcome = verify(info.path)
+        if not outcome:
+            raise CorruptError(f"{info.path!r} is not put on the store: {outcome.problem}.")
+        older = self.catalog.named(info.name)
+        renamed = self._find_renamed(info)
+        if renamed is None:
+            commit.put_checkpoint(self.catalog, info.path, manifest)
+        else:
+            commit.put_renamed(self.catalog, renamed, info.name)
+        for entry in older:
+            if preserves_others and entry.info.run != info.run and not info.is_directory:
+                self._preserve(entry)
+            commit.delete_checkpoint(self.catalog, entry)
+
+    def _find_renamed(self, info: CheckpointInfo) -> Entry | None:
+        """Return the same checkpoint under the name that it had before it was preserved."""
+        name = original_name(info.name)
+        if name == info.name:
+            return None
+        same = (e for e in self.catalog.named(name) if e.info.saved_at == info.saved_at)
+        return next(same, None)
+
+    def _preserve(self, entry: Entry) -> None:
+        """Give a checkpoint of another run another name, unless it has one."""
+        taken = {}
+        for other in self.catalog.entries():
+            if original_name(other.info.name) == entry.info.name != other.info.name:
+                taken[other.info.name] = other.info
+        if any(info.saved_at == entry.info.saved_at for info in taken.values()):
+            return
+        names = (earlier_name(entry.info.name, number) for number in range(1, len(taken) + 2))
+        commit.put_renamed(self.catalog, entry, next(n for n in names if n not in taken))
+
+    def evict(self, keep: str) -> None:
+        """Delete cached files that are on the store, but for one name."""
+        there = {key_of(entry.info) for entry in self.entries()}
+        for info in self.local():
+            if info.name != keep and key_of(info) in there:
+                _delete_local(info)
+
+    def clear(self) -> None:
+        """Delete the series' checkpoints and journals from the store."""
+        for entry in self.entries():
+            commit.delete_checkpoint(self.catalog, entry)
+        journals.delete(self.store)
+        self._log.delete()
+
+
+def key_of(info: CheckpointInfo) -> tuple[str, float]:
+    """Return what a checkpoint is the same by in both places."""
+    return info.name, info.saved_at
+
+
+def _manifest(info: CheckpointInfo) -> Manifest | None:
+    try:
+        return snapshot_manifest(info.path) if info.is_directory else manifest_of(info.path)
+    except (LoadError, FileNotFoundError):
+        return None
+
+
+def _delete_local(info: CheckpointInfo) -> None:
+    delete_snapshot(info.path) if info.is_directory else delete_file(info.path)
+
+
+class _UploadLog:
+    """What was on the store when this process last looked: what is gone since was deleted there.
+
+    Without it a cached snapshot that is not on the store could be one that was never put, as the
+    process was killed before, or one that somebody has deleted.
+    """
+
+    def __init__(self, directory: str, url: str, series: str) -> None:
+        digest = hashlib.sha256(f"{url}\0{series}".encode("utf-8", "surrogateescape")).hexdigest()
+        self._path = os.path.join(directory, METADATA, f"uploads.{digest[:16]}.json")
+        self.keys: set[tuple[str, float]] = set()
+        self.position = 0
+
+    def read(self) -> None:
+        try:
+            with open(self._path, "rb") as file:
+                data = json.loads(file.read(_MAX_LOG_BYTES))
+            self.keys = {(str(name), float(saved_at)) for name, saved_at in data["put"]}
+            self.position = int(data["journal"])
+        except (OSError, ValueError, KeyError, TypeError):
+            self.keys, self.position = set(), 0
+
+    def write(self, entries: Iterable[Entry]) -> None:
+        self.keys = {key_of(entry.info) for entry in entries}
+        data = {"put": sorted(self.keys), "journal": self.position}
+        disk.make_directories(os.path.dirname(self._path))
+        replace_file(self._path, json.dumps(data).encode())
+
+    def delete(self) -> None:
+        disk.discard(self._path)
