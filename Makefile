@@ -130,7 +130,7 @@ $(FLOORS)/.installed: pyproject.toml constraints-floors.txt $(CONSTRAINTS)
 	awk -F== 'NR == FNR {oldest[$$1]; print; next} !($$1 in oldest)' \
 	  constraints-floors.txt $(CONSTRAINTS) > $(FLOORS)/constraints.txt
 	$(FLOORS)/bin/python -m pip install -q --disable-pip-version-check $(PIP_ARGS) \
-	  -c $(FLOORS)/constraints.txt -e ".[torch,plot,fast]" pytest hypothesis safetensors
+	  -c $(FLOORS)/constraints.txt -e ".[torch,plot,fast,store]" pytest hypothesis safetensors
 	touch $@
 
 # keras-nightly is not `keras` for pip, so it is installed in a directory that comes first on the path.

@@ -34,8 +34,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from keras_ratchet import data, errors, plots, policy
     from keras_ratchet._distributed import Coordinator
-    from keras_ratchet._storage.listing import checkpoints
-    from keras_ratchet._storage.verify import verify
+    from keras_ratchet._storage.anywhere import checkpoints, verify
     from keras_ratchet.averaging import mean, soup
     from keras_ratchet.callbacks.backup_and_restore import BackupAndRestore
     from keras_ratchet.callbacks.early_stopping import EarlyStopping
@@ -100,8 +99,8 @@ _HOME = {
     "soup": "keras_ratchet.averaging",
     "mean": "keras_ratchet.averaging",
     "refit": "keras_ratchet.refitting",
-    "checkpoints": "keras_ratchet._storage.listing",
-    "verify": "keras_ratchet._storage.verify",
+    "checkpoints": "keras_ratchet._storage.anywhere",
+    "verify": "keras_ratchet._storage.anywhere",
     "KeepBest": "keras_ratchet.policy.retention",
     "KeepLast": "keras_ratchet.policy.retention",
     "KeepEvery": "keras_ratchet.policy.retention",

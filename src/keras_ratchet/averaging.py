@@ -21,9 +21,7 @@ from keras_ratchet._engine.capture.best_weights import (
 )
 from keras_ratchet._engine.capture.model_state import finalize
 from keras_ratchet._keras.metrics import metric_direction
-from keras_ratchet._storage.listing import checkpoint_at
-from keras_ratchet._storage.listing import checkpoints as listed
-from keras_ratchet._storage.paths import local_path
+from keras_ratchet._storage import anywhere
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import ConfigError, CorruptError, LoadError, UnknownDirectionError
 from keras_ratchet.loading import accept
@@ -283,14 +281,16 @@ def _found(checkpoints: Paths) -> list[CheckpointInfo]:
         LoadError: If there are none, or they are of different models.
     """
     if isinstance(checkpoints, str | os.PathLike):
-        where = local_path(checkpoints, "checkpoints")
+        where = anywhere.path_or_url(checkpoints, "checkpoints")
         if os.path.isfile(where):
             raise ConfigError(
                 f"checkpoints must be a directory or a list of files. Got the file {where!r}."
             )
-        infos = of_newest_runs([info for info in listed(where) if not info.is_directory])
+        infos = of_newest_runs(
+            [info for info in anywhere.checkpoints(where) if not info.is_directory]
+        )
     else:
-        infos = [checkpoint_at(path) for path in checkpoints]
+        infos = [anywhere.checkpoint_at(path) for path in checkpoints]
     infos = [info for info in infos if info.name.endswith(_SUFFIXES)]
     if not infos:
         raise LoadError(f"there are no checkpoints to average in {checkpoints!r}.")

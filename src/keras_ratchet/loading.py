@@ -13,8 +13,8 @@ from keras_ratchet._engine.saving.provenance import note_source
 from keras_ratchet._formats import format_of
 from keras_ratchet._formats.safety import check_file
 from keras_ratchet._keras.legacy_h5 import compile_from_file
-from keras_ratchet._storage.listing import checkpoint_at, checkpoints
-from keras_ratchet._storage.paths import local_path
+from keras_ratchet._storage import anywhere
+from keras_ratchet._storage.objects.location import is_url
 from keras_ratchet._storage.verify import verify
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import CorruptError, LoadError
@@ -31,6 +31,7 @@ def load_model(
     custom_objects: Mapping[str, Any] | None = None,
     compile: bool = True,
     safe_mode: bool = True,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Any:
     """Load a whole model from a file, or from a directory of checkpoints.
 
@@ -40,7 +41,8 @@ def load_model(
     deletes the file that a model in training was loaded from.
 
     Args:
-        path: A `.keras` or `.h5` file, or a directory.
+        path: A `.keras` or `.h5` file, or a directory; or the URL of one on an object store, from
+            which it is fetched to the local cache.
         which: In a directory: "best", "latest", or a file's name.
         custom_objects: As in `keras.models.load_model`.
         compile: As in `keras.models.load_model`. A `.h5` file is compiled as it was, with the state
@@ -49,6 +51,7 @@ def load_model(
         safe_mode: As in `keras.models.load_model`: False runs code in the file, which models with
             a `Lambda` or a `TorchModuleWrapper` need. Digests reveal damage, not malice: use it
             only for files from people whom you trust.
+        storage_options: For a URL: arguments of its fsspec file system.
 
     Returns:
         The model.
@@ -57,7 +60,8 @@ def load_model(
         LoadError: If no checkpoint can be loaded safely; the message names each problem.
         CorruptError: If the file that was asked for is not what was saved.
     """
-    chosen = _choose(local_path(path, "path"), which, whole=True)
+    where = anywhere.path_or_url(path, "path")
+    chosen = _choose(where, which, True, storage_options)
     model = _loaded(chosen, custom_objects, compile, safe_mode)
     note_source(model, chosen)
     return model
@@ -78,42 +82,54 @@ def _loaded(
     return model
 
 
-def load_weights(model: Model, path: str | os.PathLike[str], which: str = "best") -> None:
+def load_weights(
+    model: Model,
+    path: str | os.PathLike[str],
+    which: str = "best",
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+) -> None:
     """Load weights into a model from a file, or from a directory of checkpoints.
 
     Args:
         model: The model. Compile it first if the optimizer is to be loaded too.
-        path: A `.weights.h5`, `.keras` or `.h5` file, or a directory.
+        path: A `.weights.h5`, `.keras` or `.h5` file, or a directory; or the URL of one.
         which: In a directory: "best", "latest", or a file's name.
+        storage_options: For a URL: arguments of its fsspec file system.
 
     Raises:
         LoadError: If no checkpoint can be loaded safely; the message names each problem.
         CorruptError: If the file that was asked for is not what was saved.
     """
-    chosen = _choose(local_path(path, "path"), which, whole=False)
+    where = anywhere.path_or_url(path, "path")
+    chosen = _choose(where, which, False, storage_options)
     model.load_weights(chosen)
     note_source(model, chosen)
 
 
-def _choose(path: str, which: str, whole: bool) -> str:
+def _choose(path: str, which: str, whole: bool, options: Mapping[str, Any] | None) -> str:
     """Return the path of the file to load."""
-    if not os.path.isdir(path):
-        return accept(checkpoint_at(path))
-    infos = [info for info in checkpoints(path) if _fits(info.name, whole)]
+    is_directory = anywhere.is_directory(path, options) if is_url(path) else os.path.isdir(path)
+    if not is_directory:
+        return accept(anywhere.checkpoint_at(path, options), options)
+    listed = anywhere.checkpoints(path, storage_options=options)
+    infos = [info for info in listed if _fits(info.name, whole)]
     if which not in ("best", "latest"):
         named = [info for info in infos if info.name == which]
         if not named:
             there = ", ".join(info.name for info in infos) or "none"
             raise LoadError(f"there is no checkpoint {which!r} in {path!r}. There are: {there}.")
-        return accept(named[0])
+        return accept(named[0], options)
     candidates = _order(infos, which)
-    return _first_good(path, which, candidates, _unranked_problems(infos, candidates))
+    problems = _unranked_problems(infos, candidates)
+    return _first_good(path, which, candidates, problems, options)
 
 
 def _unranked_problems(infos: list[CheckpointInfo], candidates: list[CheckpointInfo]) -> list[str]:
     """Return the problems of checkpoints that have no rank, as their manifests are damaged."""
     ranked = {info.name for info in candidates}
-    unknown = [verify(i.path) for i in infos if not i.has_manifest and i.name not in ranked]
+    bare = [i.path for i in infos if not (i.has_manifest or i.name in ranked or is_url(i.path))]
+    unknown = [verify(path) for path in bare]
     return [f"{v.path!r} is corrupt: {v.problem}." for v in unknown if v.status == "corrupt"]
 
 
@@ -131,11 +147,15 @@ def _order(infos: list[CheckpointInfo], which: str) -> list[CheckpointInfo]:
 
 
 def _first_good(
-    path: str, which: str, candidates: list[CheckpointInfo], problems: list[str]
+    path: str,
+    which: str,
+    candidates: list[CheckpointInfo],
+    problems: list[str],
+    options: Mapping[str, Any] | None,
 ) -> str:
     for info in candidates:
         try:
-            chosen = accept(info)
+            chosen = accept(info, options)
         except LoadError as error:
             problems.append(str(error))
             continue
@@ -149,15 +169,16 @@ def _first_good(
     raise CorruptError(f"no checkpoint in {path!r} can be loaded: {' '.join(problems)}")
 
 
-def accept(info: CheckpointInfo) -> str:
-    """Return the path of a checkpoint that verifies and is safe, or raise."""
-    outcome = verify(info.path)
+def accept(info: CheckpointInfo, options: Mapping[str, Any] | None = None) -> str:
+    """Return the local path of a checkpoint that verifies and is safe, or raise."""
+    path = anywhere.local_copy(info.path, options)
+    outcome = verify(path)
     if outcome.status == "corrupt":
         raise CorruptError(f"{info.path!r} is corrupt: {outcome.problem}.")
-    check_file(info.path)
+    check_file(path)
     if outcome.status == "unverified":
         warn(
             f"{info.path!r} has no manifest, so it is loaded unverified. `ratchet adopt` "
             "writes one."
         )
-    return info.path
+    return path

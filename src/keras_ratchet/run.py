@@ -25,14 +25,14 @@ class Run:
     anywhere, run the script again, and the loop continues at the batch where it stopped.
 
     Args:
-        directory: A directory for this run alone.
+        directory: A directory for this run alone, or the URL of one on an object store.
         model: The Keras model; it need not be compiled.
         optimizer: The loop's optimizer: torch's, or a Keras one that is not the model's.
         callbacks: Keras callbacks, ours among them; they are called at the usual moments.
         data: The training data if it has a state of its own: a torch DataLoader with a
             `generator`, or anything with `state_dict` and `load_state_dict`.
         **backup: Further arguments of `BackupAndRestore`: `save_freq`, `every_s`, `keep`,
-            `delete_checkpoint`, `signals`, `deadline`, `coordinator`, and so on.
+            `delete_checkpoint`, `signals`, `deadline`, `mirror`, `coordinator`, and so on.
 
     Attributes:
         backup: The `BackupAndRestore` behind it.

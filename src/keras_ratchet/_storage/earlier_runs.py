@@ -15,9 +15,10 @@ names, and the next save sees that it has been renamed already.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from keras_ratchet._storage import disk, single_file
@@ -63,10 +64,16 @@ def original_name(name: str) -> str:
     return match["stem"] + match["suffix"] if match else name
 
 
-def next_name(path: str) -> str:
-    """Return the name that the file at `path` would get."""
-    numbers = [number for number, _ in _list_earlier(path)]
-    return earlier_name(os.path.basename(path), max(numbers, default=0) + 1)
+def next_name(path: str, is_taken: Callable[[str], bool] = lambda name: False) -> str:
+    """Return the name that the file at `path` would get.
+
+    Args:
+        path: The file.
+        is_taken: Whether a name is in use elsewhere.
+    """
+    first = max((number for number, _ in _list_earlier(path)), default=0) + 1
+    names = (earlier_name(os.path.basename(path), number) for number in itertools.count(first))
+    return next(name for name in names if not is_taken(name))
 
 
 def preserve(path: str, run: str) -> str | None:

@@ -10,7 +10,6 @@ from dataclasses import replace
 from keras_ratchet._storage import disk
 from keras_ratchet._storage.atomic import AtomicFile
 from keras_ratchet._storage.manifest import Manifest, matches, read_manifest
-from keras_ratchet._storage.paths import local_path
 from keras_ratchet._storage.single_file import (
     METADATA,
     delete_file,
@@ -42,7 +41,7 @@ def checkpoints(directory: str | os.PathLike[str]) -> list[CheckpointInfo]:
     Raises:
         LoadError: If there is no such directory.
     """
-    directory = os.path.abspath(local_path(directory, "directory"))
+    directory = os.path.abspath(os.fsdecode(directory))
     if not os.path.isdir(directory):
         raise LoadError(f"there is no directory {directory!r}.")
     return in_order([*_list_files(directory), *_list_snapshots(directory)])
@@ -54,7 +53,7 @@ def checkpoint_at(path: str | os.PathLike[str]) -> CheckpointInfo:
     Raises:
         LoadError: If there is none at this path.
     """
-    path = os.path.abspath(local_path(path, "path"))
+    path = os.path.abspath(os.fsdecode(path))
     name = os.path.basename(path)
     for info in checkpoints(os.path.dirname(path)):
         if info.name == name:
@@ -135,6 +134,7 @@ def unpin(path: str) -> None:
 
 
 def in_order(infos: Iterable[CheckpointInfo]) -> list[CheckpointInfo]:
+    """Return checkpoints, the oldest first."""
     return sorted(infos, key=lambda info: (info.saved_at, info.position.epoch, info.name))
 
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from keras_ratchet._storage.manifest import FileEntry, Manifest, entry_of
-from keras_ratchet._storage.paths import local_path
 from keras_ratchet._storage.single_file import manifests_of, named_manifests
 from keras_ratchet._storage.snapshot_directory import MANIFEST, snapshot_manifest
 from keras_ratchet.errors import LoadError
@@ -50,7 +49,7 @@ def verify(path: str | os.PathLike[str]) -> Verification:
     Raises:
         LoadError: If there is nothing at this path.
     """
-    path = local_path(path, "path")
+    path = os.fsdecode(path)
     if os.path.isdir(path):
         return _verify_snapshot(path)
     if not os.path.isfile(path):

@@ -8,7 +8,6 @@ from typing import Any, Literal, get_args
 
 from keras_ratchet._formats import format_of
 from keras_ratchet._keras.metrics import is_metric, metrics_are_known
-from keras_ratchet._storage.paths import local_path
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy import naming
 from keras_ratchet.policy.monitor import one_of
@@ -96,7 +95,7 @@ def check_place(callback: Any, callbacks: Iterable[Any], model: Model) -> None:
         model: The model, at the start of training.
     """
     others = [c for c in callbacks if c is not callback]
-    path = os.path.realpath(local_path(callback.filepath, "filepath"))
+    path = os.path.realpath(callback.filepath)
     for other in others:
         same = isinstance(other, type(callback)) or isinstance(callback, type(other))
         if same and os.path.realpath(getattr(other, "filepath", "")) == path:

@@ -283,17 +283,19 @@ class Session:
     def _make_room(self, due: Deadline, validation: BeforeValidation | None = None) -> None:
         """Save if there is time for it, and ask the loop to end."""
         self._announce_save()
-        epoch_index = self._epoch - (not self._done)  # at its end the epoch is completed
-        self._flush()  # if there is no time for another save, this one is what is resumed from
+        # if there is no time for another save, the one being written is what is resumed from
+        self._settle(self._store.writer.wait_on_disk)
         verdict = self._store.ranks.broadcast(
             due.check(time.monotonic(), self._schedule.longest_save_s), "whether a save fits"
         )
         if verdict:
-            self._save(self._here(), self._logs, verdict.reason, validation=validation)
-            self._flush()
-        self._info.stop_reason = StopReason(due.kind, verdict.reason, {}, epoch_index)
-        self._store.note("preempted", reason=verdict.reason, epoch=self._epoch)
-        _log.warning("%s", verdict.reason)
+            self._save(self._here(), self._logs, verdict.reason, validation, waits=False)
+            self._settle(self._store.writer.wait_on_disk)
+        reason = verdict.reason + self._store.wait_for_upload(due.at_s - time.monotonic())
+        epoch_index = self._epoch - (not self._done)  # at its end the epoch is completed
+        self._info.stop_reason = StopReason(due.kind, reason, {}, epoch_index)
+        self._store.note("preempted", reason=reason, epoch=self._epoch)
+        _log.warning("%s", reason)
         self._model.stop_training = True
 
     def _save(
@@ -301,12 +303,13 @@ class Session:
         position: Position,
         logs: Mapping[str, float],
         reason: str,
+        validation: BeforeValidation | None = None,
         *,
         finished: str = "",
-        validation: BeforeValidation | None = None,
+        waits: bool = True,
     ) -> None:
         started = self._schedule.start_save()
-        self._flush()
+        self._flush() if waits else None
         model, ranks = fit.synced(self._model), self._store.ranks
         progress = {
             "epochs": self._epochs,
@@ -357,7 +360,7 @@ class Session:
             self._settle(self._store.writer.collect)
 
     def _flush(self) -> None:
-        """Wait for the save that is being written, and process its outcome."""
+        """Wait for the save that is being written or uploaded, and process its outcome."""
         self._settle(self._store.writer.wait)
 
     def _settle(self, action: Callable[[], Saved | None]) -> None:
@@ -370,7 +373,7 @@ class Session:
     def _record(self, saved: Saved | None) -> None:
         if saved is not None and saved.error is not None:
             raise saved.error
-        if saved:
+        if saved and saved.duration_s:  # an upload has none
             self._schedule.persisted(saved.duration_s)
 
     def _warn_of_lost(self) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import keras
 
 from keras_ratchet._distributed import Coordinator
-from keras_ratchet._engine.resume.snapshot_store import ARRAYS, DATA, SnapshotStore
-from keras_ratchet._storage.paths import local_path
+from keras_ratchet._engine.resume.snapshot_paths import ARRAYS, DATA
+from keras_ratchet._engine.resume.snapshot_store import SnapshotStore
+from keras_ratchet._engine.saving.mirror import place_of
+from keras_ratchet._storage.anywhere import path_or_url
 from keras_ratchet.callbacks._abandoned_locks import watch_lock
 from keras_ratchet.callbacks._agreement import is_agreement
 from keras_ratchet.callbacks._backup_options import WhichRate, checked_keep, options_of
@@ -37,7 +39,9 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
     what some need for it.
 
     Args:
-        backup_dir: A directory for this run alone.
+        backup_dir: A directory for this run alone; or the URL of one on an object store, such as
+            `s3://bucket/run` (docs/stores.md): snapshots are then made on the local disk, and
+            uploaded while training goes on.
         save_freq: "epoch", a number of batches, or False for no regular saves.
         double_checkpoint: Keep at least two snapshots, as `keep=2` does; an argument of Keras's.
         delete_checkpoint: Whether to delete our files from `backup_dir` when training ends.
@@ -66,6 +70,9 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
             means in the logs; if not, only the callbacks of this package go by the means.
         coordinator: How the processes of this training agree, where that cannot be found out: a
             `keras_ratchet.Coordinator`. To give it to one callback of a list is enough.
+        mirror: For a local `backup_dir`: the URL of a directory on a store that gets a copy of
+            every snapshot. A run resumes from it if the local directory has none.
+        storage_options: For URLs: arguments of their fsspec file system.
 
     Attributes:
         initial_epoch: Index of the epoch that this run started with.
@@ -107,11 +114,14 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
         learning_rate: WhichRate = "saved",
         sync_logs: bool = True,
         coordinator: Coordinator | None = None,
+        mirror: str | os.PathLike[str] | None = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(coordinator=coordinator)
         if not backup_dir:
             raise ConfigError(f"Empty `backup_dir` argument passed. Got: {backup_dir!r}.")
-        self.backup_dir = local_path(backup_dir, "backup_dir")
+        self.backup_dir = path_or_url(backup_dir, "backup_dir")
+        where, store = place_of(self.backup_dir, "backup_dir", mirror, storage_options, False)
         self.save_freq = save_freq
         self.double_checkpoint = double_checkpoint
         self.sync_logs = sync_logs
@@ -129,7 +139,7 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
             learning_rate=learning_rate,
         )
         self._signals = Signals(signals, grace_s, deadline)
-        self._store = SnapshotStore(self.backup_dir, self.keep, background)
+        self._store = SnapshotStore(where, self.keep, background, store)
         self._last = LastInList(
             self._open_session,
             self._needs_batch_hooks,

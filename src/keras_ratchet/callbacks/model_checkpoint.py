@@ -13,11 +13,12 @@ import keras
 from keras_ratchet._distributed import Coordinator
 from keras_ratchet._engine.saving.checkpoint_store import CheckpointStore
 from keras_ratchet._engine.saving.checkpointer import Checkpointer
+from keras_ratchet._engine.saving.mirror import place_of
 from keras_ratchet._engine.saving.provenance import run_of
 from keras_ratchet._keras.callbacks import print_message
 from keras_ratchet._keras.fit import initial_epoch
 from keras_ratchet._keras.metrics import metrics_are_known
-from keras_ratchet._storage.paths import local_path
+from keras_ratchet._storage.anywhere import path_or_url
 from keras_ratchet.callbacks._abandoned_locks import watch_lock
 from keras_ratchet.callbacks._arguments import (
     OnSaveError,
@@ -56,7 +57,9 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
     Args:
         filepath: The file; `.keras` or `.h5` for the whole model, `.weights.h5` for weights.
             Placeholders are `{epoch}` and `{batch}` (from 1) and every metric in the logs; a
-            metric that is missing prints as `nan`.
+            metric that is missing prints as `nan`. It may be the URL of a file on an object store,
+            such as `s3://bucket/run/best.keras` (docs/stores.md): files are then made on the local
+            disk, and uploaded while training goes on.
         monitor: The metric that decides what is best; or several, the later ones of which break
             ties: `("val_accuracy", "val_loss")`.
         verbose: 1 prints a line for each decision.
@@ -97,6 +100,9 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
             for it, or "skip" the new one.
         coordinator: How the processes of this training agree, where that cannot be found out: a
             `keras_ratchet.Coordinator`. To give it to one callback of a list is enough.
+        mirror: For a local `filepath`: the URL of a directory on a store that gets a copy of
+            every file.
+        storage_options: For URLs: arguments of their fsspec file system.
 
     Attributes:
         best: The metric of the best save, or None.
@@ -133,16 +139,19 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
         background: bool | None = None,
         if_busy: IfBusy = "wait",
         coordinator: Coordinator | None = None,
+        mirror: str | os.PathLike[str] | None = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         names, modes = check_monitors(monitor, mode)
-        self.filepath = local_path(filepath, "filepath")
+        self.filepath = path_or_url(filepath, "filepath")
+        where, store = place_of(self.filepath, "filepath", mirror, storage_options, True)
         rule = one_rule(retention, combined(keep_best, keep_last, keep_every, keep_for_s))
         check_filepath(self.filepath, save_weights_only)
         check_placeholders(self.filepath, rule, save_best_only and save_at_end)
         check_choices(on_save_error, if_busy)
         self._checkpointer = Checkpointer(
             CheckpointStore(
-                self.filepath, rule, Ranking((), ties), not save_weights_only, background
+                where, rule, Ranking((), ties), not save_weights_only, background, store
             ),
             best_only=save_best_only,
             warn_only=on_save_error == "warn",

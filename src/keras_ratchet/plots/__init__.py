@@ -10,8 +10,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from keras_ratchet._storage import journal
-from keras_ratchet._storage.paths import local_path
+from keras_ratchet._storage import anywhere
 from keras_ratchet.errors import ConfigError, LoadError
 from keras_ratchet.plots._runs import RunHistory, Save, last_run
 
@@ -28,6 +27,7 @@ def run(
     *,
     metric: str | None = None,
     axes: Any = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Any:
     """Draw a run: a metric over the epochs, with its best, the saves and the stop.
 
@@ -38,9 +38,11 @@ def run(
     journal is drawn, joined to the one that it resumed.
 
     Args:
-        source: A directory in which `ModelCheckpoint` saved, or the events of its journal.
+        source: A directory in which `ModelCheckpoint` saved, or its URL, or the events of its
+            journal.
         metric: Name of the metric; default: the one that ranks the saves.
         axes: The Matplotlib axes to draw on; default: those of a new figure.
+        storage_options: For a URL: arguments of its fsspec file system.
 
     Returns:
         The axes.
@@ -49,7 +51,7 @@ def run(
         LoadError: If there is no journal, or no epoch in it.
         ConfigError: If no epoch has this metric.
     """
-    events = _events(source)
+    events = _events(source, storage_options)
     if not events:
         raise LoadError(f"there is nothing to draw: no run has saved in {source!r}.")
     found = last_run(events)
@@ -65,10 +67,10 @@ def run(
 
 
 def _events(
-    source: str | os.PathLike[str] | Iterable[Mapping[str, Any]],
+    source: str | os.PathLike[str] | Iterable[Mapping[str, Any]], options: Mapping[str, Any] | None
 ) -> list[Mapping[str, Any]]:
     if isinstance(source, str | os.PathLike):
-        return list(journal.read(local_path(source, "source")))
+        return [*anywhere.events(anywhere.path_or_url(source, "source"), options)]
     return list(source)
 
 

@@ -16,7 +16,15 @@ from keras_ratchet._distributed.one import One
 from keras_ratchet._engine.capture.variable_buffers import VariableBuffers
 from keras_ratchet._engine.resume import slice_files
 from keras_ratchet._engine.resume.drift import DriftWatch
+from keras_ratchet._engine.resume.shared_directory import is_shared
 from keras_ratchet._engine.resume.sliced_save import Opened, SlicedSave, has_split
+from keras_ratchet._engine.resume.snapshot_paths import (
+    ARRAYS,
+    DATA,
+    candidates,
+    newest_first,
+    read_state,
+)
 from keras_ratchet._engine.resume.train_state import TrainState
 from keras_ratchet._engine.saving.background import (
     BackgroundWriter,
@@ -28,20 +36,18 @@ from keras_ratchet._engine.saving.background import (
     runs_in_background,
 )
 from keras_ratchet._engine.saving.locked_directory import LockedDirectory
+from keras_ratchet._engine.saving.mirror import NoMirror
 from keras_ratchet._engine.saving.model_file import save_error
 from keras_ratchet._engine.saving.provenance import fingerprint, save_time, state_bytes, versions
-from keras_ratchet._formats.safetensors import read_arrays, write_arrays
+from keras_ratchet._formats.safetensors import write_arrays
 from keras_ratchet._storage import atomic, disk, journal, single_file, snapshot_directory, space
 from keras_ratchet._storage.atomic import HashingFile
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet._storage.verify import verify
 from keras_ratchet._warn import warn
-from keras_ratchet.errors import ConfigError, CorruptError, LoadError
+from keras_ratchet.errors import CorruptError, LoadError
 from keras_ratchet.types import Model
 
-ARRAYS = "state.safetensors"
-DATA = "state.json"
-_MAX_DATA_BYTES = 1 << 30
 _log = logging.getLogger("keras_ratchet")
 
 
@@ -53,6 +59,7 @@ class SnapshotStore:
         directory: Where they are.
         keep: How many are kept, at least 1.
         background: Whether they are written in the background; None for large ones.
+        mirror: The store to which they go.
 
     Attributes:
         writer: Runs the saves that are written in the background.
@@ -62,6 +69,7 @@ class SnapshotStore:
     directory: str
     keep: int
     background: bool | None = None
+    mirror: NoMirror = field(default_factory=NoMirror)
     writer: BackgroundWriter = field(default_factory=BackgroundWriter, init=False)
     buffers: VariableBuffers = field(default_factory=VariableBuffers, init=False)
     ranks: Any = field(default_factory=One, init=False)
@@ -86,7 +94,9 @@ class SnapshotStore:
         self.ranks = self.writer.ranks = self._sliced.ranks = ranks
 
     def _make_place(self) -> LockedDirectory:
-        return LockedDirectory(self.directory, "", f"backup directory {self.directory!r}")
+        return LockedDirectory(
+            self.directory, "", f"backup directory {self.mirror.shown(self.directory)!r}"
+        )
 
     @property
     def locked(self) -> bool:
@@ -107,25 +117,9 @@ class SnapshotStore:
         self.directory = os.path.abspath(self.directory)  # training may change where it is
         self._start(model)
         if self.ranks.world_size > 1:
-            self._check_shared()
-
-    def _check_shared(self) -> None:
-        """Raise on all ranks if one does not see rank 0's directory."""
-        metadata = os.path.join(self.directory, single_file.METADATA)
-        lock = os.path.join(metadata, single_file.BACKUP_LOCK)
-        own = self.ranks.broadcast(f"{os.stat(lock).st_mtime_ns}" if self.ranks.rank == 0 else "")
-        try:
-            mine = own if self.ranks.rank == 0 else _newest_mtime(lock)
-        except OSError as error:
-            mine = str(error)
-        seen = self.ranks.gather((self.directory, mine), "shared directory")
-        for rank, (directory, found) in enumerate(seen):
-            if found != own:
-                raise ConfigError(
-                    f"Rank {rank} does not see what rank 0 writes: rank 0's backup directory is "
-                    f"{seen[0][0]!r}, rank {rank}'s is {directory!r} ({found}). Give all ranks one "
-                    "directory on a file system that they share."
-                )
+            # other hosts than rank 0's can read from the store, but not write their slices to it
+            must = not self.mirror.is_cache or has_split(model)
+            is_shared(self.directory, self.ranks, must=must)
 
     @on_first_rank
     def _start(self, model: Model) -> None:
@@ -140,30 +134,23 @@ class SnapshotStore:
         discard_jobs(model)
         for path in snapshot_directory.sweep_snapshots(self.directory):
             _log.info("removed leftovers of a crash: %s", path)
+        try:
+            self.mirror.start(self.directory, "", self.note)
+            if self.ranks.world_size > 1:  # which may not see this disk
+                self.mirror.push_now()
+        except BaseException:
+            self.end()
+            raise
 
     def end(self) -> None:
         """Release the lock and free memory; each rank may call it at any time."""
         self.buffers.free()
+        self.mirror.end()
         self._place.unlock()
 
-    def list_paths(self, by_file_time: bool = False) -> list[str]:
-        """Return the paths of the snapshots, newest first.
-
-        Args:
-            by_file_time: Whether the time of a snapshot whose manifest is damaged is that of its
-                directory, rather than counting as oldest: it may be the newest one, and then the
-                damage must be reported.
-        """
-        found = []
-        for _, path in snapshot_directory.list_snapshots(self.directory):
-            try:
-                manifest = snapshot_directory.snapshot_manifest(path)
-            except LoadError:
-                found.append((os.path.getmtime(path) if by_file_time else 0.0, 0, 0, path))
-                continue
-            position = manifest.position
-            found.append((manifest.saved_at, position.epoch, position.batch, path))
-        return [path for *_, path in sorted(found, reverse=True)]
+    def list_paths(self) -> list[str]:
+        """Return the paths of the snapshots, newest first; some may be on the store only."""
+        return newest_first(self.directory, self.mirror)
 
     def file(self, back: int, name: str) -> str:
         """Return the path of a file in the newest snapshot (0) or in one further back."""
@@ -227,12 +214,12 @@ class SnapshotStore:
             self._sliced.take_draft(),
         )
         if runs_in_background(self.background, size_bytes):
-            self.writer.start(lambda: self._write(save), model)
+            self.writer.start(lambda: self._write(save, model), model)
             return None
         drain()
-        return self._write(save, blocks=True)
+        return self._write(save, model, blocks=True)
 
-    def _write(self, save: _Save, blocks: bool = False) -> Saved:
+    def _write(self, save: _Save, model: Model, blocks: bool = False) -> Saved:
         """Write a snapshot, on any thread."""
         name = self._name(save.state) if save.draft is None else save.draft.name
         path = os.path.join(self.directory, name)
@@ -253,13 +240,36 @@ class SnapshotStore:
             return Saved(path, error=error)
         took_s = time.perf_counter() - save.started_s
         self._place.note_saved(name, manifest, took_s if blocks else save.blocked_s, took_s)
+        self.mirror.upload(self.writer, model, path)
         return Saved(path, committed=True, duration_s=took_s)
 
     def _apply_keep(self, finished: bool) -> None:
         # a run cannot resume from its finished state if there are more epochs: keep one more
         for path in self.list_paths()[self.keep + finished :]:
-            snapshot_directory.delete_snapshot(path)
+            self._delete(path)
             self.note("drop", name=os.path.basename(path), reason=f"keep={self.keep}")
+
+    def _delete(self, path: str) -> None:
+        self.mirror.drop(os.path.basename(path))
+        if os.path.lexists(path):
+            snapshot_directory.delete_snapshot(path)
+
+    @on_first_rank
+    def wait_for_upload(self, limit_s: float) -> str:
+        """Wait until what was saved is on the store; return what to say if it is not, else "".
+
+        Args:
+            limit_s: How many seconds are left. If it takes longer, at the speed of the uploads
+                before, nothing is waited for.
+        """
+        need_s = self.mirror.upload_s()
+        if need_s <= limit_s and self.writer.wait_for_upload(max(limit_s, 0.0)):
+            return ""
+        about = f"takes about {need_s:.1f} s" if need_s > limit_s else "has not ended"
+        return (
+            f"; saved on this disk only: the upload to {self.mirror.url} {about}, and "
+            f"{max(limit_s, 0.0):.1f} s were left"
+        )
 
     def newest(self, fits: Callable[[TrainState], bool]) -> tuple[TrainState, str] | None:
         """Return the newest state that verifies and fits, with its path, or None.
@@ -275,19 +285,29 @@ class SnapshotStore:
         state = (
             found[0]
             if found
-            else self.ranks.together(lambda: _read(path, rank), "read the snapshot")
+            else self.ranks.together(
+                lambda: read_state(
+                    path if os.path.exists(path) else self.mirror.ensure(path), rank
+                ),
+                "read the snapshot",
+            )
         )
         return state, path
 
     @on_first_rank
     def _newest(self, fits: Callable[[TrainState], bool], found: list[TrainState]) -> str | None:
         problems: list[str] = []
-        for path in self.list_paths(by_file_time=True):
+        for path in candidates(self.directory, self.mirror):
+            try:
+                self.mirror.ensure(path)
+            except CorruptError as error:
+                problems.append(str(error))
+                continue
             outcome = verify(path)
             if not outcome:
                 problems.append(f"{path!r} is damaged: {outcome.problem}.")
                 continue
-            state = _read(path)
+            state = read_state(path)
             if not fits(state):
                 continue
             if problems:
@@ -297,7 +317,8 @@ class SnapshotStore:
             return path
         if problems:
             raise CorruptError(
-                f"No snapshot in {self.directory!r} verifies. {' '.join(problems)} To start "
+                f"No snapshot in {self.mirror.shown(self.directory)!r} verifies. "
+                f"{' '.join(problems)} To start "
                 "from scratch, delete the directory or use another one."
             )
         return None
@@ -305,7 +326,8 @@ class SnapshotStore:
     @on_first_rank
     def clear(self) -> None:
         """Delete our snapshots, journal and lock, and the directory if it is then empty."""
-        for path in self.list_paths():
+        self.mirror.clear()
+        for _, path in snapshot_directory.list_snapshots(self.directory):
             snapshot_directory.delete_snapshot(path)
         self.end()
         metadata = os.path.join(self.directory, single_file.METADATA)
@@ -324,7 +346,7 @@ class SnapshotStore:
         base = f"epoch-{position.epoch:05d}-batch-{position.batch:07d}"
         base = f"{base}-finished" if state.finished else base
         name, number = base, 1
-        while os.path.lexists(os.path.join(self.directory, name)):
+        while os.path.lexists(os.path.join(self.directory, name)) or self.mirror.has(name):
             number += 1
             name = f"{base}-{number}"
         return name
@@ -340,6 +362,7 @@ class SnapshotStore:
             return draft.commit(save.manifest)
 
     def _times(self) -> Iterator[float]:
+        yield from (info.saved_at for info in self.mirror.remote_only(()))
         for _, path in snapshot_directory.list_snapshots(self.directory):
             with contextlib.suppress(LoadError):
                 yield snapshot_directory.snapshot_manifest(path).saved_at
@@ -372,19 +395,3 @@ class _Save:
 
 def _put(file: HashingFile, text: bytes) -> None:
     file.write(text)
-
-
-def _read(path: str, rank: int = 0) -> TrainState:
-    with open(os.path.join(path, DATA), "rb") as file:
-        text = file.read(_MAX_DATA_BYTES)
-    arrays: dict[str, Any] = {
-        **read_arrays(os.path.join(path, ARRAYS)),
-        **slice_files.read_slices(path),
-    }
-    return TrainState.unpack(json.loads(text), arrays, rank)
-
-
-def _newest_mtime(path: str) -> str:
-    """Return when a file was changed; on NFS opening it asks the server. Not for who locks it."""
-    with open(path, "rb") as file:
-        return f"{os.fstat(file.fileno()).st_mtime_ns}"

@@ -1,5 +1,8 @@
 """Runs saves one at a time on one thread in the background, in the order in which they are started.
 
+Uploads to a store run likewise on a second thread, so that a network that is gone keeps no save
+from the disk.
+
 `concurrent.futures.ThreadPoolExecutor(1)` would not do. Its `submit` puts the work into a queue
 before it starts the thread: when the thread cannot be started ("can't start new thread"), or a
 second Ctrl-C arrives in between, the work stays in the queue, and there is no future to cancel or
@@ -19,7 +22,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent import futures
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from keras_ratchet._distributed.agreement import on_first_rank
@@ -52,6 +55,7 @@ class Saved:
         bad_weight: Path of a weight that is not finite, if that is why it was not saved.
         error: Why it was not saved; or, if it was, why older checkpoints could not be deleted.
         committed: Whether the checkpoint is there.
+        uploaded: Whether it is on the store, too, or (with an error) was to be put there.
         duration_s: How long the save took, until it was on the disk.
     """
 
@@ -59,6 +63,7 @@ class Saved:
     bad_weight: str | None = None
     error: Exception | None = None
     committed: bool = False
+    uploaded: bool = False
     duration_s: float = 0.0
 
     def __bool__(self) -> bool:
@@ -73,6 +78,8 @@ class Saved:
 class BackgroundWriter:
     """Runs the saves of one callback, at most one at a time; its owner collects each outcome.
 
+    The upload of what was saved, if there is one, is a second job, and part of the outcome.
+
     Saves of all writers of a process run in the order in which they were started, so what a later
     one says about an earlier one is true once both are done. The interpreter waits for them
     before it exits.
@@ -80,6 +87,7 @@ class BackgroundWriter:
 
     def __init__(self) -> None:
         self._job: Job | None = None
+        self._upload: Job | None = None
         self.ranks: Any = One()
 
     def __reduce__(self) -> tuple[type[BackgroundWriter], tuple[()]]:
@@ -88,8 +96,9 @@ class BackgroundWriter:
 
     @property
     def busy(self) -> bool:
-        """Whether a save is running."""
-        return self._job is not None and not self._job.future.done()
+        """Whether a save or its upload is running."""
+        jobs = (self._job, self._upload)
+        return any(job is not None and not job.future.done() for job in jobs)
 
     @property
     @on_first_rank
@@ -100,7 +109,7 @@ class BackgroundWriter:
     @property
     def has_job(self) -> bool:
         """Whether there is one in this process; no other rank is asked."""
-        return self._job is not None
+        return self._job is not None or self._upload is not None
 
     def start(self, save: Callable[[], Saved], model: object) -> None:
         """Start a save; the outcome of the one before has been collected.
@@ -109,26 +118,50 @@ class BackgroundWriter:
             save: The save. It returns errors, it does not raise them.
             model: The model in training.
         """
-        assert not self.pending
-        self._job = Job(save, id(model))
-        _queue.put(self._job)
+        assert self._job is None
+        self._job = Job(save, id(model), _saves)
+        _saves.put(self._job)
+
+    def upload(self, upload: Callable[[], Saved], model: object) -> None:
+        """Start the upload of what was just saved, on any thread; those before come first."""
+        self._upload = Job(upload, id(model), _uploads)
+        _uploads.put(self._upload)
 
     @on_first_rank
     def collect(self) -> Saved | None:
-        """Return the outcome of the save if it has ended, once; else None."""
-        job = self._job
-        if job is None or not job.future.done():
+        """Return the outcome of the save or of its upload if it has ended, once; else None."""
+        saved, self._job = _take(self._job)
+        if self._job is not None:
             return None
-        self._job = None
-        _queue.forget(lambda other: other is job)
-        return None if job.future.cancelled() else job.future.result()
+        uploaded, self._upload = _take(self._upload)
+        if saved and uploaded is not None and saved.error is None:
+            return replace(saved, error=uploaded.error, uploaded=True)
+        return uploaded if saved is None else saved
 
     @on_first_rank
     def wait(self) -> Saved | None:
-        """Wait until no save is running, then return the outcome as `collect` does."""
+        """Wait until no save or upload is running, then return the outcome as `collect` does."""
+        if self._job is not None:
+            self._job.wait()
+        self.wait_for_upload(None)
+        return self.collect()
+
+    @on_first_rank
+    def wait_on_disk(self) -> Saved | None:
+        """Wait until no save is running, then return the outcome; its upload may go on."""
         if self._job is not None:
             self._job.wait()
         return self.collect()
+
+    def wait_for_upload(self, limit_s: float | None) -> bool:
+        """Wait for the upload that is running in this process; return whether it has ended.
+
+        Args:
+            limit_s: For how many seconds at most; None for as long as it takes.
+        """
+        if self._upload is not None:
+            self._upload.wait(limit_s)
+        return self._upload is None or self._upload.future.done()
 
 
 class Job:
@@ -137,10 +170,12 @@ class Job:
     Args:
         save: The save.
         model_id: Identity of the model in training.
+        queue: Which runs it.
     """
 
-    def __init__(self, save: Callable[[], Saved], model_id: int) -> None:
+    def __init__(self, save: Callable[[], Saved], model_id: int, queue: _Queue) -> None:
         self.model_id = model_id
+        self._queue = queue
         self.future: Future[Saved] = Future()
         self._save: Callable[[], Saved] | None = save
 
@@ -167,11 +202,15 @@ class Job:
         self._save = None  # the captured values are free before anybody is told
         self.future.set_result(saved)
 
-    def wait(self) -> None:
-        """Wait for its end."""
+    def wait(self, limit_s: float | None = None) -> None:
+        """Wait for its end, perhaps for some seconds only."""
         if not self.future.done():
-            _queue.put(self)  # a second Ctrl-C may have kept `start` from doing that
-            futures.wait([self.future])
+            self._queue.put(self)  # a second Ctrl-C may have kept `start` from doing that
+            futures.wait([self.future], limit_s)
+
+    def forget(self) -> None:
+        """Leave those that `open_jobs` returns."""
+        self._queue.forget(lambda other: other is self)
 
     def disown(self) -> None:
         """Mark it as cancelled: in a child made by `fork` it is the parent's."""
@@ -181,15 +220,24 @@ class Job:
 
 def start_job(save: Callable[[], Saved], model: object) -> Job:
     """Start a save whose outcome nobody collects; a failure is logged."""
-    job = Job(save, id(model))
-    _queue.put(job)
+    job = Job(save, id(model), _saves)
+    _saves.put(job)
     return job
+
+
+def _take(job: Job | None) -> tuple[Saved | None, Job | None]:
+    """Return a job's outcome, and the job if it has not ended."""
+    if job is None or not job.future.done():
+        return None, job
+    job.forget()
+    return None if job.future.cancelled() else job.future.result(), None
 
 
 class _Queue:
     """The jobs of a process in their order, and the thread that runs them while there are any."""
 
-    def __init__(self) -> None:
+    def __init__(self, thread_name: str) -> None:
+        self._thread_name = thread_name
         self._reset()
 
     def _reset(self) -> None:
@@ -214,7 +262,7 @@ class _Queue:
         if not threading.main_thread().is_alive():  # it has waited for threads already
             return False
         try:
-            threading.Thread(target=self._run, args=(True,), name="keras_ratchet.save").start()
+            threading.Thread(target=self._run, args=(True,), name=self._thread_name).start()
         except RuntimeError:  # too many threads
             return False
         return True
@@ -252,26 +300,31 @@ class _Queue:
 
 
 # Order matters between callbacks, so they share one queue.
-_queue = _Queue()
+_saves, _uploads = _Queue("keras_ratchet.save"), _Queue("keras_ratchet.upload")
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_queue.start_again)
+    os.register_at_fork(after_in_child=_saves.start_again)
+    os.register_at_fork(after_in_child=_uploads.start_again)
 
 
 def open_jobs(model: object) -> list[Job]:
-    """Return the jobs of a model's training whose outcome has not been collected."""
-    return [job for job in _queue.open_jobs() if job.model_id == id(model)]
+    """Return the saves of a model's training whose outcome has not been collected."""
+    return [job for job in _saves.open_jobs() if job.model_id == id(model)]
 
 
 def drain() -> None:
-    """Wait until no job is running."""
-    for job in _queue.open_jobs():
+    """Wait until no save is running."""
+    for job in _saves.open_jobs():
         job.wait()
 
 
 def discard_jobs(model: object) -> None:
     """Wait for what an earlier `fit` of a model left running, and discard the outcomes."""
     drain()
-    _queue.forget(lambda job: job.model_id == id(model))
+    for queue in (_saves, _uploads):
+        for job in queue.open_jobs():
+            if job.model_id == id(model):
+                job.wait()
+                job.forget()
 
 
 def _lower_priority() -> None:

@@ -20,8 +20,8 @@ from keras_ratchet._engine.saving.background import (
     runs_in_background,
 )
 from keras_ratchet._engine.saving.locked_directory import LockedDirectory
+from keras_ratchet._engine.saving.mirror import NoMirror
 from keras_ratchet._engine.saving.model_file import (
-    caused,
     freeze_model,
     whole_variables,
     write_model_file,
@@ -35,18 +35,19 @@ from keras_ratchet._engine.saving.provenance import (
     versions,
 )
 from keras_ratchet._engine.saving.rehearsal import check_target, rehearse
+from keras_ratchet._engine.saving.retaining import delete_others
+from keras_ratchet._engine.saving.said_once import SaidOnce
 from keras_ratchet._formats import format_of
 from keras_ratchet._formats.base import Format
 from keras_ratchet._storage import single_file, space
-from keras_ratchet._storage.earlier_runs import original_name, preserve
-from keras_ratchet._storage.listing import FileCatalog, delete_unless_changed
+from keras_ratchet._storage.earlier_runs import next_name, original_name, preserve
+from keras_ratchet._storage.listing import FileCatalog, delete_unless_changed, in_order
 from keras_ratchet._storage.manifest import Manifest
-from keras_ratchet._storage.verify import verify
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import ConfigError, SaveError
 from keras_ratchet.policy import naming
 from keras_ratchet.policy.monitor import missing_message
-from keras_ratchet.policy.retention import Ranking, Retention, plan
+from keras_ratchet.policy.retention import Ranking, Retention
 from keras_ratchet.types import CheckpointInfo, Model, Moment
 
 _log = logging.getLogger("keras_ratchet")
@@ -62,12 +63,14 @@ class CheckpointStore:
         ranking: What is best.
         whole: Whether the files hold the whole model even if they end in `.weights.h5`.
         background: Whether files are written in the background; None for large ones.
+        mirror: The store to which they go.
 
     Attributes:
         run: The run that the files are saved for. Files that other runs saved under this template
             neither compete with them nor are deleted.
         writer: Runs the saves that are written in the background.
         watch: Knows which weights are not finite on purpose.
+        said: What was said once.
     """
 
     template: str
@@ -75,17 +78,17 @@ class CheckpointStore:
     ranking: Ranking
     whole: bool = False
     background: bool | None = None
+    mirror: NoMirror = field(default_factory=NoMirror)
     run: str = field(default="", init=False)
     writer: BackgroundWriter = field(default_factory=BackgroundWriter, init=False)
     watch: FiniteWatch = field(default_factory=FiniteWatch, init=False)
     ranks: Any = field(default_factory=One, init=False)
+    said: SaidOnce = field(default_factory=SaidOnce, init=False)
 
     def __post_init__(self) -> None:
         self._place = self._make_place()
         self._resumed_from: str | None = None
         self._newest_s = 0.0
-        self._warned: set[str] = set()
-        self._of_run: set[str] = set()  # those that another run warns of again
         self._forget_model()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -101,7 +104,9 @@ class CheckpointStore:
         self._forget_model()
 
     def _make_place(self) -> LockedDirectory:
-        return LockedDirectory(self.directory, self.name, f"checkpoint {self.template!r}")
+        return LockedDirectory(
+            self.directory, self.name, f"checkpoint {self.shown(self.template)!r}"
+        )
 
     def _forget_model(self) -> None:
         """Free the memory that belongs to a run."""
@@ -121,8 +126,16 @@ class CheckpointStore:
 
     @on_first_rank
     def has(self, path: str) -> bool:
-        """Return whether a file is there."""
-        return os.path.exists(path)
+        """Return whether a file is there, here or on the store."""
+        return os.path.exists(path) or self.mirror.has(os.path.basename(path))
+
+    def shown(self, path: str) -> str:
+        """Return a path as the user knows it."""
+        return self.mirror.shown(path)
+
+    def name_if_kept(self, path: str) -> str:
+        """Return the name that the file at a path gets when another run's takes its place."""
+        return next_name(os.path.realpath(path), self.mirror.has)
 
     @property
     @on_first_rank
@@ -155,19 +168,15 @@ class CheckpointStore:
             SaveError: If nothing can be written there.
             LockedError: If another process saves under this template.
         """
-        self._make_absolute()
-        self._start(model)
-
-    def _make_absolute(self) -> None:
         if not os.path.isabs(self.template):  # training may change the working directory
             self.template = os.path.join(naming.escaped(os.getcwd()), self.template)
+        self._start(model)
 
     @on_first_rank
     def _start(self, model: Model) -> None:
         check_target(*naming.head(self.template))
         rehearse(model, self.template, self._format)
-        self._warned -= self._of_run
-        self._of_run.clear()
+        self.said.start_run()
         if not self._place.locked:
             self._place = self._make_place()
             self._place.lock()
@@ -175,6 +184,11 @@ class CheckpointStore:
         self.watch.start(model)
         for path in single_file.sweep(self.directory, self._is_ours):
             _log.info("removed leftovers of a crash: %s", path)
+        try:
+            self.mirror.start(self.directory, self.name, self.note)
+        except BaseException:
+            self._place.unlock()
+            raise
         self._resumed_from = self._own_name(source_of(model))
         self._newest_s = max((info.saved_at for info in self.list_all()), default=0.0)
         if message := space.warning(self.directory, state_bytes(model)):
@@ -184,12 +198,14 @@ class CheckpointStore:
         """Release the lock and free memory; no save is running any more. Each rank may call it."""
         self.watch.clear()
         self._forget_model()
+        self.mirror.end()
         self._place.unlock()
 
     def _own_name(self, path: str | None) -> str | None:
         """Return the name of a file in this directory, None for others."""
         directory, name = os.path.split(path or "")
-        return name if directory == os.path.realpath(self.directory) else None
+        own = os.path.realpath(self.directory)
+        return name if own in (directory, os.path.dirname(os.path.dirname(directory))) else None
 
     def _is_ours(self, name: str) -> bool:
         """Return whether a file name may come from this template."""
@@ -199,7 +215,8 @@ class CheckpointStore:
     def list_all(self) -> list[CheckpointInfo]:
         """Return the checkpoints under this template, oldest first."""
         infos = self._catalog.list_files(self.directory)
-        return [info for info in infos if info.series == self.name]
+        infos = [info for info in infos if info.series == self.name]
+        return in_order([*infos, *self.mirror.remote_only({i.name for i in infos})])
 
     def list_own(self) -> list[CheckpointInfo]:
         """Return those that this run saved, before a resume too."""
@@ -213,7 +230,7 @@ class CheckpointStore:
         """
         found = [info for info in self.list_own() if info.ranking[:1] == self.ranking.metrics[:1]]
         for info in self.ranking.sort(found):
-            if verify(info.path):
+            if self.mirror.verifies(info.path):
                 return info
             _log.warning("%s does not verify, so it does not count as best", info.path)
         return None
@@ -279,7 +296,7 @@ class CheckpointStore:
         except OSError as error:  # a layer with a save method of its own may use the disk
             return self._place.failed(path, error)
         if background and frozen.blocks:
-            self._log_once(
+            self.said.log(
                 f"{type(model).__name__} has its own save method, so it is saved in the hook: "
                 "training waits"
             )
@@ -287,10 +304,10 @@ class CheckpointStore:
         save = PendingSave(frozen, path, manifest, size_bytes, as_best, preserves_others, blocked_s)
         self._latest = save
         if background and not frozen.blocks:
-            self.writer.start(lambda: self._write(save), model)
+            self.writer.start(lambda: self._write(save, model), model)
             return None
         drain()
-        return self._write(save, blocks=True)
+        return self._write(save, model, blocks=True)
 
     def _manifest(self, model: Model, moment: Moment, reason: str) -> Manifest:
         """Return a manifest without its files."""
@@ -308,7 +325,7 @@ class CheckpointStore:
             fingerprint=fingerprint(model),
         )
 
-    def _write(self, save: PendingSave, blocks: bool = False) -> Saved:
+    def _write(self, save: PendingSave, model: Model, blocks: bool = False) -> Saved:
         """Write a file, on any thread."""
         started = time.perf_counter()
         try:
@@ -336,7 +353,9 @@ class CheckpointStore:
             ranking=manifest.ranking,
         )
         _log.info("saved %s: %s", save.path, manifest.reason)
-        return Saved(save.path, None, self._apply_retention(), True, took_s)
+        problem = self._apply_retention()
+        self.mirror.upload(self.writer, model, save.path, save.preserves_others)
+        return Saved(save.path, error=problem, committed=True, duration_s=took_s)
 
     def _preserve(self, path: str, save: PendingSave) -> None:
         """Give a file of another run another name, just before a save takes its place."""
@@ -358,22 +377,16 @@ class CheckpointStore:
         """Delete the files that no rule keeps; return what went wrong."""
         if self.retention is None:
             return None
-        infos = self.list_own()
-        for decision in plan(infos, self.retention, self.ranking, time.time(), self._resumed_from):
-            if decision.keep:
-                continue
-            try:
-                self._drop(decision.checkpoint, decision.reason)
-            except OSError as error:
-                what = f"saved, but could not delete {decision.checkpoint.path!r}"
-                return caused(SaveError(error.errno, f"{what}: {error.strerror}"), error)
-        return None
+        return delete_others(
+            self.list_own(), self.retention, self.ranking, self._resumed_from, self._drop
+        )
 
     def _drop(self, info: CheckpointInfo, reason: str) -> None:
         """Delete a file, unless it has changed since we wrote it."""
-        if not delete_unless_changed(info):
+        if os.path.exists(info.path) and not delete_unless_changed(info):
             _log.warning("%s has changed since it was saved, so it is not deleted", info.path)
             return
+        self.mirror.drop(info.name)
         self.note("drop", name=info.name, reason=reason, epoch=info.position.epoch)
         _log.info("deleted %s: %s", info.path, reason)
 
@@ -384,13 +397,5 @@ class CheckpointStore:
 
     def warn_once(self, key: str, message: str, per_run: bool = False) -> None:
         """Warn once, or once in each run."""
-        if key not in self._warned and self.ranks.rank == 0:
-            self._warned.add(key)
-            self._of_run |= {key} if per_run else set()
-            warn(message)
-
-    def _log_once(self, message: str) -> None:
-        if message not in self._warned:
-            self._warned.add(message)
-            self._of_run.add(message)
-            _log.warning("%s", message)
+        if self.ranks.rank == 0:
+            self.said.warn(key, message, per_run)

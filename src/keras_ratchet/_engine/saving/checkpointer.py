@@ -14,7 +14,6 @@ from keras_ratchet._engine.saving.background import Saved
 from keras_ratchet._engine.saving.checkpoint_store import CheckpointStore
 from keras_ratchet._engine.saving.provenance import earlier
 from keras_ratchet._keras import fit
-from keras_ratchet._storage.earlier_runs import next_name
 from keras_ratchet.policy import naming
 from keras_ratchet.policy.monitor import missing_message
 from keras_ratchet.policy.retention import Ranking, is_best
@@ -71,7 +70,10 @@ class Checkpointer:
             return
         infos = [] if fresh else self.store.list_all()
         found = self.store.ranks.first(
-            lambda: earlier(model, infos, initial_epoch, asked=fresh is False), "earlier run"
+            lambda: earlier(
+                model, map(self.store.mirror.fetched, infos), initial_epoch, asked=fresh is False
+            ),
+            "earlier run",
         )
         self._continues = found is not None
         self.store.run = run if found is None else found.run
@@ -83,15 +85,17 @@ class Checkpointer:
             name = found.ranking[0][0] if found.ranking else ""
             value = f" ({name}={found.metrics[name]:.6g})" if name in found.metrics else ""
             return (
-                f"continuing the run that saved {found.path}{value}: its best value counts "
+                f"continuing the run that saved {self.store.shown(found.path)}{value}: its best "
+                "value counts "
                 "(fresh=True starts a new run)"
             )
         path, fixed = naming.head(self.store.template)
-        if fresh or not self.best_only or not fixed or not os.path.isfile(path):
+        if fresh or not self.best_only or not fixed or not self.store.has(path):
             return ""
         return (
-            f"{path} belongs to an earlier run: the first best of this run replaces it, and it "
-            f"is kept as {next_name(os.path.realpath(path))} (fresh=False continues it)"
+            f"{self.store.shown(path)} belongs to an earlier run: the first best of this run "
+            f"replaces it, and it is kept as {self.store.name_if_kept(path)} (fresh=False "
+            "continues it)"
         )
 
     def start_first_epoch(self, model: Model, epoch: int, fresh: bool | None) -> None:
@@ -166,7 +170,8 @@ class Checkpointer:
         if verdict and self.skip_if_busy and not last and self.store.is_busy:
             verdict = Verdict(False, "busy", "the previous save is still being written")
         path = self.store.path_of(moment)
-        self.say(f"{verdict.reason}, saving model to {path}" if verdict else verdict.reason)
+        where = self.store.shown(path)
+        self.say(f"{verdict.reason}, saving model to {where}" if verdict else verdict.reason)
         if not verdict:
             self.store.note("skip", reason=verdict.reason, epoch=moment.position.epoch)
             return False
@@ -277,7 +282,8 @@ class Checkpointer:
                 "not finite", f"ModelCheckpoint did not save {saved.path!r}: {saved}."
             )
         elif saved.error is None:
-            self.say(f"finished saving model to {saved.path}")
+            done = "uploading" if saved.uploaded else "saving"
+            self.say(f"finished {done} model to {self.store.shown(saved.path)}")
         elif self.warn_only and isinstance(saved.error, OSError):
             message = f"{saved.error} Training continues; the next save tries again."
             self.store.warn_once(f"{saved.error.errno}", message, per_run=True)

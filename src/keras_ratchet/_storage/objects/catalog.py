@@ -103,7 +103,9 @@ class Catalog:
         try:
             raw = self.store.read(entry.key)
         except FileNotFoundError as error:
-            raise LoadError(f"the record of {entry.info.path!r} is gone: it was deleted.") from error
+            raise LoadError(
+                f"the record of {entry.info.path!r} is gone: it was deleted."
+            ) from error
         record = record_of_bytes(raw, where)
         if record.name != entry.info.name:
             raise LoadError(f"{where!r} is not the record of {entry.info.name!r}.")

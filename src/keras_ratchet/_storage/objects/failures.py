@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import tenacity
-
 from keras_ratchet._storage.objects.location import scheme_of
 from keras_ratchet.errors import ConfigError, SaveError
 
@@ -47,6 +45,8 @@ _LASTING_STATUS = (400, 401, 403, 404, 405, 409, 411, 412)
 
 def passes(error: BaseException) -> bool:
     """Return whether the same call may succeed later: a network that is gone, a busy server."""
+    if not isinstance(error, Exception):  # Ctrl-C, which tenacity hands on like an error
+        return False
     if isinstance(error, _LASTING) or type(error).__name__ in _LASTING_NAMES:
         return False
     if isinstance(error, ValueError | TypeError | AttributeError | NotImplementedError):
@@ -79,9 +79,11 @@ def keep_trying(
     Raises:
         Exception: The last error, when patience has ended, or at once when it cannot pass.
     """
+    import tenacity  # noqa: PLC0415  optional
+
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(passes),
-        wait=tenacity.wait_exponential_jitter(initial=0.2, max=15.0, jitter=0.2),
+        wait=tenacity.wait_exponential(multiplier=0.2, max=15.0) + tenacity.wait_random(0.0, 0.2),
         stop=tenacity.stop_after_delay(patience_s),
         sleep=time.sleep,
         before_sleep=lambda state: on_retry(_error_of(state)),
@@ -90,10 +92,8 @@ def keep_trying(
     return retrying(action)
 
 
-def _error_of(state: tenacity.RetryCallState) -> BaseException:
-    assert state.outcome is not None
-    error = state.outcome.exception()
-    assert error is not None
+def _error_of(state: Any) -> BaseException:
+    error: BaseException = state.outcome.exception()
     return error
 
 
@@ -145,6 +145,7 @@ def optional_import() -> Any:
     """
     try:
         import fsspec  # noqa: PLC0415  optional
+        import tenacity  # noqa: F401, PLC0415  likewise
     except ImportError as error:
         raise ConfigError(
             "a URL needs fsspec: pip install 'keras-ratchet[store]', or [s3], [gcs], [azure], [hf]."
@@ -155,4 +156,3 @@ def optional_import() -> Any:
 def is_absent(error: BaseException) -> bool:
     """Return whether an error says that an object is not there."""
     return isinstance(error, FileNotFoundError) or getattr(error, "errno", None) == errno.ENOENT
-

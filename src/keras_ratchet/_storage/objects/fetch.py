@@ -47,7 +47,9 @@ def fetch(catalog: Catalog, entry: Entry, directory: str) -> str:
         else:
             _fetch_file(catalog, record, path)
     except FileNotFoundError as error:
-        raise CorruptError(f"{entry.info.path!r} is damaged: an object is gone ({error}).") from error
+        raise CorruptError(
+            f"{entry.info.path!r} is damaged: an object is gone ({error})."
+        ) from error
     _log.info("fetched %s", entry.info.path)
     return path
 

@@ -6,11 +6,14 @@ put at a save stays small. Nothing is restored from a journal.
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from keras_ratchet._json import plain
 from keras_ratchet._storage import journal
 from keras_ratchet._storage.objects.object_store import ObjectStore
 from keras_ratchet._storage.single_file import METADATA
@@ -67,11 +70,28 @@ class JournalCopy:
         return event is not None and event.get("series", "") == self._series
 
 
+def append(store: ObjectStore, event: str, **fields: Any) -> None:
+    """Put one event, as an object of its own."""
+    put(store, [{"time": round(time.time(), 3), "event": event, **fields}])
+
+
+def put(store: ObjectStore, events: Iterable[Mapping[str, Any]]) -> None:
+    """Put events, as one new object."""
+    lines = [json.dumps(plain(e), allow_nan=False, default=str) + "\n" for e in events]
+    name = f"{int(time.time() * 1000):013d}-{secrets.token_hex(4)}"
+    if lines:
+        store.put(f"{JOURNALS}/{name}.jsonl", "".join(lines).encode())
+
+
 def read(store: ObjectStore) -> Iterator[dict[str, Any]]:
-    """Yield the events of all journals of a directory on a store, oldest first."""
+    """Yield the events of all journals of a directory on a store, oldest first.
+
+    What `ratchet push` and a run have both put is one event.
+    """
     keys = sorted(key for key in store.find(JOURNALS) if key.endswith(".jsonl"))
     texts = store.read_all(keys)
-    events = (journal.event_of(line) for key in keys for line in texts.get(key, b"").splitlines())
+    lines = dict.fromkeys(line for key in keys for line in texts.get(key, b"").splitlines())
+    events = (journal.event_of(line) for line in lines)
     known = [event for event in events if event is not None]
     yield from sorted(known, key=_time)
 

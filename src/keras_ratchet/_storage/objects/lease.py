@@ -111,6 +111,13 @@ class Lease:
                 _held.pop(self._key, None)
                 chain.give_back()
 
+    def __enter__(self) -> Lease:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
     def check(self) -> None:
         """Raise a LockedError unless the lease is still ours; renew it if it may have ended."""
         assert self._chain is not None

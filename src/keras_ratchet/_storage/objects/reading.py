@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from keras_ratchet._storage import disk, listing
+from keras_ratchet._storage.atomic import AtomicFile
 from keras_ratchet._storage.objects import commit, journals
-from keras_ratchet._storage.objects.catalog import PINS, Catalog, bare_files, loaded
+from keras_ratchet._storage.objects.calls import Stat
+from keras_ratchet._storage.objects.catalog import METADATA, PINS, Catalog, bare_files, loaded
 from keras_ratchet._storage.objects.failures import describe, passes
 from keras_ratchet._storage.objects.fetch import fetch, verify_entry
 from keras_ratchet._storage.objects.lease import Lease
 from keras_ratchet._storage.objects.location import cache_directory, checked_url, split
 from keras_ratchet._storage.objects.object_store import ObjectStore
-from keras_ratchet._storage.objects.record import Entry
+from keras_ratchet._storage.objects.record import DATA, Entry, Record, mismatch, record_of_bytes
 from keras_ratchet._storage.verify import Verification
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import CorruptError, LoadError, RatchetError
@@ -30,17 +33,23 @@ Options = Mapping[str, Any] | None
 
 
 @contextlib.contextmanager
-def said(url: str) -> Iterator[None]:
-    """Turn what a store raises into a LoadError that says what to do."""
+def said(url: str, what: str = "read") -> Iterator[None]:
+    """Turn what a store raises into a LoadError that says what to do.
+
+    Args:
+        url: Where.
+        what: What was tried there.
+    """
     try:
         yield
     except (RatchetError, KeyboardInterrupt):
         raise
     except Exception as error:
-        is_ours = isinstance(error, OSError) or passes(error) or "botocore" in str(type(error))
-        if isinstance(error, AttributeError | TypeError | AssertionError) or not is_ours:
+        is_of_library = type(error).__module__.split(".")[0] not in ("builtins", "keras_ratchet")
+        is_said = isinstance(error, OSError) or passes(error) or is_of_library
+        if isinstance(error, AttributeError | TypeError | AssertionError) or not is_said:
             raise
-        raise LoadError(f"could not read {url!r}: {describe(error, url)}") from error
+        raise LoadError(f"could not {what} {url!r}: {describe(error, url)}") from error
 
 
 def open_catalog(url: str, options: Options = None) -> Catalog:
@@ -68,12 +77,30 @@ def checkpoints(url: str, options: Options = None) -> list[CheckpointInfo]:
 def is_directory(url: str, options: Options = None) -> bool:
     """Return whether a URL is that of a directory rather than of one checkpoint in it.
 
-    A name with the suffix of a Keras file is a file's; else the directory above is asked.
+    A name with the suffix of a Keras file is a file's; else the directory above is asked, unless
+    it cannot be listed: the right to do so may end here.
     """
     directory, name = split(checked_url(url, "path"))
     if not name or name.endswith(SUFFIXES):
         return not name
-    return not open_catalog(directory, options).named(name)
+    try:
+        return not open_catalog(directory, options).named(name)
+    except (LoadError, NotImplementedError):
+        return True
+
+
+def is_known(url: str, options: Options = None) -> bool:
+    """Return whether checkpoints were ever saved in a directory on a store."""
+    url = checked_url(url, "directory")
+    with said(url):
+        return bool(ObjectStore(url, options).find(METADATA))
+
+
+def exists(url: str, options: Options = None) -> bool:
+    """Return whether there is a checkpoint or a file at a URL."""
+    catalog, entries = find(url, options)
+    with said(url):
+        return bool(entries) or split(checked_url(url, "path"))[1] in catalog.store.find_here()
 
 
 def find(url: str, options: Options = None) -> tuple[Catalog, list[Entry]]:
@@ -117,6 +144,100 @@ def verify(url: str, options: Options = None, read: bool = True) -> Verification
     raise LoadError(f"there is no checkpoint {url!r}.")
 
 
+def verify_all(
+    url: str,
+    options: Options = None,
+    *,
+    names: Collection[str] | None = None,
+    read: bool = False,
+    done: Callable[[int], object] = lambda size_bytes: None,
+) -> dict[str, Verification]:
+    """Compare the checkpoints of a directory on a store with their records.
+
+    Without `read`, one listing tells what the store knows of all objects, and the records are read
+    several at a time.
+
+    Args:
+        url: The directory.
+        options: `storage_options`.
+        names: Which ones; None for all.
+        read: Whether every byte is read; else the store's own checksums are compared.
+        done: Called after each with its length.
+
+    Returns:
+        The outcomes by URL. A checkpoint that was deleted meanwhile has none.
+    """
+    catalog = open_catalog(checked_url(url, "directory"), options)
+    wanted = {e.info.name: e for e in catalog.entries() if names is None or e.info.name in names}
+    found: dict[str, Verification] = {}
+    with said(url):
+        here = {info.name: info for info in bare_files(catalog.store)}
+        stats = {} if read else {**catalog.store.find(DATA), **catalog.store.find_here()}
+        records = catalog.store.read_all([entry.key for entry in wanted.values()])
+        for entry in wanted.values():
+            raw, path = records.get(entry.key), entry.info.path
+            if raw is not None:
+                found[path] = _compared(catalog, entry, raw, None if read else stats)
+            if not found.get(path, True) and is_gone(catalog, entry):
+                del found[path]
+            done(entry.info.size_bytes)
+    for name, info in here.items():
+        if name not in wanted and (names is None or name in names):
+            found[info.path] = Verification(info.path, "unverified", "it has no manifest")
+    return found
+
+
+def _compared(
+    catalog: Catalog, entry: Entry, raw: bytes, stats: Mapping[str, Stat] | None
+) -> Verification:
+    """Compare a checkpoint with its record, by what a listing told or by reading it."""
+    if stats is None:
+        return verify_entry(catalog, entry, read=True)
+    try:
+        problem = difference(record_from(catalog, entry, raw), stats)
+    except LoadError as error:
+        problem = str(error)
+    return Verification(entry.info.path, "corrupt" if problem else "ok", problem)
+
+
+def difference(record: Record, stats: Mapping[str, Stat]) -> str:
+    """Return how a checkpoint's objects are not those that were put; "" if they are."""
+    for name, stored in record.objects.items():
+        problem = mismatch(stats.get(stored.key), stored, record.manifest.files[name])
+        if problem:
+            return f"{name}: {problem}"
+    return ""
+
+
+def record_from(catalog: Catalog, entry: Entry, raw: bytes) -> Record:
+    """Return the record of a checkpoint from its bytes.
+
+    Raises:
+        LoadError: If it is damaged.
+    """
+    where = f"{catalog.store.url}/{entry.key}"
+    record = record_of_bytes(raw, where)
+    if record.name != entry.info.name:
+        raise LoadError(f"{where!r} is not the record of {entry.info.name!r}.")
+    return record
+
+
+def record_at(url: str, options: Options = None) -> Record | None:
+    """Return the record of a checkpoint; None for a plain file, which has none.
+
+    Raises:
+        LoadError: If it is damaged.
+    """
+    catalog, entries = find(url, options)
+    with said(url):
+        return catalog.record(entries[0]) if entries else None
+
+
+def is_gone(catalog: Catalog, entry: Entry) -> bool:
+    """Return whether a checkpoint was deleted since it was listed."""
+    return not catalog.store.read_all([entry.key])
+
+
 def local_copy(url: str, options: Options = None) -> str:
     """Return a local path with the content of a checkpoint on a store, fetched if need be.
 
@@ -153,6 +274,35 @@ def fetched_directory(cache: str, record_id: str) -> str:
     return os.path.join(cache, _FETCHED, record_id)
 
 
+def fetch_to(url: str, directory: str, options: Options = None) -> str:
+    """Fetch a checkpoint to a directory of the caller's; return its path there.
+
+    Raises:
+        CorruptError: If it is not what was saved.
+        LoadError: If there is none, or the store cannot be read.
+    """
+    catalog, entries = find(url, options)
+    if not entries:
+        raise LoadError(f"there is no checkpoint {url!r} with a manifest.")
+    with said(url):
+        return fetch(catalog, entries[0], directory)
+
+
+def plain_copy(url: str, options: Options = None) -> str:
+    """Return a local path with the bytes of a file on a store, whatever its record says."""
+    directory, name = split(checked_url(url, "path"))
+    catalog = open_catalog(directory, options)
+    with said(url):
+        return _fetch_bare(catalog, name)
+
+
+def scratch(url: str) -> tempfile.TemporaryDirectory[str]:
+    """Return a temporary directory on the disk of the cache, which has room for checkpoints."""
+    cache = cache_directory(url)
+    disk.make_directories(cache)
+    return tempfile.TemporaryDirectory(prefix="work-", dir=cache)
+
+
 def _fetch_bare(catalog: Catalog, name: str) -> str:
     """Fetch a plain file that has no record; it cannot be verified."""
     url = f"{catalog.store.url}/{name}"
@@ -163,7 +313,7 @@ def _fetch_bare(catalog: Catalog, name: str) -> str:
     directory = fetched_directory(cache, "unverified")
     disk.make_directories(directory)
     path = os.path.join(directory, name)
-    with listing.AtomicFile(path) as draft:
+    with AtomicFile(path) as draft:
         catalog.store.get_file(name, draft.path)
         draft.sync()
         draft.commit()
@@ -185,7 +335,7 @@ def set_pin(url: str, pinned: bool, options: Options = None) -> None:
     catalog, entries = find(url, options)
     if not entries:
         raise LoadError(f"{url!r} has no manifest, so it cannot be pinned. `ratchet adopt` it.")
-    with said(url):
+    with said(url, "write to"):
         key = f"{PINS}/{entries[0].id}"
         catalog.store.put(key, b"") if pinned else catalog.store.delete(key)
 
@@ -202,17 +352,32 @@ def delete_unless_changed(info: CheckpointInfo, options: Options = None) -> bool
     """
     catalog, entries = find(info.path, options)
     same = [entry for entry in entries if entry.info.saved_at == info.saved_at]
-    with said(info.path):
+    with said(info.path, "delete"):
         if not same or not verify_entry(catalog, same[0], read=False):
             return False
-        commit.delete_checkpoint(catalog, same[0])
+        older = [entry for entry in entries if entry.info.saved_at < info.saved_at]
+        for entry in [*reversed(older), same[0]]:  # those before, which a crash left, do not return
+            if not entry.info.pinned or entry is same[0]:
+                commit.delete_checkpoint(catalog, entry)
     return True
 
 
-def lease(url: str, series: str, options: Options = None) -> Lease:
-    """Return the lease of a series in a directory on a store."""
-    store = ObjectStore(checked_url(url, "directory"), options)
-    return Lease(store, series, f"{series or 'the snapshots'!r} at {url!r}")
+@contextlib.contextmanager
+def lease(url: str, series: str, options: Options = None) -> Iterator[Lease]:
+    """Hold the lease of a series in a directory on a store.
+
+    Raises:
+        LockedError: If another process writes there.
+        LoadError: If the store refuses.
+    """
+    url = checked_url(url, "directory")
+    own = Lease(ObjectStore(url, options), series, f"{series or 'the snapshots'!r} at {url!r}")
+    with said(url, "write to"):
+        own.acquire()
+    try:
+        yield own
+    finally:
+        own.release()
 
 
 def events(url: str, options: Options = None) -> list[dict[str, Any]]:

@@ -105,7 +105,9 @@ def record_of_bytes(raw: bytes, where: str) -> Record:
         manifest = manifest_of_bytes(data["manifest"].encode(), where)
         objects = {
             check_name(name): StoredObject(
-                _checked_key(o["key"]), int(o["bytes"]), {str(k): str(v) for k, v in o["checksums"].items()}
+                _checked_key(o["key"]),
+                int(o["bytes"]),
+                {str(k): str(v) for k, v in o["checksums"].items()},
             )
             for name, o in data["objects"].items()
         }
@@ -140,14 +142,18 @@ def record_key(record_id: str, data_id: str, record: Record) -> str:
         data_id: Id of the directory that has its objects; "" if a file of its name is the object.
         record: The record.
     """
-    for is_cut, summary in enumerate(_summaries(data_id, record)):
-        packed = zlib.compress(json.dumps(summary, separators=(",", ":")).encode(), 9)
-        text = base64.urlsafe_b64encode(packed).decode().rstrip("=")
-        if len(text) <= _ROOM:
-            break
+    texts = [_packed(summary) for summary in _summaries(data_id, record)]
+    is_cut, text = next(
+        ((cut, text) for cut, text in enumerate(texts) if len(text) <= _ROOM), (2, texts[-1])
+    )
     pieces = [text[at : at + _PIECE] for at in range(0, len(text), _PIECE)]
     pieces[0] = f"{'s' if is_cut else 'w'}{pieces[0]}"
     return f"{COMMITS}/{_SCHEMA}/{record_id}/{'/'.join(pieces)}"
+
+
+def _packed(summary: list[Any]) -> str:
+    data = zlib.compress(json.dumps(summary, separators=(",", ":")).encode(), 9)
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def _summaries(data_id: str, record: Record) -> list[list[Any]]:

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from keras_ratchet._storage import disk, listing
@@ -112,21 +112,22 @@ class Replica:
         return [i for i in listing.checkpoints(self.directory) if self._is_own(i)]
 
     def _is_own(self, info: CheckpointInfo) -> bool:
-        return info.has_manifest and info.series == self.series and info.is_directory == (
-            not self.series
+        return (
+            info.has_manifest
+            and info.series == self.series
+            and info.is_directory == (not self.series)
         )
 
     def entries(self) -> list[Entry]:
         """Return the series' checkpoints on the store, oldest first."""
         return [e for e in self.catalog.entries() if self._is_own(e.info)]
 
-    def remote_only(self, local: Iterable[CheckpointInfo]) -> list[CheckpointInfo]:
+    def remote_only(self, here: Collection[str]) -> list[CheckpointInfo]:
         """Return what is on the store and not on the disk; of several of a name the newest.
 
         Args:
-            local: What is on the disk.
+            here: Names of what is on the disk.
         """
-        here = {info.name for info in local}
         newest = {e.info.name: e.info for e in self.entries() if e.id not in self._dropped}
         return [info for name, info in newest.items() if name not in here]
 

@@ -1,0 +1,377 @@
+"""The store to which the checkpoints of a local directory go, as a callback sees it.
+
+Given a URL where a path is, a callback saves to a local cache with all guarantees, and each save is
+then uploaded by a second job of the background writer: the store is what counts. Given `mirror=`,
+the local directory is what counts, and the store has a copy of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+from keras_ratchet._engine.saving.background import BackgroundWriter, Saved
+from keras_ratchet._storage import anywhere
+from keras_ratchet._storage.objects import failures, object_store, reading
+from keras_ratchet._storage.objects.fetch import fetch
+from keras_ratchet._storage.objects.location import cache_directory, checked_url, is_url, split
+from keras_ratchet._storage.objects.replica import Replica
+from keras_ratchet._storage.verify import verify
+from keras_ratchet._warn import warn
+from keras_ratchet.errors import ConfigError, LoadError, RatchetError
+from keras_ratchet.types import CheckpointInfo
+
+_log = logging.getLogger("keras_ratchet")
+
+
+class NoMirror:
+    """Stands for the store where there is none."""
+
+    url = ""
+    is_cache = False
+
+    def start(self, directory: str, series: str, note: Callable[..., None]) -> None:
+        """Do nothing."""
+
+    def end(self) -> None:
+        """Do nothing."""
+
+    def remote_only(self, here: Collection[str]) -> list[CheckpointInfo]:
+        """Return nothing."""
+        return []
+
+    def has(self, name: str) -> bool:
+        """Return False."""
+        return False
+
+    def verifies(self, path: str) -> bool:
+        """Return whether a local checkpoint is what was saved."""
+        return bool(verify(path))
+
+    def drop(self, name: str) -> None:
+        """Do nothing."""
+
+    def ensure(self, path: str) -> str:
+        """Return the path."""
+        return path
+
+    def upload(
+        self, writer: BackgroundWriter, model: Any, path: str, preserves_others: bool = False
+    ) -> None:
+        """Do nothing."""
+
+    def push_now(self) -> None:
+        """Do nothing."""
+
+    def clear(self) -> None:
+        """Do nothing."""
+
+    def shown(self, path: str) -> str:
+        """Return a path as users know it."""
+        return path
+
+    def fetched(self, info: CheckpointInfo) -> CheckpointInfo:
+        """Return the checkpoint."""
+        return info
+
+    def upload_s(self) -> float:
+        """Return 0."""
+        return 0.0
+
+
+class Mirror(NoMirror):
+    """The store of one series of checkpoints.
+
+    Args:
+        url: The directory on the store, checked.
+        options: Arguments of its fsspec file system.
+        is_cache: Whether the store is what counts, and the local directory its cache.
+    """
+
+    def __init__(self, url: str, options: Mapping[str, Any] | None, is_cache: bool) -> None:
+        self.url = url
+        self.is_cache = is_cache
+        self._options = options
+        self._forget_run()
+
+    def _forget_run(self) -> None:
+        self._replica: Replica | None = None
+        self._directory = ""
+        self._note: Callable[..., None] = _ignore
+        self._bytes_per_s = 0.0
+        self._is_away = False
+        self._guard = threading.Lock()
+        self._running = 0  # uploads that were started and have not ended
+        self._is_ending = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state for copies and pickles, without what belongs to a run."""
+        return {"url": self.url, "is_cache": self.is_cache, "_options": self._options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Set what `__getstate__` returned."""
+        vars(self).update(state)
+        self._forget_run()
+
+    def start(self, directory: str, series: str, note: Callable[..., None]) -> None:
+        """Take the lease, and read what is on the store.
+
+        Args:
+            directory: The local directory; its lock is held.
+            series: Name of the series; "" for snapshots.
+            note: Adds a line to the journal.
+
+        Raises:
+            SaveError: If the store cannot be reached, or refuses.
+            LockedError: If another process writes there.
+        """
+        with self._guard:
+            self._is_ending = False
+            if self._replica is not None:  # this run goes on, or an upload of the last one does
+                return
+        self._directory, self._note = directory, note
+        try:
+            store = object_store.ObjectStore(self.url, self._options)
+            replica = Replica(directory, store, series, self.is_cache)
+            replica.start()
+        except RatchetError:
+            raise
+        except Exception as error:
+            raise failures.save_error(error, self.url, "use") from error
+        store.patience_s, store.on_wait = object_store.PATIENCE_S, self._say_away
+        self._replica = replica
+        if not store.exclusive:
+            warn(
+                f"{self.url!r}: this store has no put that refuses a name in use, so two runs that "
+                "start there in the same second may not notice each other."
+            )
+
+    def _say_away(self, error: BaseException) -> None:
+        """Say once for each outage that the store cannot be reached."""
+        if not self._is_away:
+            self._is_away = True
+            _log.warning(
+                "%s cannot be reached (%s: %s): training goes on, what is saved meanwhile is on "
+                "this disk only",
+                self.url,
+                type(error).__name__,
+                " ".join(str(error).split())[:200],
+            )
+
+    def end(self) -> None:
+        """Give the lease back; if an upload is running, as soon as it has ended."""
+        with self._guard:
+            self._is_ending = True
+            if self._running:
+                return
+            replica, self._replica = self._replica, None
+        if replica is not None:
+            replica.end()
+
+    def remote_only(self, here: Collection[str]) -> list[CheckpointInfo]:
+        """Return the checkpoints that are on the store only, with the paths they would have here.
+
+        Args:
+            here: Names of those that are here.
+        """
+        if self._replica is None:
+            return []
+        found = self._replica.remote_only(here)
+        return [replace(info, path=os.path.join(self._directory, info.name)) for info in found]
+
+    def has(self, name: str) -> bool:
+        """Return whether a checkpoint of this name is on the store."""
+        return any(info.name == name for info in self.remote_only(()))
+
+    def verifies(self, path: str) -> bool:
+        """Return whether a checkpoint is what was saved; on the store by what it says itself."""
+        if os.path.exists(path):
+            return bool(verify(path))
+        url = f"{self.url}/{os.path.basename(path)}"
+        try:
+            return bool(anywhere.verify(url, storage_options=self._options, read=False))
+        except LoadError as error:
+            _log.warning("%s", error)
+            return False
+
+    def drop(self, name: str) -> None:
+        """Delete a checkpoint from the store, with the next upload."""
+        if self._replica is not None:
+            self._replica.drop(name)
+
+    def ensure(self, path: str) -> str:
+        """Return where a snapshot can be read; fetch it, unless it is there.
+
+        Raises:
+            CorruptError: If what is on the store is not what was saved.
+            LoadError: If the store cannot be read.
+        """
+        name = os.path.basename(path)
+        if self._replica is None:  # on a rank that does not see rank 0's disk
+            return anywhere.local_copy(f"{self.url}/{name}", self._options)
+        entries = self._replica.catalog.named(name)
+        if entries and (self.is_cache or not os.path.exists(path)):
+            with reading.said(self.url):
+                return fetch(self._replica.catalog, entries[0], self._directory)
+        return path
+
+    def upload(
+        self, writer: BackgroundWriter, model: Any, path: str, preserves_others: bool = False
+    ) -> None:
+        """Start the upload of what was saved, as the writer's second job.
+
+        Args:
+            writer: The writer that has saved it.
+            model: The model in training.
+            path: The checkpoint.
+            preserves_others: Whether a file of another run stays on the store under another name.
+        """
+        if self._replica is None:
+            return
+        with self._guard:
+            self._running += 1
+
+        def job() -> Saved:
+            try:
+                return self._upload(path, preserves_others)
+            finally:
+                with self._guard:
+                    self._running -= 1
+                    ends = self._is_ending
+                if ends:
+                    self.end()
+
+        writer.upload(job, model)
+
+    def push_now(self) -> None:
+        """Put what is on this disk only.
+
+        Raises:
+            SaveError: If that fails.
+        """
+        if self._replica is not None and self._replica.pending():
+            outcome = self._upload(self._replica.pending()[-1].path, preserves_others=True)
+            if outcome.error is not None:
+                raise outcome.error
+
+    def _upload(self, path: str, preserves_others: bool) -> Saved:
+        assert self._replica is not None
+        started = time.perf_counter()
+        put: list[int] = []
+        try:
+            self._replica.push(preserves_others, put.append)
+            took_s = time.perf_counter() - started
+            self._note(
+                "upload", name=os.path.basename(path), size_bytes=sum(put), took_s=round(took_s, 4)
+            )
+            self._replica.push_journal()
+            if self.is_cache and os.path.isfile(path):
+                self._replica.evict(os.path.basename(path))
+        except RatchetError as error:
+            return Saved(path, error=error, committed=True, uploaded=True)
+        except Exception as error:
+            self._note("upload_error", name=os.path.basename(path), problem=str(error)[:300])
+            problem = failures.save_error(error, self.url, "upload checkpoints to")
+            _log.error("%s", problem)
+            return Saved(path, error=problem, committed=True, uploaded=True)
+        self._is_away = False
+        if put and took_s > 0:
+            self._bytes_per_s = sum(put) / took_s
+        return Saved(path, committed=True, uploaded=True)
+
+    def upload_s(self) -> float:
+        """Return how long it takes to put what is not on the store, at the speed measured."""
+        if self._replica is None or not self._bytes_per_s:
+            return 0.0
+        return float(sum(i.size_bytes for i in self._replica.pending())) / self._bytes_per_s
+
+    def clear(self) -> None:
+        """Delete the series from the store.
+
+        Raises:
+            SaveError: If the store refuses.
+        """
+        if self._replica is None:
+            return
+        try:
+            self._replica.clear()
+        except RatchetError:
+            raise
+        except Exception as error:
+            raise failures.save_error(error, self.url, "delete checkpoints from") from error
+
+    def shown(self, path: str) -> str:
+        """Return a path as users know it: for a cache, the URL."""
+        if not self.is_cache:
+            return path
+        is_root = os.path.abspath(path) == cache_directory(self.url)
+        return self.url if is_root else f"{self.url}/{os.path.basename(path)}"
+
+    def fetched(self, info: CheckpointInfo) -> CheckpointInfo:
+        """Return a checkpoint with the path where `load_model` has put it, if it is there."""
+        if os.path.exists(info.path) or self._replica is None:
+            return info
+        for entry in self._replica.catalog.named(info.name):
+            directory = reading.fetched_directory(cache_directory(self.url), entry.id)
+            path = os.path.join(directory, info.name)
+            if os.path.exists(path):
+                return replace(info, path=path)
+        return info
+
+
+def _ignore(*_: Any, **__: Any) -> None:
+    """Do nothing."""
+
+
+def place_of(
+    path: str | os.PathLike[str],
+    what: str,
+    mirror: str | os.PathLike[str] | None,
+    options: Mapping[str, Any] | None,
+    is_file: bool,
+) -> tuple[str, NoMirror]:
+    """Return the local path for what a user gave, and the store.
+
+    Args:
+        path: A local path or a URL.
+        what: Name of the argument.
+        mirror: The argument `mirror`.
+        options: The argument `storage_options`.
+        is_file: Whether the last part of `path` is the name of a file.
+
+    Raises:
+        ConfigError: If the arguments exclude each other.
+    """
+    if is_url(path):
+        if mirror is not None:
+            raise ConfigError(
+                f"mirror= is the copy of a local path, but {what} is a URL. Give one of the two. "
+                f"Got: {what}={os.fsdecode(path)!r}, mirror={os.fsdecode(mirror)!r}."
+            )
+        url = checked_url(path, what)
+        directory, name = split(url) if is_file else (url, "")
+        if "{" in directory:
+            raise ConfigError(
+                f"On a store only the last part of {what} may have placeholders. Got: {url!r}."
+            )
+        return os.path.join(cache_directory(directory), name).rstrip(os.sep), Mirror(
+            directory, options, True
+        )
+    if mirror is not None:
+        if not is_url(mirror):
+            raise ConfigError(
+                "mirror must be the URL of a directory on a store, such as 's3://bucket/run'. "
+                f"Got: {os.fsdecode(mirror)!r}."
+            )
+        return os.fsdecode(path), Mirror(checked_url(mirror, "mirror"), options, False)
+    if options is not None:
+        raise ConfigError(
+            f"storage_options are for a URL in {what} or mirror. Got: {options!r} for "
+            f"{os.fsdecode(path)!r}."
+        )
+    return os.fsdecode(path), NoMirror()
