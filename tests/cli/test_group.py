@@ -126,7 +126,7 @@ def test_an_error_of_the_disk_is_a_sentence_too(ratchet, run, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr("keras_ratchet.cli._select.checkpoints", refuse)
+    monkeypatch.setattr("keras_ratchet.cli._select.anywhere.checkpoints", refuse)
     assert "Permission denied" in ratchet("ls", run, code=2).stderr
 
 

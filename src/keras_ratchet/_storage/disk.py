@@ -121,6 +121,14 @@ def make_directories(path: str) -> None:
     current.sync_directory(parent)
 
 
+def discard_tree(path: str) -> None:
+    """Remove a directory of ours with all that is in it; ignore errors."""
+    for directory, _, names in os.walk(path, topdown=False):
+        for name in names:
+            discard(os.path.join(directory, name))
+        remove_empty(directory)
+
+
 def remove_empty(directory: str) -> None:
     """Remove a directory if it is empty."""
     with contextlib.suppress(OSError):

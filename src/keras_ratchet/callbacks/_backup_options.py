@@ -1,4 +1,4 @@
-"""The arguments of BackupAndRestore, checked, in the form in which a session uses them."""
+"""The arguments of BackupAndRestore as a session uses them, and what it tells about itself."""
 
 from __future__ import annotations
 
@@ -9,8 +9,19 @@ from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy._arguments import whole_number
 from keras_ratchet.policy.monitor import one_of
 from keras_ratchet.policy.schedule import EveryBatches, IfBusy, Interval, interval_of
+from keras_ratchet.types import Position, StopReason
 
 WhichRate = Literal["saved", "script"]
+
+
+@dataclass(slots=True)
+class RunInfo:
+    """What a run tells about itself; see the attributes of BackupAndRestore."""
+
+    initial_epoch: int = 0
+    resumed_from: Position | None = None
+    stop_reason: StopReason | None = None
+    elapsed_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from keras_ratchet._engine.capture import building
@@ -19,26 +18,16 @@ from keras_ratchet._engine.resume.snapshot_store import SnapshotStore
 from keras_ratchet._engine.resume.train_state import BeforeValidation, TrainState
 from keras_ratchet._engine.saving.background import Saved
 from keras_ratchet._keras import fit
-from keras_ratchet.callbacks._backup_options import BackupOptions
+from keras_ratchet.callbacks._backup_options import BackupOptions, RunInfo
 from keras_ratchet.callbacks._divergence import has_diverged
 from keras_ratchet.callbacks._ranks import Pace
 from keras_ratchet.callbacks._schedule import Schedule
 from keras_ratchet.callbacks._signals import CtrlC, Signals
-from keras_ratchet.errors import SaveError
+from keras_ratchet.errors import LockedError, SaveError
 from keras_ratchet.policy.deadline import Deadline
 from keras_ratchet.types import Position, StopReason
 
 _log = logging.getLogger("keras_ratchet")
-
-
-@dataclass(slots=True)
-class RunInfo:
-    """What a run tells about itself; see the attributes of BackupAndRestore."""
-
-    initial_epoch: int = 0
-    resumed_from: Position | None = None
-    stop_reason: StopReason | None = None
-    elapsed_s: float = 0.0
 
 
 class Session:
@@ -351,7 +340,8 @@ class Session:
         """Settle a save that has ended; return the deadline for which to end now, or None."""
         self._collect()
         saves = 2 if self._store.writer.busy else 1  # the one being written comes first
-        due = self._signals.due(saves * self._schedule.longest_save_s, step_s)
+        need_s = saves * self._schedule.longest_save_s + self._store.mirror.last_upload_s
+        due = self._signals.due(need_s, step_s)
         return self._pace.agree_on_end(due)
 
     def _collect(self) -> None:
@@ -367,7 +357,7 @@ class Session:
         """Act on the outcome of a save, if there is one; if it failed, all callbacks clean up."""
         try:
             self._record(action())
-        except SaveError as error:
+        except (SaveError, LockedError) as error:
             self._leave(error)
 
     def _record(self, saved: Saved | None) -> None:

@@ -17,10 +17,10 @@ from keras_ratchet._engine.saving.mirror import place_of
 from keras_ratchet._storage.anywhere import path_or_url
 from keras_ratchet.callbacks._abandoned_locks import watch_lock
 from keras_ratchet.callbacks._agreement import is_agreement
-from keras_ratchet.callbacks._backup_options import WhichRate, checked_keep, options_of
+from keras_ratchet.callbacks._backup_options import RunInfo, WhichRate, checked_keep, options_of
 from keras_ratchet.callbacks._drop_in import stand_in
 from keras_ratchet.callbacks._list_ends import LastInList
-from keras_ratchet.callbacks._session import RunInfo, Session
+from keras_ratchet.callbacks._session import Session
 from keras_ratchet.callbacks._signals import DeadlineArgument, Loop, Signals
 from keras_ratchet.callbacks.base import RatchetCallback
 from keras_ratchet.errors import ConfigError

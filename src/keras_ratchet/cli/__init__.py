@@ -32,6 +32,8 @@ COMMANDS = {
     "prune": "Plan which checkpoints to delete, and delete them.",
     "soup": "Write a file whose weights are the mean of the best checkpoints.",
     "export": "Write the weights as safetensors, npz or torch.",
+    "pull": "Bring checkpoints from an object store to a local directory.",
+    "push": "Put the checkpoints of a local directory on an object store.",
 }
 _MODULES = {"unpin": "pin"}
 
@@ -95,11 +97,12 @@ def main() -> None:
     """List, verify, compare and delete Keras checkpoints.
 
     Start with `ratchet ls DIR`. Each command has --help, and prints strict JSON with --json
-    (NaN and infinities, which JSON lacks, are the strings "nan", "inf" and "-inf").
+    (NaN and infinities, which JSON lacks, are the strings "nan", "inf" and "-inf"). DIR, PATH and
+    FILE may be URLs of an object store, such as s3://bucket/run.
 
     \b
     Exit codes:
       0  success
-      1  a problem was found: a corrupt checkpoint, or no best checkpoint
+      1  a problem was found: a corrupt checkpoint, no best checkpoint, or another one in its place
       2  wrong usage, or a path without checkpoints of this package
     """  # noqa: D301  click wants the character \b itself

@@ -17,31 +17,45 @@ from typing import Any
 import click
 
 from keras_ratchet._json import plain
-from keras_ratchet._storage import disk
+from keras_ratchet._storage import anywhere, disk
 from keras_ratchet._storage.atomic import AtomicFile
-from keras_ratchet._storage.paths import local_path
+from keras_ratchet._storage.objects.location import checked_url, is_url
 from keras_ratchet.cli import clean
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.types import CheckpointInfo
 
 
-class LocalPath(click.Path):
-    """A path on a mounted file system; a URL is refused with what to do instead."""
+class Place(click.Path):
+    """A path on a mounted file system, or the URL of a place on an object store.
+
+    Args:
+        only: "" for either; "url" or "local" if the other one is refused.
+        options: Those of `click.Path`, which hold for local paths.
+    """
+
+    def __init__(self, only: str = "", **options: Any) -> None:
+        super().__init__(**options)
+        self._only = only
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the path, checked."""
+        """Return the path or the URL, checked."""
+        if not is_url(value):
+            if self._only == "url":
+                self.fail(f"it must be a URL such as s3://bucket/run. Got: {value!r}.", param, ctx)
+            return super().convert(value, param, ctx)
+        if self._only == "local":
+            self.fail(f"it must be a local directory. Got: {value!r}.", param, ctx)
         try:
-            local_path(value, "the path")
+            return checked_url(value, "it")
         except ConfigError as error:
             self.fail(str(error), param, ctx)
-        return super().convert(value, param, ctx)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print strict JSON instead.")
 force_option = click.option("--force", "-f", is_flag=True, help="Overwrite FILE if it exists.")
-directory_argument = click.argument("directory", type=LocalPath(exists=True, file_okay=False))
+directory_argument = click.argument("directory", type=Place(exists=True, file_okay=False))
 paths_argument = click.argument(
-    "paths", metavar="PATH...", nargs=-1, required=True, type=LocalPath(exists=True)
+    "paths", metavar="PATH...", nargs=-1, required=True, type=Place(exists=True)
 )
 
 _UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
@@ -147,25 +161,27 @@ def count(size: int, noun: str) -> str:
 
 @contextmanager
 def new_file(path: str, force: bool) -> Iterator[AtomicFile]:
-    """Yield a draft that becomes `path` when the block ends well; make its directory.
+    """Yield a draft that becomes `path`, or is put there, when the block ends well.
 
     Raises:
         click.UsageError: If there is such a file and `force` is not set.
     """
     make_place(path, force)
-    with AtomicFile(path) as draft:
+    with anywhere.new_file(path) as local, AtomicFile(local) as draft:
         yield draft
         draft.commit()
 
 
 def make_place(path: str, force: bool) -> None:
-    """Make the directory of a new file.
+    """Make the directory of a new file; a store needs none.
 
     Raises:
         click.UsageError: If there is such a file and `force` is not set.
     """
     if os.path.isdir(path):
         raise click.UsageError(f"{path!r} is a directory; -o needs a file.")
-    if os.path.exists(path) and not force:
+    if not force and anywhere.exists(path):
         raise click.UsageError(f"{path!r} exists. Overwrite it with --force.")
+    if is_url(path):
+        return
     disk.make_directories(os.path.dirname(os.path.abspath(path)))

@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import click
 
-from keras_ratchet._storage.listing import checkpoint_at, checkpoints
+from keras_ratchet._storage import anywhere
+from keras_ratchet._storage.objects.location import is_url
 from keras_ratchet._storage.single_file import METADATA
-from keras_ratchet._storage.snapshot_directory import MANIFEST
 from keras_ratchet._storage.verify import Verification
-from keras_ratchet._storage.verify import verify as verify_one
-from keras_ratchet.errors import CorruptError, LoadError
+from keras_ratchet.errors import LoadError
 from keras_ratchet.policy.monitor import Mode
 from keras_ratchet.policy.retention import Ranking, age, of_newest_runs, ranking_of
 from keras_ratchet.types import CheckpointInfo
@@ -28,10 +27,10 @@ def checkpoints_in(directory: str) -> list[CheckpointInfo]:
     Raises:
         LoadError: If there are none and never were; the message says where there are some.
     """
-    found = checkpoints(directory)
-    if found or os.path.isdir(os.path.join(directory, METADATA)):
+    found = anywhere.checkpoints(directory)
+    if found or anywhere.is_known(directory):
         return found
-    near = _directories_below(directory)
+    near = [] if is_url(directory) else _directories_below(directory)
     hint = f" There are some in: {', '.join(near)}." if near else ""
     raise LoadError(
         f"there are no checkpoints in {directory!r}: no .keras, .weights.h5 or .h5 file and no "
@@ -45,10 +44,10 @@ def one(path: str) -> CheckpointInfo:
     Raises:
         LoadError: If the path is none; if it is a directory of some, the message names the best.
     """
-    if not os.path.isdir(path) or is_snapshot(path):
-        return checkpoint_at(path)
+    if not anywhere.is_directory(path):
+        return anywhere.checkpoint_at(path)
     inside = [info.name for info in checkpoints_in(path)]
-    named = f", as in {os.path.join(path, inside[-1])!r}" if inside else ""
+    named = f", as in {anywhere.joined(path, inside[-1])!r}" if inside else ""
     raise LoadError(f"{path!r} is a directory of checkpoints: name one of them{named}.")
 
 
@@ -56,14 +55,9 @@ def several(paths: Iterable[str]) -> list[CheckpointInfo]:
     """Return the checkpoints at paths, with those inside of directories."""
     found: list[CheckpointInfo] = []
     for path in paths:
-        inside = os.path.isdir(path) and not is_snapshot(path)
-        found += checkpoints_in(path) if inside else [checkpoint_at(path)]
+        inside = anywhere.is_directory(path)
+        found += checkpoints_in(path) if inside else [anywhere.checkpoint_at(path)]
     return found
-
-
-def is_snapshot(path: str) -> bool:
-    """Return whether a path is a snapshot directory."""
-    return os.path.isfile(os.path.join(path, MANIFEST))
 
 
 def best_first(snapshots: Sequence[CheckpointInfo], ranking: Ranking) -> list[CheckpointInfo]:
@@ -115,29 +109,32 @@ def _mode(mode: str) -> Mode:
     return "min" if mode == "min" else "max"
 
 
-def trusted(snapshot: CheckpointInfo) -> Verification:
-    """Return the outcome of verifying a checkpoint whose content is to be used.
+def verify_all(snapshots: Sequence[CheckpointInfo], read: bool = False) -> dict[str, Verification]:
+    """Return the outcome for each path; a bar on stderr shows the bytes, on a terminal only.
 
-    Raises:
-        CorruptError: If it is corrupt.
+    Args:
+        snapshots: The checkpoints.
+        read: Whether those on a store are read; else the store is asked for checksums.
     """
-    outcome = verify_one(snapshot.path)
-    if outcome.status == "corrupt":
-        raise CorruptError(f"{snapshot.path!r} is corrupt: {outcome.problem}.")
-    return outcome
+    names: dict[str, list[str]] = {}
+    for snapshot in snapshots:
+        names.setdefault(anywhere.parent(snapshot.path), []).append(snapshot.name)
+    outcomes: dict[str, Verification] = {}
+    with progress("verifying", snapshots) as done:
+        for directory, inside in names.items():
+            outcomes |= anywhere.verify_all(directory, inside, read, done)
+    return {s.path: outcomes[s.path] for s in snapshots if s.path in outcomes}
 
 
-def verify_all(snapshots: Sequence[CheckpointInfo]) -> dict[str, Verification]:
-    """Return the outcome for each path; a bar on stderr shows the bytes, on a terminal only."""
+@contextlib.contextmanager
+def progress(label: str, snapshots: Sequence[CheckpointInfo]) -> Iterator[Callable[[int], object]]:
+    """Yield a function that is told of bytes; a bar on stderr shows them, on a terminal only."""
     if not sys.stderr.isatty():  # where click writes the bar's label
-        return {snapshot.path: verify_one(snapshot.path) for snapshot in snapshots}
-    outcomes = {}
+        yield lambda size_bytes: None
+        return
     total = sum(snapshot.size_bytes for snapshot in snapshots)
-    with click.progressbar(length=total, label="verifying", file=sys.stderr) as bar:
-        for snapshot in snapshots:
-            outcomes[snapshot.path] = verify_one(snapshot.path)
-            bar.update(snapshot.size_bytes)
-    return outcomes
+    with click.progressbar(length=total, label=label, file=sys.stderr) as bar:
+        yield bar.update
 
 
 def _directories_below(directory: str) -> list[str]:

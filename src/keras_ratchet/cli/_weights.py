@@ -7,40 +7,49 @@ from collections.abc import Iterator
 from typing import Any
 
 from keras_ratchet._formats.readers import Weight, open_weights, read_config
+from keras_ratchet._storage import anywhere
+from keras_ratchet._storage.verify import verify
 from keras_ratchet.cli import _output, _select
-from keras_ratchet.errors import LoadError
+from keras_ratchet.errors import CorruptError, LoadError
 
 
-def config_of(path: str) -> dict[str, Any] | None:
-    """Return the config of the model in a checkpoint, or None if it holds weights only."""
-    return read_config(_file(path))
-
-
-@contextlib.contextmanager
-def opened(path: str, optimizer: bool) -> Iterator[list[Weight]]:
-    """Verify a checkpoint and yield its weights.
-
-    Args:
-        path: The checkpoint.
-        optimizer: Whether the optimizer's variables are wanted too.
+def file_of(path: str) -> str:
+    """Return the local Keras file of a checkpoint; one on a store is fetched.
 
     Raises:
-        CorruptError: If its bytes are not those that were saved.
-        LoadError: If it holds no weights of a Keras model, or is not safe to read.
+        LoadError: If it is a snapshot.
     """
-    file = _file(path)
-    if _select.trusted(_select.one(path)).status == "unverified":
-        _output.say(f"{path} has no manifest, so it is read unverified.", err=True)
-    with open_weights(file) as weights:
-        yield [weight for weight in weights if optimizer or not weight.of_optimizer]
-
-
-def _file(path: str) -> str:
-    """Return the Keras file of a checkpoint."""
     snapshot = _select.one(path)
     if snapshot.is_directory:
         raise LoadError(
             f"{path!r} is a snapshot for resuming a run, not a Keras file: `ratchet show` and "
             "`ratchet verify` read it."
         )
-    return snapshot.path
+    return anywhere.local_copy(snapshot.path)
+
+
+def config_of(file: str) -> dict[str, Any] | None:
+    """Return the config of the model in a file, or None if it holds weights only."""
+    return read_config(file)
+
+
+@contextlib.contextmanager
+def opened(file: str, path: str, optimizer: bool) -> Iterator[list[Weight]]:
+    """Verify a checkpoint and yield its weights.
+
+    Args:
+        file: Its local file.
+        path: What the user calls it.
+        optimizer: Whether the optimizer's variables are wanted too.
+
+    Raises:
+        CorruptError: If its bytes are not those that were saved.
+        LoadError: If it holds no weights of a Keras model, or is not safe to read.
+    """
+    outcome = verify(file)
+    if outcome.status == "corrupt":
+        raise CorruptError(f"{path!r} is corrupt: {outcome.problem}.")
+    if outcome.status == "unverified":
+        _output.say(f"{path} has no manifest, so it is read unverified.", err=True)
+    with open_weights(file) as weights:
+        yield [weight for weight in weights if optimizer or not weight.of_optimizer]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from keras_ratchet._storage import single_file
-from keras_ratchet._storage.lock import FileLock
+from keras_ratchet._storage import anywhere, single_file
 from keras_ratchet._storage.manifest import Manifest
+from keras_ratchet._storage.objects.location import is_url
 from keras_ratchet._storage.space import readable
 from keras_ratchet.cli import _output, _select
 from keras_ratchet.policy.retention import Ranking
@@ -42,7 +42,7 @@ class _Metric(_ParamType):
     metavar="FILE...",
     nargs=-1,
     required=True,
-    type=_output.LocalPath(exists=True, dir_okay=False),
+    type=_output.Place(exists=True, dir_okay=False),
 )
 @click.option("--metric", "values", type=_Metric(), multiple=True, help="As in val_loss=0.123.")
 @click.option(
@@ -72,7 +72,8 @@ def adopt(
     from keras_ratchet._formats.readers import keras_version
 
     ranking = _select.ranking_by(values[0][0], mode) if values else Ranking(())
-    versions = {path: keras_version(path) for path in paths}  # raises unless it is a Keras file
+    files = {path: anywhere.plain_copy(path) for path in paths}
+    versions = {path: keras_version(files[path]) for path in paths}  # raises unless Keras's own
     for path in paths:
         _refuse_known(path, force)
     for path in paths:
@@ -83,7 +84,7 @@ def adopt(
             ranking=ranking.metrics,
             reason="adopted with `ratchet adopt`",
             series=os.path.basename(path),
-            saved_at=os.stat(path).st_mtime,
+            saved_at=_modified_s(path),
             versions={"keras": version} if (version := versions[path]) else {},
         )
         _adopt(path, manifest)
@@ -91,18 +92,23 @@ def adopt(
 
 
 def _refuse_known(path: str, force: bool) -> None:
-    if single_file.manifests_of(path) and not force:
+    on_store = is_url(path)
+    known = _select.one(path).has_manifest if on_store else single_file.manifests_of(path)
+    if known and not force:
         raise click.UsageError(
             f"{path!r} already has a manifest (see `ratchet show` and `ratchet verify`). A new "
             "one would accept its current bytes, whatever they are; --force writes it."
         )
 
 
+def _modified_s(path: str) -> float:
+    return _select.one(path).saved_at if is_url(path) else os.stat(path).st_mtime
+
+
 def _adopt(path: str, manifest: Manifest) -> None:
-    directory = os.path.dirname(os.path.abspath(path))
-    lock_path = single_file.series_lock_path(directory, manifest.series)
-    with FileLock(lock_path, f"checkpoint {path!r}"):
-        single_file.adopt(path, manifest)
+    directory = anywhere.parent(path) if is_url(path) else os.path.dirname(os.path.abspath(path))
+    with anywhere.locked(directory, manifest.series, f"checkpoint {path!r}"):
+        anywhere.adopt(path, manifest)
 
 
 def _report(adopted: list[CheckpointInfo], as_json: bool) -> None:

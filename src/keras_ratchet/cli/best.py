@@ -6,7 +6,7 @@ import os
 
 import click
 
-from keras_ratchet._storage.verify import verify
+from keras_ratchet._storage import anywhere
 from keras_ratchet.cli import PROBLEM, _output, _select
 
 
@@ -33,16 +33,17 @@ def best(
     """Print the path of the best checkpoint.
 
     For the shell: `python evaluate.py "$(ratchet best runs/digits)"`. The best checkpoint
-    that verifies is printed; corrupt ones are skipped and named on stderr. NaN is never best.
+    that verifies is printed; corrupt ones are skipped and named on stderr. NaN is never best. On
+    a store, verifying asks the store for lengths and checksums.
     """
     snapshots = _select.checkpoints_in(directory)
     ranking = _select.ranking_by(metric, mode, snapshots)
     for snapshot in _select.best_first(snapshots, ranking):
-        outcome = None if no_verify else verify(snapshot.path)
+        outcome = None if no_verify else anywhere.verify(snapshot.path, read=False)
         if outcome is not None and not outcome:
             _output.say(f"Skipped {snapshot.name}: {outcome.problem}.", err=True)
             continue
-        path = os.path.join(directory, snapshot.name)
+        path = anywhere.joined(directory, snapshot.name)
         data = _output.as_data(snapshot) | {"path": path, "ranked_by": ranking.metrics}
         _output.emit(data) if as_json else click.echo(os.fsencode(path))
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,8 +37,8 @@ class Change:
 
 
 @click.command()
-@click.argument("a", type=_output.LocalPath(exists=True))
-@click.argument("b", type=_output.LocalPath(exists=True))
+@click.argument("a", type=_output.Place(exists=True))
+@click.argument("b", type=_output.Place(exists=True))
 @click.option("--most", type=click.IntRange(min=1), default=20, help="Number of weights to show.")
 @click.option("--optimizer", is_flag=True, help="Compare the optimizer's variables too.")
 @_output.json_option
@@ -49,9 +49,10 @@ def diff(a: str, b: str, most: int, optimizer: bool, as_json: bool) -> None:
     weights that only one of them has. The formats may differ; a `.weights.h5` file has no
     config. NaN in the same place of both is not a difference. The exit code is always 0.
     """
-    configs = {path: _weights.config_of(path) for path in (a, b)}
+    files = {path: _weights.file_of(path) for path in (a, b)}
+    configs = {path: _weights.config_of(file) for path, file in files.items()}
     config = list(_config_changes(configs[a], configs[b]))
-    changes = sorted(_weight_changes(a, b, optimizer), key=_rank)
+    changes = sorted(_weight_changes(a, b, files, optimizer), key=_rank)
     same = sum(change.change == "same" for change in changes)
     if as_json:
         weights = [asdict(change) for change in changes]
@@ -66,8 +67,11 @@ def diff(a: str, b: str, most: int, optimizer: bool, as_json: bool) -> None:
     _output.say(f"{_output.count(len(different), 'weight')} differ, {same} are the same{more}")
 
 
-def _weight_changes(a: str, b: str, optimizer: bool) -> Iterator[Change]:
-    with _weights.opened(a, optimizer) as ours, _weights.opened(b, optimizer) as theirs:
+def _weight_changes(a: str, b: str, files: Mapping[str, str], optimizer: bool) -> Iterator[Change]:
+    with (
+        _weights.opened(files[a], a, optimizer) as ours,
+        _weights.opened(files[b], b, optimizer) as theirs,
+    ):
         pairs, rest_a, rest_b = _matched(ours, theirs)
         for one, other in pairs:
             yield _compare(one, other)

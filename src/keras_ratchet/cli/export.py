@@ -53,9 +53,9 @@ _FORMATS: dict[str, tuple[tuple[str, ...], Callable[[Arrays, io.RawIOBase], None
 
 
 @click.command()
-@click.argument("checkpoint", type=_output.LocalPath(exists=True))
+@click.argument("checkpoint", type=_output.Place(exists=True))
 @click.option("--to", "form", type=click.Choice(list(_FORMATS)), help="Default: by FILE's suffix.")
-@click.option("-o", "--output", metavar="FILE", required=True, type=_output.LocalPath())
+@click.option("-o", "--output", metavar="FILE", required=True, type=_output.Place())
 @click.option("--optimizer", is_flag=True, help="Export the optimizer's variables too.")
 @_output.force_option
 @_output.json_option
@@ -70,7 +70,8 @@ def export(
     """
     form = _format_of(output, form)
     with _output.new_file(output, force) as draft:
-        with _weights.opened(checkpoint, optimizer) as weights:
+        file = _weights.file_of(checkpoint)
+        with _weights.opened(file, checkpoint, optimizer) as weights:
             arrays = {weight.name: weight.read() for weight in weights}
         _refuse_text(arrays)
         draft.write(lambda file: _FORMATS[form][1](arrays, file))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import click
 
-from keras_ratchet._storage import journal
+from keras_ratchet._storage import anywhere, journal
+from keras_ratchet._storage.objects.location import is_url
 from keras_ratchet._storage.single_file import METADATA
 from keras_ratchet._storage.space import readable
 from keras_ratchet.cli import _output
@@ -68,9 +68,10 @@ def events_of(directory: str) -> list[dict[str, Any]]:
     Raises:
         LoadError: If it has none.
     """
-    events = list(journal.read(directory))
+    events = anywhere.events(directory)
     if not events:
-        where = os.path.join(directory, METADATA, journal.NAME)
+        name = "journal" if is_url(directory) else journal.NAME
+        where = anywhere.joined(anywhere.joined(directory, METADATA), name)
         raise LoadError(f"no run has saved in {directory!r}: there is no {where!r}.")
     return events
 

@@ -18,7 +18,7 @@ _NO_MANIFEST = "no manifest"
 
 @click.command()
 @_output.directory_argument
-@click.option("--verify", is_flag=True, help="Read every file and compare it with its digest.")
+@click.option("--verify", is_flag=True, help="Compare each file with its digest.")
 @_output.json_option
 @click.pass_context
 def ls(ctx: click.Context, directory: str, verify: bool, as_json: bool) -> None:
@@ -27,7 +27,8 @@ def ls(ctx: click.Context, directory: str, verify: bool, as_json: bool) -> None:
     Oldest first. "best" marks the checkpoint that `ratchet best` prints, "last" the newest one,
     "earlier run" the files of runs before the newest one with the same path, and "pinned" those
     protected from deletion. The first metric is the one that decides what is best; `ratchet
-    show` prints all metrics. Without --verify no file is read.
+    show` prints all metrics. Without --verify no file is read; on a store, --verify asks for the
+    lengths and checksums of the objects.
     """
     snapshots = _select.checkpoints_in(directory)
     outcomes = _select.verify_all(snapshots) if verify else {}

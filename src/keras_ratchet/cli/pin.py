@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import click
 
-from keras_ratchet._storage import listing
+from keras_ratchet._storage import anywhere
 from keras_ratchet.cli import _output, _select
 
 
@@ -19,7 +17,7 @@ def pin(paths: tuple[str, ...], as_json: bool) -> None:
     Neither retention during training (`keep_best` and the like) nor `ratchet prune` deletes a
     pinned checkpoint. `ratchet unpin` removes the protection.
     """
-    _apply(paths, listing.pin, "pinned", as_json)
+    _apply(paths, True, "pinned", as_json)
 
 
 @click.command()
@@ -30,15 +28,15 @@ def unpin(paths: tuple[str, ...], as_json: bool) -> None:
 
     Retention and `ratchet prune` may then delete the checkpoint.
     """
-    _apply(paths, listing.unpin, "unpinned", as_json)
+    _apply(paths, False, "unpinned", as_json)
 
 
-def _apply(paths: tuple[str, ...], change: Callable[[str], None], done: str, as_json: bool) -> None:
+def _apply(paths: tuple[str, ...], pinned: bool, done: str, as_json: bool) -> None:
     snapshots = [_select.one(path) for path in paths]  # all of them exist, or nothing is changed
     for snapshot in snapshots:
-        change(snapshot.path)
+        anywhere.set_pin(snapshot.path, pinned)
     if as_json:
-        _output.emit([_output.as_data(listing.checkpoint_at(s.path)) for s in snapshots])
+        _output.emit([_output.as_data(anywhere.checkpoint_at(s.path)) for s in snapshots])
         return
     for snapshot in snapshots:
         _output.say(f"{done}  {snapshot.path}")

@@ -16,7 +16,7 @@ _SUFFIXES = (".png", ".svg", ".pdf")
 
 @click.command()
 @_output.directory_argument
-@click.option("-o", "--output", metavar="FILE", required=True, type=_output.LocalPath())
+@click.option("-o", "--output", metavar="FILE", required=True, type=_output.Place())
 @click.option("--metric", help="Draw this metric instead of the one that ranks the checkpoints.")
 @_output.force_option
 @_output.json_option

@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 
 import click
 
-from keras_ratchet._storage import journal, single_file
-from keras_ratchet._storage.listing import delete_unless_changed
-from keras_ratchet._storage.lock import FileLock
+from keras_ratchet._storage import anywhere
 from keras_ratchet._storage.space import readable
 from keras_ratchet.cli import PROBLEM, _output, _select
 from keras_ratchet.policy.retention import Decision, Retention, combined, plan, ranking_of
@@ -57,8 +55,8 @@ def prune(
     Without --yes nothing is deleted: the plan says for each checkpoint what would happen and
     why. The best and the newest checkpoint, pinned ones and those without a manifest are always
     kept. The rules apply to each series (the files of one file name template) separately. Before
-    a file is deleted, its bytes are compared with its digest: a file that has changed is kept,
-    and the exit code is 1.
+    a file is deleted, its bytes are compared with its digest (on a store, its length and
+    checksum): a file that has changed is kept, and the exit code is 1.
     """
     rule = combined(keep_best, keep_last, keep_every, keep_for_s)
     if rule is None:
@@ -95,8 +93,7 @@ def _carry_out(directory: str, series: str, rule: Retention) -> list[_Step]:
     first = _planned(directory, series, rule)
     if all(step.outcome == "keep" for step in first):
         return first
-    lock_path = single_file.series_lock_path(directory, series)
-    with FileLock(lock_path, f"{series or 'backup'!r}"):
+    with anywhere.locked(directory, series, f"{series or 'backup'!r}"):
         return [_done(directory, decision) for decision in _plan(directory, series, rule)]
 
 
@@ -104,9 +101,9 @@ def _done(directory: str, decision: Decision) -> _Step:
     if decision.keep:
         return _Step(decision, "keep")
     snapshot = decision.checkpoint
-    if not delete_unless_changed(snapshot):
+    if not anywhere.delete_unless_changed(snapshot):
         return _Step(decision, "changed")
-    journal.append(
+    anywhere.note(
         directory,
         "drop",
         series=snapshot.series,

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-
 import click
 
-from keras_ratchet._storage.manifest import FileEntry
-from keras_ratchet._storage.single_file import manifest_of
-from keras_ratchet._storage.snapshot_directory import snapshot_manifest
+from keras_ratchet._storage import anywhere
 from keras_ratchet._storage.space import readable
 from keras_ratchet.cli import _output, _select
 from keras_ratchet.types import CheckpointInfo
 
 
 @click.command()
-@click.argument("path", type=_output.LocalPath(exists=True))
+@click.argument("path", type=_output.Place(exists=True))
 @_output.json_option
 def show(path: str, as_json: bool) -> None:
     """Show everything known about one checkpoint.
@@ -25,8 +20,9 @@ def show(path: str, as_json: bool) -> None:
     compare the bytes with it, use `ratchet verify`.
     """
     snapshot = _select.one(path)
-    files = _files(snapshot)
-    marks = _select.marks(_select.checkpoints_in(os.path.dirname(snapshot.path)))[snapshot.name]
+    files = anywhere.files_of(snapshot)
+    beside = _select.checkpoints_in(anywhere.parent(snapshot.path))
+    marks = _select.marks(beside).get(snapshot.name, [])
     if as_json:
         records = {name: {"bytes": r.size_bytes, "xxh3_128": r.digest} for name, r in files.items()}
         _output.emit(_output.as_data(snapshot) | {"marks": marks, "files": records})
@@ -39,15 +35,6 @@ def show(path: str, as_json: bool) -> None:
     width = max(len(label) for label, _ in lines)
     for label, value in lines:
         _output.say(f"  {label.ljust(width)}  {value}")
-
-
-def _files(snapshot: CheckpointInfo) -> Mapping[str, FileEntry]:
-    if not snapshot.has_manifest:
-        return {}
-    if snapshot.is_directory:
-        return snapshot_manifest(snapshot.path).files
-    manifest = manifest_of(snapshot.path)
-    return {} if manifest is None else manifest.files
 
 
 def _facts(snapshot: CheckpointInfo, marks: list[str]) -> list[tuple[str, str]]:

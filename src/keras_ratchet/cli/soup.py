@@ -17,13 +17,13 @@ import keras_ratchet
 from keras_ratchet._formats.numeric import is_float, mean_of, moving_statistics
 from keras_ratchet._formats.patching import rewrite
 from keras_ratchet._formats.readers import Weight, open_weights
-from keras_ratchet._storage import journal, single_file
+from keras_ratchet._storage import anywhere, journal, single_file
 from keras_ratchet._storage.lock import FileLock
 from keras_ratchet._storage.manifest import Manifest
+from keras_ratchet._storage.objects.location import is_url
 from keras_ratchet._storage.space import readable
-from keras_ratchet._storage.verify import verify
 from keras_ratchet.cli import PROBLEM, _output, _select
-from keras_ratchet.errors import LoadError
+from keras_ratchet.errors import CorruptError, LoadError
 from keras_ratchet.policy.retention import Ranking
 from keras_ratchet.policy.soup import distinct
 from keras_ratchet.types import CheckpointInfo
@@ -33,7 +33,7 @@ _SUFFIXES = (".weights.h5", ".keras", ".h5")
 
 @click.command()
 @_output.directory_argument
-@click.option("-o", "--output", metavar="FILE", type=_output.LocalPath())
+@click.option("-o", "--output", metavar="FILE", type=_output.Place())
 @click.option(
     "--k", type=click.IntRange(min=2), default=5, help="Number of checkpoints to average. [5]"
 )
@@ -80,32 +80,37 @@ def soup(
         raise click.UsageError("Pass the file to write: -o FILE (or look first with --dry-run).")
     snapshots = _select.checkpoints_in(directory)
     ranking = _select.ranking_by(metric, mode, snapshots)
-    members = _members(snapshots, ranking, k)
-    if len(members) < 2:
-        _output.say(_too_few(directory, ranking, members), err=True)
-        ctx.exit(PROBLEM)
-    _refuse_mixed(members)
     with contextlib.ExitStack() as stack:
-        weights = _Weights([stack.enter_context(open_weights(m.path)) for m in members], members)
+        room = stack.enter_context(anywhere.room(anywhere.joined(directory, "soup")))
+        files = _members(snapshots, ranking, k, room)
+        members = list(files.values())
+        if len(members) < 2:
+            _output.say(_too_few(directory, ranking, members), err=True)
+            ctx.exit(PROBLEM)
+        _refuse_mixed(members)
+        weights = _Weights([stack.enter_context(open_weights(file)) for file in files], members)
         if statistics == "refuse":
             weights.refuse_moving()
         if output is not None and not dry_run:
-            _write(output, force, members, ranking, weights)
+            _check_suffix(output, members[0])
+            _output.make_place(output, force)
+            _write(output, next(iter(files)), members, ranking, weights)
     _report(None if dry_run else output, members, ranking, weights, as_json)
 
 
-def _members(snapshots: Sequence[CheckpointInfo], ranking: Ranking, k: int) -> list[CheckpointInfo]:
-    """Return the k best that are whole, the best first."""
+def _members(
+    snapshots: Sequence[CheckpointInfo], ranking: Ranking, k: int, room: str
+) -> dict[str, CheckpointInfo]:
+    """Return the k best that are whole by their local files, the best first."""
     files_only = [s for s in snapshots if not s.is_directory and s.name.endswith(_SUFFIXES)]
-    members: list[CheckpointInfo] = []
+    members: dict[str, CheckpointInfo] = {}
     for snapshot in distinct(_select.best_first(files_only, ranking)):
         if len(members) == k:
             break
-        outcome = verify(snapshot.path)
-        if outcome.status == "corrupt":
-            _output.say(f"Skipped {snapshot.name}: {outcome.problem}.", err=True)
-            continue
-        members.append(snapshot)
+        try:
+            members[anywhere.fetch_to(snapshot.path, room)] = snapshot
+        except CorruptError as error:
+            _output.say(f"Skipped {snapshot.name}: {str(error).removesuffix('.')}.", err=True)
     return members
 
 
@@ -187,35 +192,51 @@ def _compare(
         )
 
 
+def _check_suffix(output: str, best: CheckpointInfo) -> None:
+    suffix = next(suffix for suffix in _SUFFIXES if best.name.endswith(suffix))
+    if next((s for s in _SUFFIXES if output.endswith(s)), None) != suffix:
+        raise click.UsageError(f"FILE is a copy of {best.name}, so it must end in {suffix}.")
+
+
 def _write(
     output: str,
-    force: bool,
+    best_file: str,
     members: Sequence[CheckpointInfo],
     ranking: Ranking,
     weights: _Weights,
 ) -> None:
     best = members[0]
-    suffix = next(suffix for suffix in _SUFFIXES if best.name.endswith(suffix))
-    if next((s for s in _SUFFIXES if output.endswith(s)), None) != suffix:
-        raise click.UsageError(f"FILE is a copy of {best.name}, so it must end in {suffix}.")
+    name = output.rpartition("/")[2] if is_url(output) else os.path.basename(output)
     manifest = Manifest(
         files={},
         position=best.position,
         reason=_reason(members, ranking),
-        series=os.path.basename(output),
+        series=name,
         saved_at=time.time(),
         versions={**best.versions, "keras_ratchet": keras_ratchet.__version__},
         fingerprint=best.fingerprint,
     )
-    _output.make_place(output, force)
-    with _locked(output):
-        single_file.save_file(
-            output,
-            lambda draft: draft.write(lambda file: rewrite(best.path, file, weights.values())),
-            manifest,
-        )
-    where, epoch = os.path.dirname(os.path.abspath(output)), best.position.epoch
-    journal.append(where, "soup", name=manifest.series, reason=manifest.reason, epoch=epoch)
+    with anywhere.room(output) as where:
+        local = os.path.join(where, name) if is_url(output) else output
+        with _locked(local):
+            single_file.save_file(
+                local,
+                lambda draft: draft.write(lambda file: rewrite(best_file, file, weights.values())),
+                manifest,
+            )
+        epoch = best.position.epoch
+        journal.append(where, "soup", name=name, reason=manifest.reason, epoch=epoch)
+        if is_url(output):
+            _put(where, output)
+
+
+def _put(directory: str, url: str) -> None:
+    """Put the one checkpoint in a directory, and its journal, on a store."""
+    from keras_ratchet._storage.objects.copying import Push
+
+    for copy in Push(directory, anywhere.parent(url)).run(force=True):
+        if copy.problem:
+            raise CorruptError(f"{copy.path!r} was not put: {copy.problem}.")
 
 
 @contextlib.contextmanager

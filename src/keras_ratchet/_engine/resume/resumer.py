@@ -143,7 +143,8 @@ class Resumer:
         self.store.note("resume", name=os.path.basename(path), epoch=state.position.epoch)
         if self.store.ranks.rank == 0:
             done = state.position.epoch, state.position.batch
-            _log.warning("resuming from %s: %d epochs and %d batches are done", path, *done)
+            where = self.store.mirror.shown(path)
+            _log.warning("resuming from %s: %d epochs and %d batches are done", where, *done)
         return state
 
     def _elastic(self, model: Model, state: TrainState, path: str) -> TrainState:

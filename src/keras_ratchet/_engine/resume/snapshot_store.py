@@ -38,7 +38,7 @@ from keras_ratchet._engine.saving.background import (
 from keras_ratchet._engine.saving.locked_directory import LockedDirectory
 from keras_ratchet._engine.saving.mirror import NoMirror
 from keras_ratchet._engine.saving.model_file import save_error
-from keras_ratchet._engine.saving.provenance import fingerprint, save_time, state_bytes, versions
+from keras_ratchet._engine.saving.provenance import manifest_for, save_time, state_bytes
 from keras_ratchet._formats.safetensors import write_arrays
 from keras_ratchet._storage import atomic, disk, journal, single_file, snapshot_directory, space
 from keras_ratchet._storage.atomic import HashingFile
@@ -94,9 +94,12 @@ class SnapshotStore:
         self.ranks = self.writer.ranks = self._sliced.ranks = ranks
 
     def _make_place(self) -> LockedDirectory:
-        return LockedDirectory(
-            self.directory, "", f"backup directory {self.mirror.shown(self.directory)!r}"
-        )
+        return LockedDirectory(self.directory, "", f"backup directory {self.shown_directory!r}")
+
+    @property
+    def shown_directory(self) -> str:
+        """The directory as the user knows it."""
+        return self.mirror.shown(self.directory)
 
     @property
     def locked(self) -> bool:
@@ -317,7 +320,7 @@ class SnapshotStore:
             return path
         if problems:
             raise CorruptError(
-                f"No snapshot in {self.mirror.shown(self.directory)!r} verifies. "
+                f"No snapshot in {self.shown_directory!r} verifies. "
                 f"{' '.join(problems)} To start "
                 "from scratch, delete the directory or use another one."
             )
@@ -369,15 +372,7 @@ class SnapshotStore:
 
     def _manifest(self, model: Model, state: TrainState, reason: str) -> Manifest:
         """Return a manifest without its files."""
-        return Manifest(
-            files={},
-            position=state.position,
-            metrics=dict(state.logs),
-            reason=reason,
-            saved_at=save_time(self._times()),
-            versions=versions(),
-            fingerprint=fingerprint(model),
-        )
+        return manifest_for(model, state.position, state.logs, reason, save_time(self._times()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,11 @@ class BackgroundWriter:
         return any(job is not None and not job.future.done() for job in jobs)
 
     @property
+    def is_saving(self) -> bool:
+        """Whether a save is running; its upload does not count."""
+        return self._job is not None and not self._job.future.done()
+
+    @property
     @on_first_rank
     def pending(self) -> bool:
         """Whether there is a save whose outcome has not been collected."""

@@ -28,11 +28,10 @@ from keras_ratchet._engine.saving.model_file import (
 )
 from keras_ratchet._engine.saving.pending_save import PendingSave
 from keras_ratchet._engine.saving.provenance import (
-    fingerprint,
+    manifest_for,
     save_time,
     source_of,
     state_bytes,
-    versions,
 )
 from keras_ratchet._engine.saving.rehearsal import check_target, rehearse
 from keras_ratchet._engine.saving.retaining import delete_others
@@ -140,8 +139,14 @@ class CheckpointStore:
     @property
     @on_first_rank
     def is_busy(self) -> bool:
-        """Whether a save is running, on whatever rank."""
+        """Whether a save or its upload is running, on whatever rank."""
         return self.writer.busy
+
+    @property
+    @on_first_rank
+    def is_saving(self) -> bool:
+        """Whether a save is running, on whatever rank."""
+        return self.writer.is_saving
 
     @property
     def name(self) -> str:
@@ -312,18 +317,8 @@ class CheckpointStore:
     def _manifest(self, model: Model, moment: Moment, reason: str) -> Manifest:
         """Return a manifest without its files."""
         self._newest_s = save_time([self._newest_s])
-        return Manifest(
-            files={},
-            position=moment.position,
-            metrics=dict(moment.metrics),
-            ranking=self.ranking.metrics,
-            reason=reason,
-            series=self.name,
-            run=self.run,
-            saved_at=self._newest_s,
-            versions=versions(),
-            fingerprint=fingerprint(model),
-        )
+        own = {"ranking": self.ranking.metrics, "series": self.name, "run": self.run}
+        return manifest_for(model, moment.position, moment.metrics, reason, self._newest_s, **own)
 
     def _write(self, save: PendingSave, model: Model, blocks: bool = False) -> Saved:
         """Write a file, on any thread."""
@@ -368,7 +363,7 @@ class CheckpointStore:
     @on_first_rank
     def wait_for_check(self) -> bool:
         """Wait until the weights of a running save are checked; return whether they are finite."""
-        if self._latest is None or not self.writer.busy:
+        if self._latest is None or not self.writer.is_saving:
             return True
         self._latest.checked.wait()
         return self._latest.bad_weight is None

@@ -201,7 +201,7 @@ class Checkpointer:
 
     def _is_certain(self) -> bool:
         """Return whether a running save is certain to count: an error in it must then raise."""
-        if self.warn_only and self.store.is_busy:
+        if self.warn_only and self.store.is_saving:
             return False
         return self.store.wait_for_check()
 

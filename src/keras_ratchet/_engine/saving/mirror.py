@@ -30,10 +30,17 @@ _log = logging.getLogger("keras_ratchet")
 
 
 class NoMirror:
-    """Stands for the store where there is none."""
+    """Stands for the store where there is none.
+
+    Attributes:
+        url: Where the store is.
+        is_cache: Whether the store is what counts, and the local directory its cache.
+        last_upload_s: How long the last upload took, in seconds.
+    """
 
     url = ""
     is_cache = False
+    last_upload_s = 0.0
 
     def start(self, directory: str, series: str, note: Callable[..., None]) -> None:
         """Do nothing."""
@@ -103,7 +110,7 @@ class Mirror(NoMirror):
         self._replica: Replica | None = None
         self._directory = ""
         self._note: Callable[..., None] = _ignore
-        self._bytes_per_s = 0.0
+        self._bytes_per_s = self.last_upload_s = 0.0
         self._is_away = False
         self._guard = threading.Lock()
         self._running = 0  # uploads that were started and have not ended
@@ -281,7 +288,7 @@ class Mirror(NoMirror):
             return Saved(path, error=problem, committed=True, uploaded=True)
         self._is_away = False
         if put and took_s > 0:
-            self._bytes_per_s = sum(put) / took_s
+            self._bytes_per_s, self.last_upload_s = sum(put) / took_s, took_s
         return Saved(path, committed=True, uploaded=True)
 
     def upload_s(self) -> float:
@@ -371,7 +378,7 @@ def place_of(
         return os.fsdecode(path), Mirror(checked_url(mirror, "mirror"), options, False)
     if options is not None:
         raise ConfigError(
-            f"storage_options are for a URL in {what} or mirror. Got: {options!r} for "
+            f"storage_options are for a URL in {what} or mirror. Got: {sorted(options)} for "
             f"{os.fsdecode(path)!r}."
         )
     return os.fsdecode(path), NoMirror()

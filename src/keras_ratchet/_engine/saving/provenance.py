@@ -15,7 +15,7 @@ import platform
 import re
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -27,9 +27,10 @@ from keras_ratchet._backends.slices import held_as
 from keras_ratchet._engine.capture.best_weights import weights_of
 from keras_ratchet._engine.capture.optimizers import all_variables
 from keras_ratchet._formats.readers import Weight, open_weights
+from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet.errors import LoadError
 from keras_ratchet.policy.retention import age
-from keras_ratchet.types import CheckpointInfo, Model
+from keras_ratchet.types import CheckpointInfo, Model, Position
 
 _log = logging.getLogger("keras_ratchet")
 _MAX_COMPARED = 10  # files; comparing one takes about 2 ms for each layer
@@ -55,6 +56,36 @@ def _version(package: str) -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
     return "unknown"
+
+
+def manifest_for(
+    model: Model,
+    position: Position,
+    metrics: Mapping[str, float],
+    reason: str,
+    saved_at: float,
+    **more: Any,
+) -> Manifest:
+    """Return the manifest of a checkpoint, without its files.
+
+    Args:
+        model: The model.
+        position: How much training is done.
+        metrics: The logs.
+        reason: Why it is saved.
+        saved_at: When, in seconds since 1970.
+        **more: Further fields.
+    """
+    return Manifest(
+        files={},
+        position=position,
+        metrics=dict(metrics),
+        reason=reason,
+        saved_at=saved_at,
+        versions=versions(),
+        fingerprint=fingerprint(model),
+        **more,
+    )
 
 
 def save_time(earlier: Iterable[float]) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
@@ -327,7 +326,7 @@ def _tidy(cache: str, used: str) -> None:
         os.utime(os.path.join(root, used))
         found = sorted((e.stat().st_mtime, e.path) for e in os.scandir(root) if e.is_dir())
         for _, path in found[:-_MAX_FETCHED]:
-            shutil.rmtree(path, ignore_errors=True)
+            disk.discard_tree(path)
 
 
 def set_pin(url: str, pinned: bool, options: Options = None) -> None:

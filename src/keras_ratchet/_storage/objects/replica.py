@@ -89,6 +89,9 @@ class Replica:
     def _forget_deleted(self) -> None:
         """Delete cached checkpoints that are no longer on the store, where they were once."""
         there = {key_of(entry.info) for entry in self.entries()}
+        if self._log.keys and not there:
+            self._forget_all()
+            return
         newest_s = max((entry.info.saved_at for entry in self.entries()), default=0.0)
         for info in self.local():
             if key_of(info) in there:
@@ -104,6 +107,20 @@ class Replica:
             else:
                 continue  # it is put when the next one is
             _delete_local(info)
+
+    def _forget_all(self) -> None:
+        """Delete the cached checkpoints of a series that somebody has deleted from the store."""
+        local = self.local()
+        for info in local:
+            _delete_local(info)
+        if local:
+            _log.warning(
+                "%r was deleted from %s: its %d checkpoints are deleted from the cache, too",
+                self.series or "the run",
+                self.store.url,
+                len(local),
+            )
+        self._log.delete()
 
     def local(self) -> list[CheckpointInfo]:
         """Return the local checkpoints of the series, oldest first."""
@@ -276,4 +293,5 @@ class _UploadLog:
         replace_file(self._path, json.dumps(data).encode())
 
     def delete(self) -> None:
+        self.keys, self.position = set(), 0
         disk.discard(self._path)
