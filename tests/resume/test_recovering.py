@@ -11,7 +11,7 @@ from support.resuming import Kill, Script, arrays, model
 
 import keras_ratchet
 from keras_ratchet import BackupAndRestore, ReduceLROnPlateau, Rollback, TerminateOnNaN
-from keras_ratchet._engine.resume import snapshot_store
+from keras_ratchet._engine.resume import snapshot_paths
 from keras_ratchet._formats.safetensors import read_arrays
 
 PER_EPOCH = 10
@@ -147,7 +147,7 @@ def test_a_stop_at_nan_after_a_kill_ends_with_the_weights_it_would_have_ended_wi
 
 def finite(path):
     """Say whether the weights and the optimizer of a snapshot are finite (metrics may be not)."""
-    saved = read_arrays(str(Path(path) / snapshot_store.ARRAYS))
+    saved = read_arrays(str(Path(path) / snapshot_paths.ARRAYS))
     kept = {n: a for n, a in saved.items() if n.startswith(("model/", "optimizer/"))}
     assert len(kept) > 4
     return all(np.isfinite(a).all() for a in kept.values() if a.dtype.kind == "f")
@@ -243,7 +243,7 @@ def test_a_run_that_was_stopped_by_nan_goes_on_from_the_last_good_snapshot(tmp_p
 def test_every_time_is_in_the_state_as_data(tmp_path):
     backup = BackupAndRestore(tmp_path / "b", delete_checkpoint=False)
     train(net(), poisoned([5]), [Rollback(every=1, confirm=0), backup])
-    saved = json.loads(Path(backup._store.file(0, snapshot_store.DATA)).read_text())
+    saved = json.loads(Path(backup._store.file(0, snapshot_paths.DATA)).read_text())
     key = next(k for k in saved["callbacks"] if "Rollback" in k)
     assert saved["callbacks"][key]["rescuer"]["rollbacks"][0]["why"] == "loss is nan"
     assert keras_ratchet.verify(backup._store.list_paths()[0])

@@ -14,7 +14,7 @@ from support import background_saves
 from support.scenarios import Scenario, all_runs
 
 import keras_ratchet
-from keras_ratchet._engine.saving import checkpoint_store
+from keras_ratchet._engine.saving import provenance
 from keras_ratchet._engine.saving.background import drain
 
 LOSSES = [0.5, 0.4]
@@ -148,7 +148,7 @@ def not_inside_a_format(number, verb):
 
 @pytest.fixture(autouse=True)
 def versions_are_asked_for_once(monkeypatch):
-    monkeypatch.setattr(checkpoint_store, "versions", functools.cache(checkpoint_store.versions))
+    monkeypatch.setattr(provenance, "versions", functools.cache(provenance.versions))
 
 
 def test_a_fault_at_any_call_of_a_training_costs_no_checkpoint(quick_path):

@@ -14,6 +14,7 @@ import random
 import shutil
 import signal
 import sys
+import tempfile
 import time
 import warnings
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ class Chain:
         seed: Of these instants.
         sigterms: (place, epoch) for each run that gets a real SIGTERM there.
         slow: Whether the disk is so slow then that a save does not fit into the grace period.
+        store: URL of the directory on a store that gets snapshots and best file; each run then has
+            an empty disk, as on another machine. "" for the local disk.
     """
 
     name: str
@@ -57,6 +60,11 @@ class Chain:
     seed: int = 0
     sigterms: tuple = ()
     slow: bool = False
+    store: str = ""
+
+    def place(self, name):
+        """Return where a file or directory of this name is."""
+        return f"{self.store}/{self.name.replace(' ', '-')}/{name}" if self.store else name
 
 
 def run(chains, directory, limit_s):
@@ -202,7 +210,7 @@ def backup(chain):
         grace_s = 0.3 if chain.slow else 30
         arguments = {"signals": "SIGTERM", "grace_s": grace_s, "exit_code": EXIT_CODE}
     found = keras_ratchet.BackupAndRestore(
-        "backup", chain.save_freq, delete_checkpoint=False, **arguments
+        chain.place("backup"), chain.save_freq, delete_checkpoint=False, **arguments
     )
     return [found]
 
@@ -210,7 +218,11 @@ def backup(chain):
 def train(chain, say, reports=None, saves=()):
     """Run the script once: two trainings, the second without a backup."""
     import keras_ratchet
+    from keras_ratchet._storage import anywhere
 
+    if chain.store:
+        os.environ["RATCHET_CACHE"] = tempfile.mkdtemp(dir=os.getcwd())
+    best = chain.place("best.weights.h5")
     keras.utils.set_random_seed(11)
     model, data = build(chain.data)
     ours = keras_ratchet.EarlyStopping(patience=4, restore_best_weights=True)
@@ -220,7 +232,7 @@ def train(chain, say, reports=None, saves=()):
     callbacks = [
         ours,
         plateau,
-        keras_ratchet.ModelCheckpoint("best.weights.h5", save_best_only=True, mode="min"),
+        keras_ratchet.ModelCheckpoint(best, save_best_only=True, mode="min"),
         *(saves or backup(chain)),
         theirs,
         notes,
@@ -241,7 +253,7 @@ def train(chain, say, reports=None, saves=()):
         "keras early stopping": [theirs.best, theirs.wait, theirs.best_epoch],
         "plateau": [plateau.best, plateau.wait, plateau.cooldown_counter],
         "notes": [notes.steps, notes.losses, notes.mean.tolist(), sorted(notes.seen.items())],
-        "best file": content("best.weights.h5"),
+        "best file": content(anywhere.local_copy(best)),
         "what follows": [again.history, random.random(), float(np.random.random())],
         "warnings": [str(w.message) for w in caught if str(w.message).startswith(OURS)],
     }
@@ -324,7 +336,16 @@ def preempt(chain, place, epoch):
         pass
     lines = child.end()
     os.unlink(sent)
-    return {"code": child.code, "reason": lines[-1], "snapshots": sorted(os.listdir("backup"))}
+    return {"code": child.code, "reason": lines[-1], "snapshots": snapshots(chain)}
+
+
+def snapshots(chain):
+    """Return the names of the snapshots and leftovers, on the store if there is one."""
+    if not chain.store:
+        return sorted(os.listdir("backup"))
+    from keras_ratchet._storage.anywhere import checkpoints
+
+    return [info.name for info in checkpoints(chain.place("backup"))]
 
 
 def be_preempted(chain, say, place, epoch, sent):

@@ -50,10 +50,16 @@ class _Holder:
     @property
     def is_dead(self) -> bool:
         """Whether the holder is a process of this machine that has ended, or long gone."""
-        if time.time() - float(self.data.get("renewed_at", 0.0)) > _LONG_AGO_S:
+        pid, renewed_at = self.data.get("pid"), self.data.get("renewed_at")
+        if not isinstance(pid, int) or not isinstance(renewed_at, int | float):
+            return False  # damaged: whether it is renewed will tell
+        if time.time() - renewed_at > _LONG_AGO_S:
             return True
-        same = self.data.get("host") == socket.gethostname() and self.data.get("boot") == _boot()
-        return same and not _is_alive(int(self.data.get("pid", 0)))
+        if self.data.get("host") != socket.gethostname() or self.data.get("boot") != _boot():
+            return False
+        if pid == os.getpid():  # a lease of ours that could not be given back
+            return self.data.get("token") not in {chain.token for chain in _held.values()}
+        return not _is_alive(pid)
 
     def __str__(self) -> str:
         d = self.data
@@ -138,13 +144,14 @@ class _Chain:
         self._lost: str | None = None
         self._ended = threading.Event()
         self._guard = threading.Lock()
+        self.token = secrets.token_hex(8)
         self._identity = {
             "pid": self.pid,
             "host": socket.gethostname(),
             "boot": _boot(),
             "command": os.path.basename(sys.argv[0] if sys.argv else "python") or "python",
             "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "token": secrets.token_hex(8),
+            "token": self.token,
         }
 
     def take(self) -> None:
@@ -229,7 +236,7 @@ class _Chain:
     def check(self) -> None:
         if self._lost is None and time.monotonic() - self._renewed_s > LEASE_S:
             newest = self._newest()
-            if newest.data.get("token") != self._identity["token"] and newest.number:
+            if newest.data.get("token") != self.token and newest.number:
                 self._lost = self._message(newest)
             else:
                 self._renew()
