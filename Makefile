@@ -88,7 +88,7 @@ PARTS := ranks resume test exact-tensorflow backend-tensorflow exact-jax backend
   wheel
 EXACT_TESTS := tests/crash/test_resume_chains.py tests/crash/test_full_disk.py \
   tests/hunt/test_hunt.py tests/resume/test_endings.py tests/resume/test_extra_state.py \
-  tests/resume/test_negative_controls.py tests/resume/test_callbacks.py
+  tests/resume/test_negative_controls.py tests/resume/test_callbacks.py tests/resume/test_stores.py
 
 test-all: $(STAMP)
 	OMP_NUM_THREADS=1 PYTEST_ADDOPTS="-p no:cacheprovider" \

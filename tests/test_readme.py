@@ -16,6 +16,7 @@ def blocks(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_every_code_block_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RATCHET_CACHE", str(tmp_path / "cache"))
     namespace = {"__name__": "__main__"}
     for number, code in enumerate(blocks(page), 1):
         exec(compile(code, f"{page.name} block {number}", "exec"), namespace)

@@ -21,9 +21,9 @@ SCRIPT = Path(processes.TESTS, "support", "rank_resume.py")
 SAME = ("weights", "statistics", "optimizer", "history", "callback", "streams")
 
 
-def launch(engine, where, *plans):
+def launch(engine, where, *plans, env=None):
     """Return what the trainings of one start ended with: by name, for each rank."""
-    ended = processes.run(engine, SCRIPT, [where, *plans], limit_s=400)
+    ended = processes.run(engine, SCRIPT, [where, *plans], env=env, limit_s=400)
     codes = {-9, 1, -6} if any(plan.endswith(":kill") for plan in plans) else {0}
     assert {one.code for one in ended} <= codes, processes.report(ended)
     lines = [[line.split(" ", 2) for line in one.output.splitlines()] for one in ended]

@@ -8,6 +8,7 @@ the disk, end here in one sentence and an exit code.
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import Any
 
 import click
@@ -36,6 +37,7 @@ COMMANDS = {
     "push": "Put the checkpoints of a local directory on an object store.",
 }
 _MODULES = {"unpin": "pin"}
+_TALKATIVE = ("fsspec", "s3fs", "gcsfs", "adlfs", "azure", "botocore", "aiobotocore", "google")
 
 
 def clean(text: str) -> str:
@@ -72,6 +74,8 @@ class _Ratchet(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; turn an expected error into a sentence and an exit code."""
+        for log in map(logging.getLogger, _TALKATIVE):  # of tracebacks that end in a sentence here
+            log.handlers = log.handlers or [logging.NullHandler()]
         try:
             return super().invoke(ctx)
         except BrokenPipeError:  # `ratchet ls | head` is not an error

@@ -40,10 +40,6 @@ def test_a_fault_at_any_call_costs_no_checkpoint_and_leaves_nothing(kind, length
             assert isinstance(story.error, stores.Crash)
 
 
-def places(tmp_path, request):
-    return {"file": f"file://{tmp_path}/share", "s3": request.getfixturevalue("s3")}
-
-
 @pytest.mark.parametrize("kind", ["error after", "crash before", "crash after", "cut"])
 @pytest.mark.parametrize("store", ["file", "s3"])
 def test_so_it_is_on_other_stores(store, kind, tmp_path, request, monkeypatch):

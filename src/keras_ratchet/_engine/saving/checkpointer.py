@@ -137,6 +137,24 @@ class Checkpointer:
         self._restore_best(state)
         self.store.run = state.get("run") or self.store.run
         self._resumed, self._notice = True, ""
+        self._compare_with_store()
+
+    def _compare_with_store(self) -> None:
+        """Go by the best file on the store if the one that the state tells of never got there."""
+        if not self.store.mirror.url or self._best_path is None:
+            return
+        name = os.path.basename(self._best_path)
+        found = next((info for info in self.store.list_all() if info.name == name), None)
+        if found is None or not Ranking(found.ranking).beats(self._best_metrics, found.metrics):
+            return
+        metric = found.ranking[0][0]
+        self.store.warn_once(
+            "behind",
+            f"The best file on the store, {self.store.shown(self._best_path)}, has {metric}="
+            f"{found.metrics[metric]:.6g}; the one with {self.best:.6g} was not uploaded before "
+            "the run was interrupted. From now on the former is the value to beat.",
+        )
+        self._set_best(found.metrics, self._best_path, metric)
 
     def _restore_best(self, state: Mapping[str, Any]) -> None:
         self.best = state["best"]
@@ -212,8 +230,8 @@ class Checkpointer:
             return None
         return {**self._best_metrics, self.store.ranking.metrics[0][0]: self.best}
 
-    def _set_best(self, metrics: Mapping[str, float], path: str) -> None:
-        self.best = metrics[self.store.ranking.metrics[0][0]]
+    def _set_best(self, metrics: Mapping[str, float], path: str, metric: str = "") -> None:
+        self.best = metrics[metric or self.store.ranking.metrics[0][0]]
         self._best_metrics, self._best_path = dict(metrics), path
 
     def _forget_deleted(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import errno
+import glob
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -150,6 +151,8 @@ class FsspecCalls:
         if not keys:
             return {}
         by_path = {self._path(key): key for key in keys}
+        if any(glob.has_magic(path) for path in by_path):  # fsspec would take it for a pattern
+            return self._read_each(keys)
         found = self._fs.cat(list(by_path), on_error="return")
         if isinstance(found, bytes):  # of one path
             return {keys[0]: found}
@@ -160,6 +163,13 @@ class FsspecCalls:
             elif not failures.is_absent(data):
                 raise data
         return result
+
+    def _read_each(self, keys: Sequence[str]) -> dict[str, bytes]:
+        found = {}
+        for key in keys:
+            with contextlib.suppress(FileNotFoundError):
+                found[key] = self.read(key)
+        return found
 
     def find(self, prefix: str) -> dict[str, Stat]:
         """Return the objects below a directory, as the store lists them now."""
@@ -213,8 +223,10 @@ class FsspecCalls:
 
 def _is_refused(error: BaseException) -> bool:
     """Return whether a store says that a put's condition did not hold."""
-    texts = (f"{error}", f"{error.__cause__ or ''}", f"{getattr(error, 'code', '')}")
-    words = ("PreconditionFailed", "conditionNotMet", "Precondition Failed", "412")
+    if any(getattr(error, name, None) in (412, "412") for name in ("code", "status", "status_code")):
+        return True
+    texts = (f"{error}", f"{error.__cause__ or ''}")  # which may quote a key with any digits
+    words = ("PreconditionFailed", "conditionNotMet", "Precondition Failed", "pre-conditions you")
     return any(word in text for text in texts for word in words)
 
 

@@ -194,23 +194,26 @@ class Push:
             LoadError: If the store refuses.
         """
         for series in sorted({info.series for info in self.checkpoints}):
-            with (
-                _locked(self._directory, {series}),
-                reading.lease(self._url, series, self._options) as lease,
-            ):
-                now = listing.checkpoints(self._directory)
-                own = [info for info in now if info.has_manifest and info.series == series]
-                there = _There(reading.open_catalog(self._url, self._options), lease, own)
-                for info in own:
-                    with reading.said(self._url, "write to"):
-                        copy = there.put(info, force)
-                    if copy is not None:
-                        yield copy
+            yield from self._run_series(series, force)
         store = reading.open_catalog(self._url, self._options).store
         with reading.said(self._url, "write to"):
             known = {_line(event) for event in journals.read(store)}
             new = (e for e in journal.read(self._directory) if _line(e) not in known)
             journals.put(store, new)
+
+    def _run_series(self, series: str, force: bool) -> Iterator[Copy]:
+        with (
+            _locked(self._directory, {series}),
+            reading.lease(self._url, series, self._options) as lease,
+        ):
+            now = listing.checkpoints(self._directory)
+            own = [info for info in now if info.has_manifest and info.series == series]
+            there = _There(reading.open_catalog(self._url, self._options), lease, own)
+            for info in own:
+                with reading.said(self._url, "write to"):
+                    copy = there.put(info, force)
+                if copy is not None:
+                    yield copy
 
 
 class _There:

@@ -11,6 +11,8 @@ from keras_ratchet.errors import ConfigError
 # `pathlib` turns "gs://bucket" into "gs:/bucket"; one letter is a drive on Windows
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/{1,3}(?P<rest>.*)", re.DOTALL)
 
+_CHAINED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+::.*:/")  # of fsspec; they are refused
+
 
 def is_url(path: str | os.PathLike[str]) -> bool:
     """Return whether a path names a place on an object store.
@@ -19,7 +21,8 @@ def is_url(path: str | os.PathLike[str]) -> bool:
         >>> is_url("s3://bucket/run"), is_url("runs/a"), is_url("C:/runs")
         (True, False, False)
     """
-    return _URL.fullmatch(os.fsdecode(path)) is not None
+    text = os.fsdecode(path)
+    return _URL.fullmatch(text) is not None or _CHAINED.match(text) is not None
 
 
 def checked_url(path: str | os.PathLike[str], what: str) -> str:

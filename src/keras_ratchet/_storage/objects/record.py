@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 import secrets
 import zlib
@@ -42,7 +43,8 @@ _SCHEMA = 1
 _PIECE = 200  # letters; names of files have at most 255 bytes
 _ROOM = 800  # letters of a summary; a key of S3 has at most 1,024 bytes
 _MAX_UNPACKED = 1 << 20
-_KEY = re.compile(r"(?P<id>\d{13,}-[0-9a-f]{8})/(?P<cut>[ws])(?P<text>[\w/-]+)")
+_ID = re.compile(r"[0-9]{13,}-[0-9a-f]{8}")
+_KEY = re.compile(rf"(?P<id>{_ID.pattern})/(?P<cut>[ws])(?P<text>[\w/-]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,13 +203,23 @@ def entry_of_key(key: str, url: str) -> Entry | None:
         packed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
         raw = zlib.decompressobj().decompress(packed, _MAX_UNPACKED)
         data = json.loads(raw)
-        return Entry(match["id"], key, str(data[2]), _info(data, url), match["cut"] == "w")
+        return Entry(match["id"], key, _checked_id(data[2]), _info(data, url), match["cut"] == "w")
     except (*MALFORMED, zlib.error, IndexError):
         return None
 
 
+def _checked_id(data_id: str) -> str:
+    """Return the name of a directory of objects, which may be deleted, or ""."""
+    if data_id and not _ID.fullmatch(data_id):
+        raise ValueError(f"{data_id!r} is not the name of a directory of objects")
+    return data_id
+
+
 def _info(data: list[Any], url: str) -> CheckpointInfo:
     name = check_name(data[0])
+    saved_at = float(data[3])
+    if not math.isfinite(saved_at):
+        raise ValueError(f"{saved_at!r} is not a time")
     epoch, batch, step = data[6] if len(data) > 6 else (0, 0, None)
     info: dict[str, Any] = {}
     if len(data) > 7:
@@ -226,7 +238,7 @@ def _info(data: list[Any], url: str) -> CheckpointInfo:
         is_directory=bool(data[1]),
         position=Position(int(epoch), int(batch), None if step is None else int(step)),
         run=str(data[4]),
-        saved_at=float(data[3]),
+        saved_at=saved_at,
         size_bytes=int(data[5]),
         **info,
     )
