@@ -17,7 +17,6 @@ import json
 import logging
 import os
 import random
-import shutil
 import statistics
 import sys
 import tempfile
@@ -234,7 +233,7 @@ class Killer:
     gone: set = field(default_factory=set)  # names that have to be gone
     durations_s: dict = field(default_factory=lambda: collections.defaultdict(list))
     inside: str = ""
-    caches: int = 0
+    disks: list = field(default_factory=list)
 
     def kill(self, wanted):
         """Let a child work, and kill it in an operation of this kind, if it can be hit."""
@@ -263,7 +262,7 @@ class Killer:
                         later, wanted = False, self.random.choice(self.settings.kinds[1:])
                         continue
                     usual_s = statistics.median(self.durations_s[wanted][-9:] or [0.2])
-                    time.sleep(self.random.uniform(0, 1.1) * usual_s)
+                    time.sleep(self.random.uniform(0, 0.9) * usual_s)
                     child.kill()
         child.end()
         assert child.code == -9, f"the child ended with {child.code}"
@@ -271,11 +270,17 @@ class Killer:
         return Kill(self.inside, losses, start_s or 0.0, put, leftovers)
 
     def _choose_disk(self):
-        """Let the next child start on the disk of the last one, or on an empty one."""
-        if self.caches == 0 or self.random.random() < 0.3:
-            shutil.rmtree(f"cache-{self.caches}", ignore_errors=True)
-            self.caches += 1
-        os.environ["RATCHET_CACHE"] = os.path.abspath(f"cache-{self.caches}")
+        """Let the next child start on the disk of the last one, an empty one, or an older one."""
+        chance = self.random.random()
+        if not self.disks or chance < 0.2:
+            self.disks = [*self.disks[-2:], tempfile.mkdtemp(dir=".")]
+        elif chance < 0.4:
+            self.disks.append(self.disks.pop(0))
+        os.environ["RATCHET_CACHE"] = os.path.abspath(self.disks[-1])
+        # what was put there, and deleted by another one, may be put there again
+        directory = cache_directory(self.settings.url)
+        disk.make_directories(directory)
+        self.gone -= {info.name for info in checkpoints(directory)}
 
     def _note_begin(self, kind, version, digest):
         self.version, self.inside = int(version), kind
@@ -362,13 +367,19 @@ def bucket():
 def found(bucket):
     place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=place) as directory:  # syncs do not matter here
-        return run(Settings(f"{bucket}/kills", KILLS, LIMIT_S), directory)
+        kills = run(Settings(f"{bucket}/kills", KILLS, LIMIT_S), directory)
+    import boto3
+
+    parts = boto3.client("s3").list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
+    print(f"{len(parts)} uploads in parts were never ended; no listing shows them")
+    return kills
 
 
 def test_the_kills_fell_inside_all_kinds_of_operations(found):
     counts = collections.Counter(kill.kind for kill in found)
     assert len(found) == KILLS + 1
-    assert all(counts[kind] >= KILLS // 20 for kind in KINDS), counts
+    assert all(counts[kind] > 0 for kind in KINDS), counts
+    assert sum(counts[kind] for kind in KINDS) >= 0.8 * KILLS, counts
     assert max(kill.leftovers for kill in found[:-1]) > 0  # or they were not inside after all
 
 

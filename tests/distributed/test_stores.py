@@ -7,10 +7,8 @@ import os
 
 import keras
 import pytest
-from support import processes
-from support.stores import moto_server
-
 from distributed import test_resume as local
+from support.stores import moto_server
 
 LONG = bool(os.environ.get("RATCHET_LONG"))
 

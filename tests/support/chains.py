@@ -215,13 +215,18 @@ def backup(chain):
     return [found]
 
 
+def lose_the_disk():
+    """Start with an empty cache, as on another machine."""
+    os.environ["RATCHET_CACHE"] = tempfile.mkdtemp(dir=os.getcwd())
+
+
 def train(chain, say, reports=None, saves=()):
     """Run the script once: two trainings, the second without a backup."""
     import keras_ratchet
     from keras_ratchet._storage import anywhere
 
-    if chain.store:
-        os.environ["RATCHET_CACHE"] = tempfile.mkdtemp(dir=os.getcwd())
+    if chain.store and not saves:
+        lose_the_disk()
     best = chain.place("best.weights.h5")
     keras.utils.set_random_seed(11)
     model, data = build(chain.data)
@@ -356,6 +361,7 @@ def be_preempted(chain, say, place, epoch, sent):
 
     if chain.slow:
         disk.current = SlowDisk()
+    lose_the_disk()
     [saves] = backup(chain)
     try:
         train(chain, say, Reports(say, place, epoch, wait), [saves])

@@ -21,6 +21,8 @@ _COLORS = {
     "save": "green",
     "skip": "bright_black",
     "save_error": "red",
+    "upload": "green",
+    "upload_error": "red",
     "drop": "blue",
     "aside": "blue",
     "resume": "cyan",
@@ -33,7 +35,11 @@ _COLORS = {
     "gone_bad": "red",
     "end": "bright_white",
 }
-_SENTENCES = {"begin": "training started", "resume": "training resumed from this snapshot"}
+_SENTENCES = {
+    "begin": "training started",
+    "upload": "on the store, too",
+    "resume": "training resumed from this snapshot",
+}
 
 
 @click.command()

@@ -207,7 +207,7 @@ class RayReportCallback(RatchetCallback):
 
     def _note_path(self) -> str:
         backup = cast(BackupAndRestore, self._backup)
-        return os.path.join(backup.backup_dir, single_file.METADATA, single_file.REPORTED)
+        return os.path.join(backup._store.directory, single_file.METADATA, single_file.REPORTED)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that a resumed run needs."""

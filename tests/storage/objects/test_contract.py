@@ -286,6 +286,25 @@ def test_another_failure_is_no_refusal(error, refusing):
     assert raised.value is error
 
 
+def test_a_store_that_ignores_the_condition_is_found_out_and_still_used(tmp_path, monkeypatch):
+    class Ignoring(like("gs", gcs_info)):
+        def pipe_file(self, path, value, mode="overwrite", **kwargs):
+            super().pipe_file(path, value, **kwargs)
+
+    monkeypatch.setitem(_registry, "gs", Ignoring)
+    Ignoring().pipe_file("bucket/elsewhere", b"")
+    url = stores.new_url("gs://bucket")
+    lease = stores.reading.lease(url, "best.keras")
+    assert lease._store.exclusive
+    with lease:
+        assert not lease._store.exclusive
+        lease.check()
+        [key] = lease._store.find("")
+        assert lease._store.put_new(key, b"another's") is False
+    stores.put(url, tmp_path / "run", "best.keras", b"data")
+    assert stores.reading.verify(f"{url}/best.keras")
+
+
 def parameters(function):
     return set(inspect.signature(function).parameters)
 

@@ -105,9 +105,7 @@ LONG = {
 def test_a_summary_that_is_cut_is_completed_by_the_record(more, tmp_path, monkeypatch):
     url = stores.new_url()
     manifest = stores.manifest
-    monkeypatch.setattr(
-        stores, "manifest", lambda **given: replace(manifest(**given), **more)
-    )
+    monkeypatch.setattr(stores, "manifest", lambda **given: replace(manifest(**given), **more))
     stores.put(url, tmp_path, "best.keras", b"data")
     [key] = ObjectStore(url).find(COMMITS)
     assert not entry_of_key(key, url).is_whole
@@ -133,7 +131,21 @@ def hostile_key(summary, kind="w", packed=None):
     return f"{COMMITS}/1/1800000000000-0123abcd/{kind}{text}"
 
 
-WHOLE = ["best.keras", 0, "1800000000000-0123abcd", 1.8e9, "r", 3, [1, 0, 3], {}, [], "", "", "", {}]
+WHOLE = [
+    "best.keras",
+    0,
+    "1800000000000-0123abcd",
+    1.8e9,
+    "r",
+    3,
+    [1, 0, 3],
+    {},
+    [],
+    "",
+    "",
+    "",
+    {},
+]
 
 
 def with_item(index, value):
@@ -200,6 +212,13 @@ def test_a_newer_versions_record_stops_the_sweep_and_nothing_else(tmp_path):
     assert commit.sweep(loaded(store), now_s=time.time() + 1e6) == [leftover]
 
 
+@pytest.mark.parametrize("key", ["best.keras", "run/best.keras", "1700000000000-deadbeef", "x/y/z"])
+def test_the_sweep_leaves_what_has_no_key_of_ours(key):
+    store = ObjectStore(stores.new_url())
+    store.put(f"checkpoints/{key}", b"not ours")
+    assert commit.sweep(loaded(store), now_s=time.time() + 1e6) == []
+
+
 def changed(**more):
     """Return a change of a record that keeps its seal whole."""
 
@@ -252,9 +271,7 @@ def test_a_damaged_record_behind_a_cut_key_does_not_stop_the_listing(tmp_path, m
     url = stores.new_url()
     manifest = stores.manifest
     more = LONG["a reason"]
-    monkeypatch.setattr(
-        stores, "manifest", lambda **given: replace(manifest(**given), **more)
-    )
+    monkeypatch.setattr(stores, "manifest", lambda **given: replace(manifest(**given), **more))
     stores.put(url, tmp_path, "best.keras", b"data")
     store = ObjectStore(url)
     [key] = store.find(COMMITS)

@@ -73,6 +73,7 @@ class SnapshotStore:
     writer: BackgroundWriter = field(default_factory=BackgroundWriter, init=False)
     buffers: VariableBuffers = field(default_factory=VariableBuffers, init=False)
     ranks: Any = field(default_factory=One, init=False)
+    _shared: bool = field(default=True, init=False)  # whether all ranks see the directory
     _drift: DriftWatch = field(default_factory=DriftWatch, init=False)
     _sliced: SlicedSave = field(default_factory=SlicedSave, init=False)
 
@@ -122,7 +123,7 @@ class SnapshotStore:
         if self.ranks.world_size > 1:
             # other hosts than rank 0's can read from the store, but not write their slices to it
             must = not self.mirror.is_cache or has_split(model)
-            is_shared(self.directory, self.ranks, must=must)
+            self._shared = is_shared(self.directory, self.ranks, must=must)
 
     @on_first_rank
     def _start(self, model: Model) -> None:
@@ -289,9 +290,7 @@ class SnapshotStore:
             found[0]
             if found
             else self.ranks.together(
-                lambda: read_state(
-                    path if os.path.exists(path) else self.mirror.ensure(path), rank
-                ),
+                lambda: read_state(path if self._shared else self.mirror.ensure(path), rank),
                 "read the snapshot",
             )
         )

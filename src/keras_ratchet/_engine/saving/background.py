@@ -1,7 +1,7 @@
 """Runs saves one at a time on one thread in the background, in the order in which they are started.
 
-Uploads to a store run likewise on a second thread, so that a network that is gone keeps no save
-from the disk.
+Uploads to a store run likewise on a second thread, so that a network that is gone does not keep
+the saves of other callbacks from the disk.
 
 `concurrent.futures.ThreadPoolExecutor(1)` would not do. Its `submit` puts the work into a queue
 before it starts the thread: when the thread cannot be started ("can't start new thread"), or a

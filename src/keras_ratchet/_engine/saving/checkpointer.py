@@ -16,7 +16,7 @@ from keras_ratchet._engine.saving.provenance import earlier
 from keras_ratchet._keras import fit
 from keras_ratchet.policy import naming
 from keras_ratchet.policy.monitor import missing_message
-from keras_ratchet.policy.retention import Ranking, is_best
+from keras_ratchet.policy.retention import Ranking, is_best, ranking_of
 from keras_ratchet.types import CheckpointInfo, Model, Moment, Verdict
 
 _log = logging.getLogger("keras_ratchet")
@@ -145,9 +145,10 @@ class Checkpointer:
             return
         name = os.path.basename(self._best_path)
         found = next((info for info in self.store.list_all() if info.name == name), None)
-        if found is None or not Ranking(found.ranking).beats(self._best_metrics, found.metrics):
+        order = ranking_of([found] if found else [])
+        if found is None or not order.beats(self._best_metrics, found.metrics):
             return
-        metric = found.ranking[0][0]
+        metric = order.metrics[0][0]
         self.store.warn_once(
             "behind",
             f"The best file on the store, {self.store.shown(self._best_path)}, has {metric}="

@@ -178,6 +178,11 @@ class Mirror(NoMirror):
                 return
             replica, self._replica = self._replica, None
         if replica is not None:
+            try:
+                replica.store.patience_s = object_store.START_PATIENCE_S
+                replica.push_journal()
+            except Exception as error:  # nothing is restored from a journal
+                _log.warning("the journal could not be put on %s: %s", self.url, error)
             replica.end()
 
     def remote_only(self, here: Collection[str]) -> list[CheckpointInfo]:

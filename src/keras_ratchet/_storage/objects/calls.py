@@ -223,7 +223,9 @@ class FsspecCalls:
 
 def _is_refused(error: BaseException) -> bool:
     """Return whether a store says that a put's condition did not hold."""
-    if any(getattr(error, name, None) in (412, "412") for name in ("code", "status", "status_code")):
+    if any(
+        getattr(error, name, None) in (412, "412") for name in ("code", "status", "status_code")
+    ):
         return True
     texts = (f"{error}", f"{error.__cause__ or ''}")  # which may quote a key with any digits
     words = ("PreconditionFailed", "conditionNotMet", "Precondition Failed", "pre-conditions you")
@@ -281,6 +283,7 @@ class FileCalls:
     exclusive = True
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+        failures.optional_import()
         self._root = "/" + url.partition("://")[2].strip("/")
 
     def _path(self, key: str) -> str:
@@ -333,12 +336,9 @@ class FileCalls:
     def find(self, prefix: str) -> dict[str, Stat]:
         """Return the objects below a directory."""
         found = {}
-        for directory, _, names in os.walk(self._path(prefix)):
-            for name in names:
-                path = os.path.join(directory, name)
-                if not LEFTOVER.fullmatch(name):
-                    with contextlib.suppress(FileNotFoundError):
-                        found[os.path.relpath(path, self._root).replace(os.sep, "/")] = _look(path)
+        for path in _files_below(self._path(prefix)):
+            with contextlib.suppress(FileNotFoundError):
+                found[os.path.relpath(path, self._root).replace(os.sep, "/")] = _look(path)
         return found
 
     def find_here(self) -> dict[str, Stat]:
@@ -363,6 +363,11 @@ class FileCalls:
         with open(self._path(key), "rb", buffering=0) as file:
             while data := file.read(_CHUNK_BYTES):
                 yield data
+
+
+def _files_below(directory: str) -> Iterator[str]:
+    for above, _, names in os.walk(directory):
+        yield from (os.path.join(above, name) for name in names if not LEFTOVER.fullmatch(name))
 
 
 def _look(path: str) -> Stat:

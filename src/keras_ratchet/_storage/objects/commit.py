@@ -40,6 +40,7 @@ from keras_ratchet._storage.objects.record import (
     StoredObject,
     data_key,
     entry_of_record,
+    is_data_key,
     new_id,
     record_key,
 )
@@ -119,7 +120,8 @@ def delete_checkpoint(catalog: Catalog, entry: Entry) -> None:
     if entry.info.pinned:
         catalog.store.delete(f"{PINS}/{entry.id}")
     if not entry.data_id:
-        catalog.store.delete(entry.info.name)
+        if not catalog.named(entry.info.name):
+            catalog.store.delete(entry.info.name)
     elif not catalog.users_of(entry.data_id):
         for key in catalog.store.find(f"{DATA}/{entry.data_id}"):
             catalog.store.delete(key)
@@ -136,7 +138,7 @@ def sweep(catalog: Catalog, now_s: float | None = None) -> list[str]:
     stale = [
         key
         for key, stat in catalog.store.find(DATA).items()
-        if stat.modified_s is not None and stat.modified_s < limit
+        if is_data_key(key) and stat.modified_s is not None and stat.modified_s < limit
     ]
     catalog.load()  # after the objects: what was committed meanwhile is in it
     if catalog.has_unknown:  # a newer version has saved here: whose objects these are is not known

@@ -63,7 +63,8 @@ def _is_here(path: str, record: Record) -> bool:
             own = snapshot_directory.snapshot_manifest(path)
         except LoadError:
             return False
-        return own == record.manifest and bool(verify(path))
+        same = own.to_bytes() == record.manifest.to_bytes()  # NaN is not equal to itself
+        return same and bool(verify(path))
     return os.path.isfile(path) and entry_of(path) == record.manifest.files[record.name]
 
 

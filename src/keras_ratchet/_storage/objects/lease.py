@@ -31,7 +31,8 @@ _POLL_S = 1.0
 _LONG_AGO_S = 600.0  # beyond any error of clocks
 _log = logging.getLogger("keras_ratchet")
 _held: dict[tuple[int, str, str], _Chain] = {}
-_table = threading.RLock()
+_turns: dict[tuple[int, str, str], threading.RLock] = {}
+_table = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,8 @@ class Lease:
             LockedError: If another process holds it, or takes it meanwhile.
         """
         with _table:
+            turn = _turns.setdefault(self._key, threading.RLock())
+        with turn:  # taking a lease may need a minute, in which others are taken and given back
             chain = _held.get(self._key)
             if chain is None:
                 chain = _Chain(self._store, self._prefix, self._what)
@@ -109,6 +112,8 @@ class Lease:
     def release(self) -> None:
         """Give it back; do nothing if this object does not hold it."""
         with _table:
+            turn = _turns.setdefault(self._key, threading.RLock())
+        with turn:
             chain, self._chain = self._chain, None
             if chain is None or chain.pid != os.getpid():
                 return
@@ -141,6 +146,7 @@ class _Chain:
         self._what = what
         self._number = 0
         self._renewed_s = 0.0
+        self._text = b""
         self._lost: str | None = None
         self._ended = threading.Event()
         self._guard = threading.Lock()
@@ -154,6 +160,11 @@ class _Chain:
             "token": self.token,
         }
 
+    @property
+    def _slowness(self) -> float:
+        """How much longer a lease is where nothing refuses a put: there each is a commit (`hf://`)."""
+        return 1.0 if self._store.exclusive else 5.0
+
     def take(self) -> None:
         holder = self._newest()
         while True:
@@ -165,6 +176,7 @@ class _Chain:
             if not holder.is_free and not holder.is_dead:
                 raise LockedError(self._message(holder))
         self._delete_below(self._number)
+        self._store.probe_exclusive(self._key_of(self._number), self._text)
         threading.Thread(target=self._keep, name="keras_ratchet.lease", daemon=True).start()
 
     def _wait_for_end(self, holder: _Holder) -> None:
@@ -174,9 +186,9 @@ class _Chain:
                 "%s is leased by %s: waiting up to %.0f s to see whether it is still there",
                 self._what,
                 holder,
-                LEASE_S,
+                LEASE_S * self._slowness,
             )
-            end = time.monotonic() + LEASE_S
+            end = time.monotonic() + LEASE_S * self._slowness
             while time.monotonic() < end:
                 time.sleep(min(_POLL_S, LEASE_S / 10))
                 newest = self._newest()
@@ -204,11 +216,14 @@ class _Chain:
 
     def _put(self, number: int, **more: Any) -> bool:
         data = {**self._identity, "number": number, "renewed_at": time.time(), **more}
-        started = time.monotonic()
-        if not self._store.put_new(f"{self._prefix}/{number:010d}.json", json.dumps(data).encode()):
+        started, text = time.monotonic(), json.dumps(data).encode()
+        if not self._store.put_new(self._key_of(number), text):
             return False
-        self._number, self._renewed_s = number, started
+        self._number, self._renewed_s, self._text = number, started, text
         return True
+
+    def _key_of(self, number: int) -> str:
+        return f"{self._prefix}/{number:010d}.json"
 
     def _delete_below(self, number: int) -> None:
         for key in self._store.find(self._prefix):
@@ -217,7 +232,7 @@ class _Chain:
 
     def _keep(self) -> None:
         """Renew the lease until it is given back or lost."""
-        while not self._ended.wait(RENEW_S) and self._lost is None:
+        while not self._ended.wait(RENEW_S * self._slowness) and self._lost is None:
             try:
                 self._renew()
             except Exception as error:  # the next one may succeed; `check` counts the time
@@ -229,12 +244,12 @@ class _Chain:
                 return
             before = self._number
             if self._put(before + 1):
-                self._store.delete(f"{self._prefix}/{before:010d}.json")
+                self._store.delete(self._key_of(before))
             else:
                 self._lost = self._message(self._newest())
 
     def check(self) -> None:
-        if self._lost is None and time.monotonic() - self._renewed_s > LEASE_S:
+        if self._lost is None and time.monotonic() - self._renewed_s > LEASE_S * self._slowness:
             newest = self._newest()
             if newest.data.get("token") != self.token and newest.number:
                 self._lost = self._message(newest)
@@ -251,7 +266,7 @@ class _Chain:
             before = self._number
             try:
                 if self._put(before + 1, released=True):
-                    self._store.delete(f"{self._prefix}/{before:010d}.json")
+                    self._store.delete(self._key_of(before))
             except Exception as error:  # it ends by itself
                 _log.warning("%s could not be given back: %s", self._what, error)
 

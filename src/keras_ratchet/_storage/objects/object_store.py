@@ -39,6 +39,25 @@ class ObjectStore:
         self.on_wait: Callable[[BaseException], None] = self._log_wait
         self._calls = calls.make(url, dict(options or {}))
 
+    def probe_exclusive(self, key: str, data: bytes) -> None:
+        """Find out whether the store refuses a put because its key is in use; some ignore it.
+
+        Args:
+            key: A key that was just put.
+            data: What it holds.
+        """
+
+        def probe() -> bool:
+            try:
+                self._calls.put_new(key, data + b"\n")
+            except FileExistsError:
+                return True
+            self._calls.put(key, data)
+            return False
+
+        if self.exclusive and not self._try(probe):
+            self._calls.exclusive = False
+
     @property
     def exclusive(self) -> bool:
         """Whether the store can refuse a put because the key is in use."""

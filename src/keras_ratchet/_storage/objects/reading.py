@@ -254,18 +254,20 @@ def local_copy(url: str, options: Options = None) -> str:
 
 def _first_good(catalog: Catalog, entries: list[Entry], cache: str) -> str:
     """Return the newest of a name that is what was saved; one before only after a crash."""
-    problems: list[str] = []
+    problems: list[LoadError] = []
     for entry in entries:
         try:
             path = fetch(catalog, entry, fetched_directory(cache, entry.id))
-        except CorruptError as error:
-            problems.append(str(error))
+        except LoadError as error:  # its bytes, or its record
+            problems.append(error)
             continue
         if problems:
-            warn(f"{' '.join(problems)} Using the one before instead.")
+            warn(f"{' '.join(map(str, problems))} Using the one before instead.")
         _tidy(cache, entry.id)
         return path
-    raise CorruptError(" ".join(problems))
+    if len(problems) == 1:
+        raise problems[0]
+    raise CorruptError(" ".join(map(str, problems)))
 
 
 def fetched_directory(cache: str, record_id: str) -> str:

@@ -44,6 +44,7 @@ _PIECE = 200  # letters; names of files have at most 255 bytes
 _ROOM = 800  # letters of a summary; a key of S3 has at most 1,024 bytes
 _MAX_UNPACKED = 1 << 20
 _ID = re.compile(r"[0-9]{13,}-[0-9a-f]{8}")
+_DATA_KEY = re.compile(rf"{DATA}/\d{{13,}}-[0-9a-f]{{8}}/[^/]+", re.DOTALL)
 _KEY = re.compile(rf"(?P<id>{_ID.pattern})/(?P<cut>[ws])(?P<text>[\w/-]+)")
 
 
@@ -134,6 +135,18 @@ def new_id(saved_at: float) -> str:
 def data_key(data_id: str, name: str) -> str:
     """Return the key of a file."""
     return f"{DATA}/{data_id}/{name}"
+
+
+def is_data_key(key: str) -> bool:
+    """Return whether a key is one that `data_key` gives: others below `checkpoints/` are not ours.
+
+    Example:
+        >>> is_data_key("checkpoints/1795802380694-20dd93fa/best.keras")
+        True
+        >>> is_data_key("checkpoints/best.keras")
+        False
+    """
+    return _DATA_KEY.fullmatch(key) is not None
 
 
 def record_key(record_id: str, data_id: str, record: Record) -> str:

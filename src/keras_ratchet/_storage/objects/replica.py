@@ -93,12 +93,15 @@ class Replica:
             self._forget_all()
             return
         newest_s = max((entry.info.saved_at for entry in self.entries()), default=0.0)
+        later_s = {(e.info.name, e.info.run): e.info.saved_at for e in self.entries()}
         for info in self.local():
             if key_of(info) in there:
                 continue
             if key_of(info) in self._log.keys:
                 _log.info("%s was deleted on the store, so it is from the cache, too", info.name)
-            elif info.is_directory and info.saved_at < newest_s:
+            elif info.saved_at < (
+                newest_s if info.is_directory else later_s.get((info.name, info.run), 0.0)
+            ):
                 _log.warning(
                     "%s was saved on this disk only, and the run has gone on since: it is "
                     "deleted from the cache",
@@ -171,8 +174,8 @@ class Replica:
             LockedError: If the lease was lost.
             Exception: What the store raises.
         """
-        self._lease.check()
         for info in self.pending():
+            self._lease.check()
             self._put(info, preserves_others)
             done(info.size_bytes)
         self._delete_dropped()
@@ -182,6 +185,7 @@ class Replica:
             commit.sweep(self.catalog)
 
     def _delete_dropped(self) -> None:
+        self._lease.check()
         if not self._dropped:
             return
         pinned = {key.rpartition("/")[2] for key in self.store.find(PINS)}  # perhaps just now
