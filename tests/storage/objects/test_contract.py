@@ -23,6 +23,7 @@ from support import stores
 
 from keras_ratchet._storage.objects import calls
 from keras_ratchet._storage.objects.checksums import differs
+from keras_ratchet._storage.objects.lease import Lease
 from keras_ratchet._storage.objects.object_store import ObjectStore
 
 
@@ -294,13 +295,13 @@ def test_a_store_that_ignores_the_condition_is_found_out_and_still_used(tmp_path
     monkeypatch.setitem(_registry, "gs", Ignoring)
     Ignoring().pipe_file("bucket/elsewhere", b"")
     url = stores.new_url("gs://bucket")
-    lease = stores.reading.lease(url, "best.keras")
-    assert lease._store.exclusive
-    with lease:
-        assert not lease._store.exclusive
-        lease.check()
-        [key] = lease._store.find("")
-        assert lease._store.put_new(key, b"another's") is False
+    store = ObjectStore(url)
+    assert store.exclusive
+    with Lease(store, "best.keras", "it") as held:
+        assert not store.exclusive
+        held.check()
+        [key] = store.find("")
+        assert store.put_new(key, b"another's") is False
     stores.put(url, tmp_path / "run", "best.keras", b"data")
     assert stores.reading.verify(f"{url}/best.keras")
 
@@ -344,7 +345,7 @@ def test_huggingface_hub_takes_what_we_give():
 
 @contextlib.contextmanager
 def azurite(directory):
-    """Serve Azure's blobs by the emulator that RATCHET_AZURITE names; yield a container's URL."""
+    """Serve Azure's blobs by the emulator of RATCHET_AZURITE; yield a URL and how to connect."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -361,16 +362,16 @@ def azurite(directory):
                 break
             time.sleep(0.1)
         fsspec.filesystem("az", connection_string=text).mkdir("ratchet")
-        yield "az://ratchet/run", {"connection_string": text}
+        yield "az://ratchet/run", text
     finally:
         server.terminate()
         server.wait()
 
 
 @pytest.mark.skipif("RATCHET_AZURITE" not in os.environ, reason="RATCHET_AZURITE is not set")
-def test_azures_emulator_keeps_the_contract(tmp_path, path):
-    with azurite(str(tmp_path / "azurite")) as (url, options):
-        store = calls.connect(url, options)
+def test_azures_emulator_keeps_the_contract(tmp_path, path, monkeypatch):
+    with azurite(str(tmp_path / "azurite")) as (url, text):
+        store = calls.connect(url, {"connection_string": text})
         store.put_file(path, "a/sent")
         assert differs(path, store.stat("a/sent"), lambda: store.chunks("a/sent")) == ""
         store.put_new("new", b"first")
@@ -382,3 +383,6 @@ def test_azures_emulator_keeps_the_contract(tmp_path, path):
         store.delete("new")
         store.delete("new")
         assert set(store.find("")) == {"a/sent"}
+        monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", text)
+        _, story = stores.tell(monkeypatch, url=f"{url}/story")
+        assert story.error is None

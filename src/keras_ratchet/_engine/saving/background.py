@@ -14,6 +14,8 @@ more thread. So outcomes are `Future`s, but the queue and its thread are made he
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
 import logging
 import os
 import sys
@@ -129,6 +131,7 @@ class BackgroundWriter:
 
     def upload(self, upload: Callable[[], Saved], model: object) -> None:
         """Start the upload of what was just saved, on any thread; those before come first."""
+        _wait_at_exit()
         self._upload = Job(upload, id(model), _uploads)
         _uploads.put(self._upload)
 
@@ -309,6 +312,24 @@ _saves, _uploads = _Queue("keras_ratchet.save"), _Queue("keras_ratchet.upload")
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_saves.start_again)
     os.register_at_fork(after_in_child=_uploads.start_again)
+
+
+@functools.cache
+def _wait_at_exit() -> None:
+    """Make the interpreter wait for uploads before its thread pools refuse work.
+
+    Those of asyncio, which resolve host names, do so before threads such as ours are waited for. A
+    hook like theirs, registered later, comes before them.
+    """
+    importlib.import_module("concurrent.futures.thread")
+    if register := getattr(threading, "_register_atexit", None):
+        with contextlib.suppress(RuntimeError):  # it is too late
+            register(_wait_for_uploads)
+
+
+def _wait_for_uploads() -> None:
+    for job in _uploads.open_jobs():
+        job.wait()
 
 
 def open_jobs(model: object) -> list[Job]:

@@ -30,11 +30,13 @@ class Catalog:
 
     Attributes:
         has_unknown: Whether there are records that this version cannot read.
+        newest_put_s: When the newest object about checkpoints was put, by the store's clock.
     """
 
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
         self.has_unknown = False
+        self.newest_put_s: float | None = None
         self._entries: dict[str, Entry] = {}
 
     def load(self) -> None:
@@ -43,7 +45,10 @@ class Catalog:
         pins: set[str] = set()
         cut: list[Entry] = []
         self.has_unknown = False
-        for key in self.store.find(METADATA):
+        found = self.store.find(METADATA)
+        times = [stat.modified_s for stat in found.values() if stat.modified_s is not None]
+        self.newest_put_s = max(times, default=None)
+        for key in found:
             if key.startswith(f"{PINS}/"):
                 pins.add(key.rpartition("/")[2])
             elif entry := entry_of_key(key, self.store.url):

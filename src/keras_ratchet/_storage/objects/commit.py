@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from dataclasses import replace
 
 from keras_ratchet._storage.manifest import FileEntry, Manifest
@@ -132,9 +131,12 @@ def sweep(catalog: Catalog, now_s: float | None = None) -> list[str]:
 
     Args:
         catalog: The directory, just listed; the caller holds its lease.
-        now_s: The time; None for now.
+        now_s: The time; None for when the lease was put, by the store's own clock.
     """
-    limit = (time.time() if now_s is None else now_s) - LEFTOVER_S
+    now_s = catalog.newest_put_s if now_s is None else now_s
+    if now_s is None:  # the store tells no times
+        return []
+    limit = now_s - LEFTOVER_S
     stale = [
         key
         for key, stat in catalog.store.find(DATA).items()

@@ -49,6 +49,8 @@ def passes(error: BaseException) -> bool:
         return False
     if isinstance(error, _LASTING) or type(error).__name__ in _LASTING_NAMES:
         return False
+    if isinstance(error, RuntimeError) and "shutdown" in str(error):  # the interpreter ends
+        return False
     if isinstance(error, ValueError | TypeError | AttributeError | NotImplementedError):
         return False
     if getattr(error, "errno", None) in _LASTING_ERRNO:

@@ -249,6 +249,7 @@ class Replica:
         for entry in self.entries():
             commit.delete_checkpoint(self.catalog, entry)
         journals.delete(self.store)
+        self._journal = None
         self._log.delete()
 
 
