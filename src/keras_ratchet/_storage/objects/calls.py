@@ -159,7 +159,7 @@ class FsspecCalls:
         result = {}
         for path, data in found.items():
             if isinstance(data, bytes):
-                result[by_path[self._fs._strip_protocol(path)]] = data
+                result[by_path[path]] = data
             elif not failures.is_absent(data):
                 raise data
         return result

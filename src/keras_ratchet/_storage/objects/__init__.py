@@ -1,0 +1,1 @@
+"""Checkpoints on object stores, through fsspec: put, listed, fetched, verified, deleted."""
