@@ -19,7 +19,7 @@ export JAX_PLATFORMS ?= cpu
 #   LONG=1             test-resume, test-ranks: hundreds of SIGKILLs instead of tens
 #   NEXT=1             any of them: with keras-nightly
 .PHONY: demo demo-ranks test test-backend test-resume test-ranks test-all lint test-wheel test-floors hunt \
-  bench bench-stopping clean
+  bench bench-stopping bench-stores clean
 
 demo: $(STAMP)
 	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/digits.py
@@ -160,6 +160,10 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e ".[bench]"
 	$(BIN)/python benchmarks/run_saves.py
+
+# What saving to an object store costs; with RATCHET_COMPOSER=DIR beside Composer's uploader
+bench-stores: $(STAMP)
+	$(BIN)/python benchmarks/stores.py $(ARGS)
 
 # Which stopping rule: make bench-stopping ARGS=--long for all networks on all data sets
 bench-stopping: $(STAMP)

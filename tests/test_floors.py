@@ -22,8 +22,8 @@ def versions(lines, sign):
 def test_the_floors_are_the_oldest_versions_that_are_claimed():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     optional = project["optional-dependencies"]
-    extras = [*optional["plot"], *optional["fast"]]
+    extras = [*optional["plot"], *optional["fast"], *optional["store"]]
     extras += [d for d in optional["dev"] if d.startswith("safetensors")]
     claimed = versions([*project["dependencies"], *extras], ">=")
     assert claimed == versions((ROOT / "constraints-floors.txt").read_text().splitlines(), "==")
-    assert len(claimed) == len(project["dependencies"]) + 3
+    assert len(claimed) == len(project["dependencies"]) + 5

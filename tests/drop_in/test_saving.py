@@ -283,7 +283,7 @@ def test_a_symbolic_link_stays_a_link(tmp_path):
         ("{0}.keras", {}, "need a name"),
         ("{epoch:.2q}.keras", {}, "does not fit a whole number"),
         ("{val_loss:d}.keras", {}, "does not fit a float"),
-        ("gs://bucket/m.keras", {}, "remote stores are not supported yet"),
+        ("gs://bucket/{val_loss}/m.keras", {}, "only the last part of filepath"),
     ],
 )
 def test_a_path_that_cannot_work_is_an_error_when_it_is_given(path, arguments, message):

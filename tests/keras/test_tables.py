@@ -29,7 +29,7 @@ OTHERS = {  # private names of other libraries than Keras, and where they may be
     "_parameters": "_backends/torch.py",  # of torch.nn.Module
     "_buffers": "_backends/torch.py",
     "_BatchNorm": "_backends/torch.py",  # the base of torch's classes
-    "_register_atexit": "_engine/saving/background.py",  # of threading, as concurrent.futures does
+    "_register_atexit": "_engine/saving/mirror.py",  # of threading, as concurrent.futures does
 }
 OVERRIDDEN = {
     "_save_model",

@@ -321,6 +321,7 @@ def push(url, directory, series="best.keras"):
     replica.start()
     try:
         replica.push(True, lambda size: None)
+        replica.tidy()
         replica.push_journal()
     finally:
         replica.end()
@@ -413,7 +414,7 @@ class Story:
             return both(
                 *(lambda name=name: replica.drop(name) for name in drop),
                 lambda: replica.push(True, lambda size: None),
-                replica.push_journal,
+                replica.tidy,
             )
 
         def end(replica):

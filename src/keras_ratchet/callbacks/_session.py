@@ -23,7 +23,7 @@ from keras_ratchet.callbacks._divergence import has_diverged
 from keras_ratchet.callbacks._ranks import Pace
 from keras_ratchet.callbacks._schedule import Schedule
 from keras_ratchet.callbacks._signals import CtrlC, Signals
-from keras_ratchet.errors import LockedError, SaveError
+from keras_ratchet.errors import RatchetError
 from keras_ratchet.policy.deadline import Deadline
 from keras_ratchet.types import Position, StopReason
 
@@ -357,7 +357,7 @@ class Session:
         """Act on the outcome of a save, if there is one; if it failed, all callbacks clean up."""
         try:
             self._record(action())
-        except (SaveError, LockedError) as error:
+        except RatchetError as error:
             self._leave(error)
 
     def _record(self, saved: Saved | None) -> None:

@@ -6,10 +6,10 @@ import pytest
 from support import stores
 
 from keras_ratchet._storage.objects import calls
-from keras_ratchet._storage.objects.calls import PART_BYTES, Stat
 from keras_ratchet._storage.objects.checksums import differs
 from keras_ratchet._storage.objects.object_store import ObjectStore
 from keras_ratchet._storage.objects.record import DATA
+from keras_ratchet._storage.objects.store_calls import PART_BYTES, Stat
 
 DATA_BYTES = b"what was sent"
 MD5 = hashlib.md5(DATA_BYTES).hexdigest()

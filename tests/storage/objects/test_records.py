@@ -286,9 +286,10 @@ def test_a_record_that_is_deleted_while_it_is_listed_is_left_out(tmp_path, monke
     catalog = Catalog(ObjectStore(url))
     catalog.load()
     [entry] = catalog.entries()
-    catalog._complete([entry])
+    entries = {entry.id: entry}
+    catalog._complete(entries, [entry])
     catalog.store.delete(entry.key)
     with pytest.raises(LoadError, match="it was deleted"):
         catalog.record(entry)
-    catalog._complete([entry])
-    assert catalog.entries() == []
+    catalog._complete(entries, [entry])
+    assert entries == {}

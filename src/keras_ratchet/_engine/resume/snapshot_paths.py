@@ -8,7 +8,7 @@ from typing import Any
 
 from keras_ratchet._engine.resume import slice_files
 from keras_ratchet._engine.resume.train_state import TrainState
-from keras_ratchet._engine.saving.mirror import NoMirror
+from keras_ratchet._engine.saving.no_mirror import NoMirror
 from keras_ratchet._formats.safetensors import read_arrays
 from keras_ratchet._storage.snapshot_directory import list_snapshots, snapshot_manifest
 from keras_ratchet._warn import warn

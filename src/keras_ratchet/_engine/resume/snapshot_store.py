@@ -36,8 +36,8 @@ from keras_ratchet._engine.saving.background import (
     runs_in_background,
 )
 from keras_ratchet._engine.saving.locked_directory import LockedDirectory
-from keras_ratchet._engine.saving.mirror import NoMirror
 from keras_ratchet._engine.saving.model_file import save_error
+from keras_ratchet._engine.saving.no_mirror import NoMirror
 from keras_ratchet._engine.saving.provenance import manifest_for, save_time, state_bytes
 from keras_ratchet._formats.safetensors import write_arrays
 from keras_ratchet._storage import atomic, disk, journal, single_file, snapshot_directory, space

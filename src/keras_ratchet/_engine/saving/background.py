@@ -14,12 +14,11 @@ more thread. So outcomes are `Future`s, but the queue and its thread are made he
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib
 import logging
 import os
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent import futures
@@ -89,7 +88,7 @@ class BackgroundWriter:
 
     def __init__(self) -> None:
         self._job: Job | None = None
-        self._upload: Job | None = None
+        self._uploads: list[Job] = []
         self.ranks: Any = One()
 
     def __reduce__(self) -> tuple[type[BackgroundWriter], tuple[()]]:
@@ -99,8 +98,7 @@ class BackgroundWriter:
     @property
     def busy(self) -> bool:
         """Whether a save or its upload is running."""
-        jobs = (self._job, self._upload)
-        return any(job is not None and not job.future.done() for job in jobs)
+        return self.is_saving or not all(job.future.done() for job in self._uploads)
 
     @property
     def is_saving(self) -> bool:
@@ -116,7 +114,7 @@ class BackgroundWriter:
     @property
     def has_job(self) -> bool:
         """Whether there is one in this process; no other rank is asked."""
-        return self._job is not None or self._upload is not None
+        return self._job is not None or bool(self._uploads)
 
     def start(self, save: Callable[[], Saved], model: object) -> None:
         """Start a save; the outcome of the one before has been collected.
@@ -131,9 +129,9 @@ class BackgroundWriter:
 
     def upload(self, upload: Callable[[], Saved], model: object) -> None:
         """Start the upload of what was just saved, on any thread; those before come first."""
-        _wait_at_exit()
-        self._upload = Job(upload, id(model), _uploads)
-        _uploads.put(self._upload)
+        job = Job(upload, id(model), _uploads)
+        self._uploads.append(job)
+        _uploads.put(job)
 
     @on_first_rank
     def collect(self) -> Saved | None:
@@ -141,7 +139,10 @@ class BackgroundWriter:
         saved, self._job = _take(self._job)
         if self._job is not None:
             return None
-        uploaded, self._upload = _take(self._upload)
+        uploaded = None
+        while self._uploads and self._uploads[0].future.done():
+            latest = _take(self._uploads.pop(0))[0]
+            uploaded = uploaded if uploaded is not None and uploaded.error is not None else latest
         if saved and uploaded is not None and saved.error is None:
             return replace(saved, error=uploaded.error, uploaded=True)
         return uploaded if saved is None else saved
@@ -167,9 +168,10 @@ class BackgroundWriter:
         Args:
             limit_s: For how many seconds at most; None for as long as it takes.
         """
-        if self._upload is not None:
-            self._upload.wait(limit_s)
-        return self._upload is None or self._upload.future.done()
+        end = None if limit_s is None else time.monotonic() + limit_s
+        for job in list(self._uploads):
+            job.wait(None if end is None else max(0.0, end - time.monotonic()))
+        return all(job.future.done() for job in self._uploads)
 
 
 class Job:
@@ -314,20 +316,9 @@ if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_uploads.start_again)
 
 
-@functools.cache
-def _wait_at_exit() -> None:
-    """Make the interpreter wait for uploads before its thread pools refuse work.
-
-    Those of asyncio, which resolve host names, do so before threads such as ours are waited for. A
-    hook like theirs, registered later, comes before them.
-    """
-    importlib.import_module("concurrent.futures.thread")
-    if register := getattr(threading, "_register_atexit", None):
-        with contextlib.suppress(RuntimeError):  # it is too late
-            register(_wait_for_uploads)
-
-
-def _wait_for_uploads() -> None:
+def drain_all() -> None:
+    """Wait until no save and no upload is running."""
+    drain()
     for job in _uploads.open_jobs():
         job.wait()
 

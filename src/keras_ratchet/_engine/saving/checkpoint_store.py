@@ -20,12 +20,12 @@ from keras_ratchet._engine.saving.background import (
     runs_in_background,
 )
 from keras_ratchet._engine.saving.locked_directory import LockedDirectory
-from keras_ratchet._engine.saving.mirror import NoMirror
 from keras_ratchet._engine.saving.model_file import (
     freeze_model,
     whole_variables,
     write_model_file,
 )
+from keras_ratchet._engine.saving.no_mirror import NoMirror
 from keras_ratchet._engine.saving.pending_save import PendingSave
 from keras_ratchet._engine.saving.provenance import (
     manifest_for,
@@ -192,6 +192,7 @@ class CheckpointStore:
         try:
             self.mirror.start(self.directory, self.name, self.note)
         except BaseException:
+            self.mirror.end()
             self._place.unlock()
             raise
         self._resumed_from = self._own_name(source_of(model))
@@ -209,8 +210,9 @@ class CheckpointStore:
     def _own_name(self, path: str | None) -> str | None:
         """Return the name of a file in this directory, None for others."""
         directory, name = os.path.split(path or "")
-        own = os.path.realpath(self.directory)
-        return name if own in (directory, os.path.dirname(os.path.dirname(directory))) else None
+        if self.mirror.is_cache and directory:  # from where `load_model` fetches to
+            directory = os.path.dirname(os.path.dirname(directory))
+        return name if directory == os.path.realpath(self.directory) else None
 
     def _is_ours(self, name: str) -> bool:
         """Return whether a file name may come from this template."""

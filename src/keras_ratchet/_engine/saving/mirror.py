@@ -7,15 +7,20 @@ the local directory is what counts, and the store has a copy of it.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib
 import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from keras_ratchet._engine.saving.background import BackgroundWriter, Saved
+from keras_ratchet._engine.saving.background import BackgroundWriter, Saved, drain_all
+from keras_ratchet._engine.saving.no_mirror import NoMirror
 from keras_ratchet._storage import anywhere
 from keras_ratchet._storage.objects import failures, object_store, reading
 from keras_ratchet._storage.objects.fetch import fetch
@@ -27,68 +32,7 @@ from keras_ratchet.errors import ConfigError, LoadError, RatchetError
 from keras_ratchet.types import CheckpointInfo
 
 _log = logging.getLogger("keras_ratchet")
-
-
-class NoMirror:
-    """Stands for the store where there is none.
-
-    Attributes:
-        url: Where the store is.
-        is_cache: Whether the store is what counts, and the local directory its cache.
-        last_upload_s: How long the last upload took, in seconds.
-    """
-
-    url = ""
-    is_cache = False
-    last_upload_s = 0.0
-
-    def start(self, directory: str, series: str, note: Callable[..., None]) -> None:
-        """Do nothing."""
-
-    def end(self) -> None:
-        """Do nothing."""
-
-    def remote_only(self, here: Collection[str]) -> list[CheckpointInfo]:
-        """Return nothing."""
-        return []
-
-    def has(self, name: str) -> bool:
-        """Return False."""
-        return False
-
-    def verifies(self, path: str) -> bool:
-        """Return whether a local checkpoint is what was saved."""
-        return bool(verify(path))
-
-    def drop(self, name: str) -> None:
-        """Do nothing."""
-
-    def ensure(self, path: str) -> str:
-        """Return the path."""
-        return path
-
-    def upload(
-        self, writer: BackgroundWriter, model: Any, path: str, preserves_others: bool = False
-    ) -> None:
-        """Do nothing."""
-
-    def push_now(self) -> None:
-        """Do nothing."""
-
-    def clear(self) -> None:
-        """Do nothing."""
-
-    def shown(self, path: str) -> str:
-        """Return a path as users know it."""
-        return path
-
-    def fetched(self, info: CheckpointInfo) -> CheckpointInfo:
-        """Return the checkpoint."""
-        return info
-
-    def upload_s(self) -> float:
-        """Return 0."""
-        return 0.0
+_live: weakref.WeakSet[Mirror] = weakref.WeakSet()
 
 
 class Mirror(NoMirror):
@@ -152,6 +96,8 @@ class Mirror(NoMirror):
             raise failures.save_error(error, self.url, "use") from error
         store.patience_s, store.on_wait = object_store.PATIENCE_S, self._say_away
         self._replica = replica
+        _end_at_exit()
+        _live.add(self)
         if not store.exclusive:
             warn(
                 f"{self.url!r}: this store has no put that refuses a name in use, so two runs that "
@@ -174,15 +120,26 @@ class Mirror(NoMirror):
         """Give the lease back; if an upload is running, as soon as it has ended."""
         with self._guard:
             self._is_ending = True
-            if self._running:
-                return
-            replica, self._replica = self._replica, None
-        if replica is not None:
-            try:
-                replica.store.patience_s = object_store.START_PATIENCE_S
-                replica.push_journal()
-            except Exception as error:  # nothing is restored from a journal
-                _log.warning("the journal could not be put on %s: %s", self.url, error)
+            replica = self._take_replica()
+        self._close(replica)
+
+    def _take_replica(self) -> Replica | None:
+        """Return what to close, once nothing needs it any more; `_guard` is held."""
+        if self._running or not self._is_ending:
+            return None
+        replica, self._replica = self._replica, None
+        return replica
+
+    def _close(self, replica: Replica | None) -> None:
+        """Put the end of the journal, and give the lease back."""
+        if replica is None:
+            return
+        try:
+            replica.store.patience_s = object_store.START_PATIENCE_S
+            replica.push_journal()
+        except Exception as error:  # nothing is restored from a journal
+            _log.warning("the journal could not be put on %s: %s", self.url, error)
+        finally:
             replica.end()
 
     def remote_only(self, here: Collection[str]) -> list[CheckpointInfo]:
@@ -254,9 +211,8 @@ class Mirror(NoMirror):
             finally:
                 with self._guard:
                     self._running -= 1
-                    ends = self._is_ending
-                if ends:
-                    self.end()
+                    replica = self._take_replica()
+                self._close(replica)
 
         writer.upload(job, model)
 
@@ -273,28 +229,34 @@ class Mirror(NoMirror):
 
     def _upload(self, path: str, preserves_others: bool) -> Saved:
         assert self._replica is not None
-        started = time.perf_counter()
+        started, name = time.perf_counter(), os.path.basename(path)
         put: list[int] = []
         try:
-            self._replica.push(preserves_others, put.append)
-            took_s = time.perf_counter() - started
-            self._note(
-                "upload", name=os.path.basename(path), size_bytes=sum(put), took_s=round(took_s, 4)
-            )
-            self._replica.push_journal()
-            if self.is_cache and os.path.isfile(path):
-                self._replica.evict(os.path.basename(path))
-        except RatchetError as error:
-            return Saved(path, error=error, committed=True, uploaded=True)
+            self._replica.push(preserves_others, put.append, name)
         except Exception as error:
-            self._note("upload_error", name=os.path.basename(path), problem=str(error)[:300])
-            problem = failures.save_error(error, self.url, "upload checkpoints to")
+            self._note("upload_error", name=name, problem=str(error)[:300])
+            is_ours = isinstance(error, RatchetError)
+            what = "upload checkpoints to"
+            problem = error if is_ours else failures.save_error(error, self.url, what)
             _log.error("%s", problem)
             return Saved(path, error=problem, committed=True, uploaded=True)
+        took_s = time.perf_counter() - started
         self._is_away = False
         if put and took_s > 0:
             self._bytes_per_s, self.last_upload_s = sum(put) / took_s, took_s
+        self._note("upload", name=name, size_bytes=sum(put), took_s=round(took_s, 4))
+        self._tidy(name, os.path.isfile(path))
         return Saved(path, committed=True, uploaded=True)
+
+    def _tidy(self, name: str, is_file: bool) -> None:
+        """Do what comes after the commit, and can be done the next time as well."""
+        assert self._replica is not None
+        try:
+            self._replica.tidy()
+            if self.is_cache and is_file:
+                self._replica.evict(name)
+        except Exception as error:
+            _log.warning("%s is on %s, but: %s", name, self.url, error)
 
     def upload_s(self) -> float:
         """Return how long it takes to put what is not on the store, at the speed measured."""
@@ -334,6 +296,25 @@ class Mirror(NoMirror):
             if os.path.exists(path):
                 return replace(info, path=path)
         return info
+
+
+@functools.cache
+def _end_at_exit() -> None:
+    """Make the interpreter finish uploads and give leases back before its thread pools close.
+
+    Those of asyncio, which resolve host names, close before threads such as ours are waited for. A
+    hook like theirs, registered later, comes before them.
+    """
+    importlib.import_module("concurrent.futures.thread")
+    if register := getattr(threading, "_register_atexit", None):
+        with contextlib.suppress(RuntimeError):  # it is too late
+            register(_end_all)
+
+
+def _end_all() -> None:
+    drain_all()
+    for mirror in list(_live):
+        mirror.end()
 
 
 def _ignore(*_: Any, **__: Any) -> None:

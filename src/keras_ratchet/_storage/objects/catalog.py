@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from keras_ratchet._storage.objects.object_store import ObjectStore
@@ -19,6 +19,7 @@ from keras_ratchet.types import CheckpointInfo
 
 METADATA = ".ratchet"
 PINS = ".ratchet/pins"
+STORE_IDS = ".ratchet/store"
 SUFFIXES = (".keras", ".h5")
 
 
@@ -30,19 +31,23 @@ class Catalog:
 
     Attributes:
         has_unknown: Whether there are records that this version cannot read.
+        store_ids: Random names that were put here, which tell it from another store's.
+        check: Called before each change; raises if the lease is lost.
         newest_put_s: When the newest object about checkpoints was put, by the store's clock.
     """
 
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
         self.has_unknown = False
+        self.store_ids: set[str] = set()
+        self.check: Callable[[], None] = lambda: None
         self.newest_put_s: float | None = None
         self._entries: dict[str, Entry] = {}
 
     def load(self) -> None:
         """Read the listing."""
         entries: dict[str, Entry] = {}
-        pins: set[str] = set()
+        pins, store_ids = set[str](), set[str]()
         cut: list[Entry] = []
         self.has_unknown = False
         found = self.store.find(METADATA)
@@ -56,24 +61,26 @@ class Catalog:
                 cut += [] if entry.is_whole else [entry]
             elif key.startswith(f"{COMMITS}/"):
                 self.has_unknown = True
-        self._entries = entries
-        self._complete(cut)
-        for pinned in pins & self._entries.keys():
-            entry = self._entries[pinned]
-            self._entries[pinned] = replace(entry, info=replace(entry.info, pinned=True))
+            elif key.startswith(f"{STORE_IDS}/"):
+                store_ids.add(key.rpartition("/")[2])
+        self._complete(entries, cut)
+        for pinned in pins & entries.keys():
+            entry = entries[pinned]
+            entries[pinned] = replace(entry, info=replace(entry.info, pinned=True))
+        self._entries, self.store_ids = entries, store_ids
 
-    def _complete(self, cut: list[Entry]) -> None:
+    def _complete(self, entries: dict[str, Entry], cut: list[Entry]) -> None:
         """Read the records whose keys do not tell everything."""
         found = self.store.read_all([entry.key for entry in cut])
         for entry in cut:
             if entry.key not in found:  # deleted meanwhile
-                del self._entries[entry.id]
+                del entries[entry.id]
                 continue
             try:
                 record = record_of_bytes(found[entry.key], f"{self.store.url}/{entry.key}")
             except LoadError:
                 continue  # found out when it is used
-            self._entries[entry.id] = entry_of_record(
+            entries[entry.id] = entry_of_record(
                 entry.id, entry.key, entry.data_id, record, self.store.url
             )
 

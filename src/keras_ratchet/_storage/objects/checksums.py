@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import xxhash
 
 from keras_ratchet._storage.manifest import entry_of
-from keras_ratchet._storage.objects.calls import PART_BYTES, Stat
+from keras_ratchet._storage.objects.store_calls import PART_BYTES, Stat
 
 _CHUNK_BYTES = 1 << 20
 _MD5 = re.compile(r"[0-9a-f]{32}")

@@ -71,6 +71,7 @@ def put_checkpoint(catalog: Catalog, path: str, manifest: Manifest) -> Entry:
 
 def _commit(catalog: Catalog, own: str, data_id: str, record: Record) -> Entry:
     key = record_key(own, data_id, record)
+    catalog.check()
     if not catalog.store.put_new(key, record.to_bytes()):
         raise OSError(f"{catalog.store.url}/{key} is there already, with other content")
     entry = entry_of_record(own, key, data_id, record, catalog.store.url)
@@ -114,6 +115,7 @@ def put_adopted(catalog: Catalog, name: str, found: FileEntry, manifest: Manifes
 
 def delete_checkpoint(catalog: Catalog, entry: Entry) -> None:
     """Delete a checkpoint: its record, then its pin and its objects."""
+    catalog.check()
     catalog.store.delete(entry.key)
     catalog.remove(entry)
     if entry.info.pinned:

@@ -19,12 +19,12 @@ from keras_ratchet._storage import disk, journal, listing, single_file
 from keras_ratchet._storage.lock import FileLock
 from keras_ratchet._storage.manifest import Manifest, matches
 from keras_ratchet._storage.objects import commit, journals, reading
-from keras_ratchet._storage.objects.calls import Stat
 from keras_ratchet._storage.objects.catalog import PINS, Catalog, bare_files
 from keras_ratchet._storage.objects.fetch import fetch
 from keras_ratchet._storage.objects.lease import Lease
 from keras_ratchet._storage.objects.location import checked_url, split
 from keras_ratchet._storage.objects.record import DATA, Entry, Record
+from keras_ratchet._storage.objects.store_calls import Stat
 from keras_ratchet._storage.snapshot_directory import delete_snapshot, snapshot_manifest
 from keras_ratchet._storage.verify import verify
 from keras_ratchet.errors import LoadError

@@ -55,7 +55,12 @@ def passes(error: BaseException) -> bool:
         return False
     if getattr(error, "errno", None) in _LASTING_ERRNO:
         return False
-    named = (getattr(error, name, None) for name in ("status", "status_code", "code"))
+    answer = getattr(error, "response", None)  # of huggingface_hub
+    named = (
+        getattr(of, name, None)
+        for of in (error, answer)
+        for name in ("status", "status_code", "code")
+    )
     return next((s for s in named if isinstance(s, int)), None) not in _LASTING_STATUS
 
 

@@ -9,14 +9,15 @@ from collections.abc import Mapping
 from keras_ratchet._storage import disk, snapshot_directory
 from keras_ratchet._storage.atomic import AtomicFile
 from keras_ratchet._storage.manifest import FileEntry, entry_of
-from keras_ratchet._storage.objects.calls import Stat
 from keras_ratchet._storage.objects.catalog import Catalog
 from keras_ratchet._storage.objects.record import DATA, Entry, Record, mismatch
+from keras_ratchet._storage.objects.store_calls import Stat
 from keras_ratchet._storage.single_file import commit_draft
 from keras_ratchet._storage.snapshot_directory import SnapshotDraft
 from keras_ratchet._storage.verify import Verification, verify
 from keras_ratchet.errors import CorruptError, LoadError
 
+FETCHED = "fetched"  # below a cache directory: what was loaded from the store
 _log = logging.getLogger("keras_ratchet")
 
 
@@ -37,6 +38,8 @@ def fetch(catalog: Catalog, entry: Entry, directory: str) -> str:
         OSError: If the local disk refuses.
     """
     record = catalog.record(entry)
+    if record.name.startswith(".") or record.name == FETCHED:
+        raise CorruptError(f"{entry.info.path!r} has a name that the cache uses itself.")
     path = os.path.join(directory, record.name)
     if _is_here(path, record):
         return path
@@ -78,8 +81,6 @@ def _fetch_file(catalog: Catalog, record: Record, path: str) -> None:
 
 def _fetch_snapshot(catalog: Catalog, record: Record, directory: str) -> None:
     path = os.path.join(directory, record.name)
-    if os.path.isdir(path):
-        snapshot_directory.delete_snapshot(path)
     with SnapshotDraft(directory, record.name) as draft:
         for name, stored in record.objects.items():
             file = os.path.join(draft.path, name)
@@ -87,7 +88,13 @@ def _fetch_snapshot(catalog: Catalog, record: Record, directory: str) -> None:
             _compare(catalog, record, name, file)
             disk.sync_path(file)
             draft.add(name, record.manifest.files[name])
-        draft.commit(record.manifest)
+        try:
+            if os.path.isdir(path):
+                snapshot_directory.delete_snapshot(path)
+            draft.commit(record.manifest)
+        except OSError:
+            if not _is_here(path, record):  # another process has fetched it meanwhile
+                raise
 
 
 def _compare(catalog: Catalog, record: Record, name: str, path: str) -> None:

@@ -28,7 +28,7 @@ LEASES = ".ratchet/leases"
 LEASE_S = 60.0
 RENEW_S = 20.0
 _POLL_S = 1.0
-_LONG_AGO_S = 600.0  # beyond any error of clocks
+_PATIENCE_S = 10.0  # a renewal that fails is tried again with the next one
 _log = logging.getLogger("keras_ratchet")
 _held: dict[tuple[int, str, str], _Chain] = {}
 _turns: dict[tuple[int, str, str], threading.RLock] = {}
@@ -50,16 +50,14 @@ class _Holder:
 
     @property
     def is_dead(self) -> bool:
-        """Whether the holder is a process of this machine that has ended, or long gone."""
-        pid, renewed_at = self.data.get("pid"), self.data.get("renewed_at")
-        if not isinstance(pid, int) or not isinstance(renewed_at, int | float):
+        """Whether the holder is a process of this machine that has ended."""
+        pid = self.data.get("pid")
+        if not isinstance(pid, int):
             return False  # damaged: whether it is renewed will tell
-        if time.time() - renewed_at > _LONG_AGO_S:
-            return True
         if self.data.get("host") != socket.gethostname() or self.data.get("boot") != _boot():
             return False
         if pid == os.getpid():  # a lease of ours that could not be given back
-            return self.data.get("token") not in {chain.token for chain in _held.values()}
+            return self.data.get("token") not in {chain.token for chain in list(_held.values())}
         return not _is_alive(pid)
 
     def __str__(self) -> str:
@@ -82,7 +80,7 @@ class Lease:
     """
 
     def __init__(self, store: ObjectStore, series: str, what: str) -> None:
-        self._store = store
+        self._store = store.with_patience(_PATIENCE_S)
         self._what = what
         digest = hashlib.sha256(series.encode("utf-8", "surrogateescape")).hexdigest()[:16]
         self._prefix = f"{LEASES}/{digest}"
@@ -245,8 +243,13 @@ class _Chain:
             before = self._number
             if self._put(before + 1):
                 self._store.delete(self._key_of(before))
+                return
+            newest = self._newest()
+            if newest.data.get("token") == self.token:  # put, but the answer was lost
+                self._number, self._renewed_s = newest.number, time.monotonic()
+                self._delete_below(newest.number)
             else:
-                self._lost = self._message(self._newest())
+                self._lost = self._message(newest)
 
     def check(self) -> None:
         if self._lost is None and time.monotonic() - self._renewed_s > LEASE_S * self._slowness:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import errno
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -10,9 +12,9 @@ import xxhash
 
 from keras_ratchet._storage.manifest import FileEntry
 from keras_ratchet._storage.objects import calls
-from keras_ratchet._storage.objects.calls import Stat
 from keras_ratchet._storage.objects.checksums import differs
 from keras_ratchet._storage.objects.failures import keep_trying
+from keras_ratchet._storage.objects.store_calls import Stat
 
 T = TypeVar("T")
 PATIENCE_S = 600.0  # of an upload while training goes on
@@ -38,6 +40,12 @@ class ObjectStore:
         self.patience_s = START_PATIENCE_S
         self.on_wait: Callable[[BaseException], None] = self._log_wait
         self._calls = calls.make(url, dict(options or {}))
+
+    def with_patience(self, patience_s: float) -> ObjectStore:
+        """Return the same directory, for calls that are repeated for other seconds, silently."""
+        other = copy.copy(self)
+        other.patience_s, other.on_wait = patience_s, other._log_wait
+        return other
 
     def probe_exclusive(self, key: str, data: bytes) -> None:
         """Find out whether the store refuses a put because its key is in use; some ignore it.
@@ -81,7 +89,10 @@ class ObjectStore:
 
         def put() -> Stat:
             self._calls.put_file(path, key)
-            found = self._calls.stat(key)
+            try:
+                found = self._calls.stat(key)
+            except FileNotFoundError as error:  # perhaps not yet
+                raise OSError(errno.EIO, f"{key} is not there after it was put") from error
             if problem := differs(path, found, lambda: self._calls.chunks(key)):
                 raise OSError(f"{self.url}/{key} did not arrive as it was sent: {problem}")
             return found

@@ -11,22 +11,21 @@ from typing import Any
 from keras_ratchet._storage import disk, listing
 from keras_ratchet._storage.atomic import AtomicFile
 from keras_ratchet._storage.objects import commit, journals
-from keras_ratchet._storage.objects.calls import Stat
 from keras_ratchet._storage.objects.catalog import METADATA, PINS, Catalog, bare_files, loaded
 from keras_ratchet._storage.objects.failures import describe, passes
-from keras_ratchet._storage.objects.fetch import fetch, verify_entry
+from keras_ratchet._storage.objects.fetch import FETCHED, fetch, verify_entry
 from keras_ratchet._storage.objects.lease import Lease
 from keras_ratchet._storage.objects.location import cache_directory, checked_url, split
 from keras_ratchet._storage.objects.object_store import ObjectStore
 from keras_ratchet._storage.objects.record import DATA, Entry, Record, mismatch, record_of_bytes
+from keras_ratchet._storage.objects.store_calls import Stat
 from keras_ratchet._storage.verify import Verification
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import CorruptError, LoadError, RatchetError
 from keras_ratchet.types import CheckpointInfo
 
 SUFFIXES = (".keras", ".h5")
-_FETCHED = "fetched"
-_MAX_FETCHED = 4  # of one directory
+_MAXFETCHED = 4  # of one directory
 
 Options = Mapping[str, Any] | None
 
@@ -272,7 +271,7 @@ def _first_good(catalog: Catalog, entries: list[Entry], cache: str) -> str:
 
 def fetched_directory(cache: str, record_id: str) -> str:
     """Return where a checkpoint of this id is fetched to, below a cache directory."""
-    return os.path.join(cache, _FETCHED, record_id)
+    return os.path.join(cache, FETCHED, record_id)
 
 
 def fetch_to(url: str, directory: str, options: Options = None) -> str:
@@ -323,11 +322,11 @@ def _fetch_bare(catalog: Catalog, name: str) -> str:
 
 def _tidy(cache: str, used: str) -> None:
     """Delete the fetched checkpoints that were used longest ago, but for a few."""
-    root = os.path.join(cache, _FETCHED)
+    root = os.path.join(cache, FETCHED)
     with contextlib.suppress(OSError):
         os.utime(os.path.join(root, used))
         found = sorted((e.stat().st_mtime, e.path) for e in os.scandir(root) if e.is_dir())
-        for _, path in found[:-_MAX_FETCHED]:
+        for _, path in found[:-_MAXFETCHED]:
             disk.discard_tree(path)
 
 

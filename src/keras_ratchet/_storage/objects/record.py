@@ -33,8 +33,8 @@ from keras_ratchet._storage.manifest import (
     manifest_of_bytes,
     seal,
 )
-from keras_ratchet._storage.objects.calls import Stat
-from keras_ratchet.errors import LoadError
+from keras_ratchet._storage.objects.store_calls import Stat
+from keras_ratchet.errors import CorruptError
 from keras_ratchet.types import CheckpointInfo, Position
 
 COMMITS = ".ratchet/commits"
@@ -98,7 +98,7 @@ def record_of_bytes(raw: bytes, where: str) -> Record:
     """Return the record that `Record.to_bytes` gave.
 
     Raises:
-        LoadError: If it is damaged, or not of a schema that this version reads.
+        CorruptError: If it is damaged, or not of a schema that this version reads.
     """
     try:
         data = json.loads(raw)
@@ -118,7 +118,7 @@ def record_of_bytes(raw: bytes, where: str) -> Record:
             raise ValueError("its objects are not the files of its manifest")
         return Record(check_name(data["name"]), bool(data["directory"]), manifest, objects)
     except MALFORMED as error:
-        raise LoadError(f"{where!r} is not a valid record: {str(error)[:300]}") from error
+        raise CorruptError(f"{where!r} is not a valid record: {str(error)[:300]}") from error
 
 
 def _checked_key(key: str) -> str:

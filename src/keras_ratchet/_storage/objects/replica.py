@@ -7,30 +7,28 @@ the same in both places if its name and the time of its save are.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import secrets
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from keras_ratchet._storage import disk, listing
 from keras_ratchet._storage.earlier_runs import earlier_name, original_name
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet._storage.objects import commit, journals
-from keras_ratchet._storage.objects.catalog import PINS, Catalog
+from keras_ratchet._storage.objects.catalog import PINS, STORE_IDS, Catalog
 from keras_ratchet._storage.objects.lease import Lease
 from keras_ratchet._storage.objects.object_store import ObjectStore
 from keras_ratchet._storage.objects.record import Entry
-from keras_ratchet._storage.single_file import METADATA, delete_file, manifest_of, replace_file
+from keras_ratchet._storage.objects.upload_log import UploadLog
+from keras_ratchet._storage.single_file import delete_file, manifest_of
 from keras_ratchet._storage.snapshot_directory import delete_snapshot, snapshot_manifest
 from keras_ratchet._storage.verify import verify
 from keras_ratchet.errors import CorruptError, LoadError
 from keras_ratchet.types import CheckpointInfo
 
 _log = logging.getLogger("keras_ratchet")
-_MAX_LOG_BYTES = 1 << 24
 
 
 @dataclass
@@ -57,9 +55,10 @@ class Replica:
         self.catalog = Catalog(self.store)
         what = f"{self.series or 'the snapshots'!r} at {self.store.url!r}"
         self._lease = Lease(self.store, self.series, what)
+        self.catalog.check = self._lease.check
         self._dropped: dict[str, Entry] = {}
         self._swept = False
-        self._log = _UploadLog(self.directory, self.store.url, self.series)
+        self._log = UploadLog(self.directory, self.store.url, self.series)
         self._journal: journals.JournalCopy | None = None
 
     def start(self) -> None:
@@ -75,6 +74,7 @@ class Replica:
             self._log.read()
             if self.is_cache:
                 self._forget_deleted()
+            self._log.store_id = self._identify()
         except BaseException:
             self._lease.release()
             raise
@@ -88,10 +88,10 @@ class Replica:
 
     def _forget_deleted(self) -> None:
         """Delete cached checkpoints that are no longer on the store, where they were once."""
-        there = {key_of(entry.info) for entry in self.entries()}
-        if self._log.keys and not there:
-            self._forget_all()
+        if self._log.store_id and self._log.store_id not in self.catalog.store_ids:
+            self._set_aside()
             return
+        there = {key_of(entry.info) for entry in self.entries()}
         newest_s = max((entry.info.saved_at for entry in self.entries()), default=0.0)
         later_s = {(e.info.name, e.info.run): e.info.saved_at for e in self.entries()}
         for info in self.local():
@@ -111,19 +111,29 @@ class Replica:
                 continue  # it is put when the next one is
             _delete_local(info)
 
-    def _forget_all(self) -> None:
-        """Delete the cached checkpoints of a series that somebody has deleted from the store."""
-        local = self.local()
+    def _set_aside(self) -> None:
+        """Move cached checkpoints away: they are of another store, or somebody has cleared it."""
+        local, name = self.local(), f"aside-{secrets.token_hex(4)}"
         for info in local:
-            _delete_local(info)
+            disk.make_directories(os.path.join(self.directory, name))
+            disk.current.rename(info.path, os.path.join(self.directory, name, info.name))
         if local:
             _log.warning(
-                "%r was deleted from %s: its %d checkpoints are deleted from the cache, too",
-                self.series or "the run",
+                "%s is not the place that it was, or was cleared: the %d checkpoints in its cache "
+                "are not used, and kept in %s",
                 self.store.url,
                 len(local),
+                os.path.join(self.directory, name),
             )
         self._log.delete()
+
+    def _identify(self) -> str:
+        """Return what tells the store's directory from another one; put it if there is nothing."""
+        if not self.catalog.store_ids:
+            new = secrets.token_hex(16)
+            self.store.put_new(f"{STORE_IDS}/{new}", b"")
+            self.catalog.store_ids = {new}
+        return min(self.catalog.store_ids)
 
     def local(self) -> list[CheckpointInfo]:
         """Return the local checkpoints of the series, oldest first."""
@@ -162,30 +172,42 @@ class Replica:
         there = {key_of(entry.info) for entry in self.entries()}
         return [info for info in self.local() if key_of(info) not in there]
 
-    def push(self, preserves_others: bool, done: Callable[[int], None]) -> None:
+    def push(
+        self, preserves_others: bool, done: Callable[[int], None], name: str | None = None
+    ) -> None:
         """Put what is new here, then delete what was dropped, on the store.
 
         Args:
             preserves_others: Whether a checkpoint of another run stays, under another name, when
                 one of its name is put.
             done: Called after each checkpoint with the number of bytes put.
+            name: What was just saved: others that are damaged here are left out. None for none.
 
         Raises:
             LockedError: If the lease was lost.
             Exception: What the store raises.
         """
+        self._lease.check()
         for info in self.pending():
-            self._lease.check()
-            self._put(info, preserves_others)
+            try:
+                self._put(info, preserves_others)
+            except (CorruptError, FileNotFoundError) as error:
+                if os.path.exists(info.path) and name in (info.name, None):
+                    raise
+                _log.warning("%s is left out: %s", info.name, error)
+                continue
             done(info.size_bytes)
         self._delete_dropped()
         self._log.write(self.entries())
+
+    def tidy(self) -> None:
+        """Put the new lines of the journal; once, delete leftovers on the store."""
+        self.push_journal()
         if not self._swept:
             self._swept = True
             commit.sweep(self.catalog)
 
     def _delete_dropped(self) -> None:
-        self._lease.check()
         if not self._dropped:
             return
         pinned = {key.rpartition("/")[2] for key in self.store.find(PINS)}  # perhaps just now
@@ -215,7 +237,11 @@ class Replica:
             commit.put_renamed(self.catalog, renamed, info.name)
         for entry in older:
             if preserves_others and entry.info.run != info.run and not info.is_directory:
-                self._preserve(entry)
+                try:
+                    self._preserve(entry)
+                except CorruptError as error:  # nothing is deleted because of it
+                    _log.warning("%s of an earlier run is damaged: %s", info.name, error)
+                    continue
             commit.delete_checkpoint(self.catalog, entry)
 
     def _find_renamed(self, info: CheckpointInfo) -> Entry | None:
@@ -248,6 +274,7 @@ class Replica:
         """Delete the series' checkpoints and journals from the store."""
         for entry in self.entries():
             commit.delete_checkpoint(self.catalog, entry)
+        self._lease.check()
         journals.delete(self.store)
         self._journal = None
         self._log.delete()
@@ -267,36 +294,3 @@ def _manifest(info: CheckpointInfo) -> Manifest | None:
 
 def _delete_local(info: CheckpointInfo) -> None:
     delete_snapshot(info.path) if info.is_directory else delete_file(info.path)
-
-
-class _UploadLog:
-    """What was on the store when this process last looked: what is gone since was deleted there.
-
-    Without it a cached snapshot that is not on the store could be one that was never put, as the
-    process was killed before, or one that somebody has deleted.
-    """
-
-    def __init__(self, directory: str, url: str, series: str) -> None:
-        digest = hashlib.sha256(f"{url}\0{series}".encode("utf-8", "surrogateescape")).hexdigest()
-        self._path = os.path.join(directory, METADATA, f"uploads.{digest[:16]}.json")
-        self.keys: set[tuple[str, float]] = set()
-        self.position = 0
-
-    def read(self) -> None:
-        try:
-            with open(self._path, "rb") as file:
-                data = json.loads(file.read(_MAX_LOG_BYTES))
-            self.keys = {(str(name), float(saved_at)) for name, saved_at in data["put"]}
-            self.position = int(data["journal"])
-        except (OSError, ValueError, KeyError, TypeError):
-            self.keys, self.position = set(), 0
-
-    def write(self, entries: Iterable[Entry]) -> None:
-        self.keys = {key_of(entry.info) for entry in entries}
-        data = {"put": sorted(self.keys), "journal": self.position}
-        disk.make_directories(os.path.dirname(self._path))
-        replace_file(self._path, json.dumps(data).encode())
-
-    def delete(self) -> None:
-        self.keys, self.position = set(), 0
-        disk.discard(self._path)
