@@ -235,8 +235,11 @@ def test_a_store_that_refuses_is_found_out_at_the_start_and_leaves_no_lock(url, 
 
 
 def test_a_library_that_is_missing_is_named(elsewhere):
-    with pytest.raises(ConfigError, match="nosuch://"):
-        fit(ModelCheckpoint("nosuch://bucket/a.keras"))
+    for make in (lambda u: ModelCheckpoint(f"{u}/a.keras"), BackupAndRestore):
+        with pytest.raises(ConfigError, match="nosuch://"):
+            make("nosuch://bucket")
+        with pytest.raises(ConfigError, match="cannot be written"):
+            make("https://example.org/x")
 
 
 def test_a_network_that_comes_back_costs_nothing(url, elsewhere, broken, caplog):
@@ -399,3 +402,18 @@ def test_averages_and_pictures_take_urls(url, elsewhere):
     from keras_ratchet import plots
 
     assert plots.run(url).get_title
+
+
+def test_a_file_that_was_not_uploaded_is_kept_aside_when_another_run_has_put_a_newer_one(
+    url, elsewhere, broken, caplog, monkeypatch
+):
+    broken.error = PermissionError("no")
+    with pytest.raises(SaveError):
+        fit(ModelCheckpoint(f"{url}/best.keras", save_best_only=True), losses=(5.0,))
+    broken.error, first = None, os.environ["RATCHET_CACHE"]
+    elsewhere()
+    fit(ModelCheckpoint(f"{url}/best.keras", save_best_only=True), losses=(4.0,))
+    monkeypatch.setenv("RATCHET_CACHE", first)
+    fit(ModelCheckpoint(f"{url}/best.keras", save_best_only=True), losses=(4.5,))
+    assert names(url) == {"best.keras": 4.5, "best.before-01.keras": 4.0}
+    assert "another run has put a newer one" in caplog.text

@@ -16,6 +16,11 @@ from keras_ratchet._storage.objects.object_store import ObjectStore
 from keras_ratchet.errors import LockedError
 
 
+@pytest.fixture(autouse=True)
+def _nobody_is_gone(monkeypatch):
+    monkeypatch.setattr(lease, "_gone", set())
+
+
 @pytest.fixture
 def store():
     return ObjectStore(stores.new_url())
@@ -284,3 +289,14 @@ def test_a_child_made_by_fork_does_not_give_back_what_its_parent_holds(store, mo
         held.release()
     [own] = objects(store)
     assert "released" not in own
+
+
+def test_who_is_gone_is_waited_for_once(faults):
+    store, other = ObjectStore(stores.new_url()), ObjectStore(stores.new_url())
+    foreign(store, boot="b")
+    foreign(other, boot="b")
+    with lease_of(store):
+        waited_s = faults.late_s
+        with lease_of(other):
+            assert waited_s >= lease.LEASE_S
+            assert faults.late_s == waited_s

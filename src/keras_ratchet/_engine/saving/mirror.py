@@ -32,6 +32,7 @@ from keras_ratchet.errors import ConfigError, LoadError, RatchetError
 from keras_ratchet.types import CheckpointInfo
 
 _log = logging.getLogger("keras_ratchet")
+_JOURNAL_PATIENCE_S = 5.0  # nobody wants to wait for a journal
 _live: weakref.WeakSet[Mirror] = weakref.WeakSet()
 
 
@@ -109,11 +110,13 @@ class Mirror(NoMirror):
         if not self._is_away:
             self._is_away = True
             _log.warning(
-                "%s cannot be reached (%s: %s): training goes on, what is saved meanwhile is on "
-                "this disk only",
+                "%s cannot be reached (%s: %s): the upload is tried again for %.0f minutes. What "
+                "is saved is on this disk only; the next save waits (with if_busy='skip' it is "
+                "skipped)",
                 self.url,
                 type(error).__name__,
                 " ".join(str(error).split())[:200],
+                object_store.PATIENCE_S / 60,
             )
 
     def end(self) -> None:
@@ -135,7 +138,7 @@ class Mirror(NoMirror):
         if replica is None:
             return
         try:
-            replica.store.patience_s = object_store.START_PATIENCE_S
+            replica.store.patience_s = _JOURNAL_PATIENCE_S
             replica.push_journal()
         except Exception as error:  # nothing is restored from a journal
             _log.warning("the journal could not be put on %s: %s", self.url, error)
@@ -241,7 +244,9 @@ class Mirror(NoMirror):
             _log.error("%s", problem)
             return Saved(path, error=problem, committed=True, uploaded=True)
         took_s = time.perf_counter() - started
-        self._is_away = False
+        if self._is_away:
+            self._is_away = False
+            _log.warning("%s can be reached again: %s is there", self.url, name)
         if put and took_s > 0:
             self._bytes_per_s, self.last_upload_s = sum(put) / took_s, took_s
         self._note("upload", name=name, size_bytes=sum(put), took_s=round(took_s, 4))
@@ -352,6 +357,7 @@ def place_of(
             raise ConfigError(
                 f"On a store only the last part of {what} may have placeholders. Got: {url!r}."
             )
+        failures.check_scheme(url)
         return os.path.join(cache_directory(directory), name).rstrip(os.sep), Mirror(
             directory, options, True
         )
@@ -361,7 +367,8 @@ def place_of(
                 "mirror must be the URL of a directory on a store, such as 's3://bucket/run'. "
                 f"Got: {os.fsdecode(mirror)!r}."
             )
-        return os.fsdecode(path), Mirror(checked_url(mirror, "mirror"), options, False)
+        failures.check_scheme(url := checked_url(mirror, "mirror"))
+        return os.fsdecode(path), Mirror(url, options, False)
     if options is not None:
         raise ConfigError(
             f"storage_options are for a URL in {what} or mirror. Got: {sorted(options)} for "

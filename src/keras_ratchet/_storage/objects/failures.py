@@ -123,6 +123,8 @@ def describe(error: BaseException, url: str) -> str:
             f"{type(error).__name__}: {text}. The store does not know you, or does not let you do "
             f"that: check your credentials, and the right to list, read, write and delete.{how}"
         )
+    if isinstance(error, TypeError):
+        return f"{type(error).__name__}: {text}. Are the names in storage_options= right?"
     if isinstance(error, FileNotFoundError):
         return f"{text}. Does the bucket (the container, the repository) exist? Create it first."
     if passes(error):
@@ -158,6 +160,18 @@ def optional_import() -> Any:
             "a URL needs fsspec: pip install 'keras-ratchet[store]', or [s3], [gcs], [azure], [hf]."
         ) from error
     return fsspec
+
+
+def check_scheme(url: str) -> None:
+    """Raise a ConfigError if a URL's scheme cannot be opened here, or not be written to."""
+    scheme = scheme_of(url)
+    if scheme in ("http", "https"):
+        raise ConfigError(f"{scheme}:// cannot be written to. Got: {url!r}.")
+    fsspec = optional_import()
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except (ImportError, ValueError) as error:
+        raise missing_library(url, error) from error
 
 
 def is_absent(error: BaseException) -> bool:

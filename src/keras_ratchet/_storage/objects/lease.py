@@ -31,6 +31,7 @@ _POLL_S = 1.0
 _PATIENCE_S = 10.0  # a renewal that fails is tried again with the next one
 _log = logging.getLogger("keras_ratchet")
 _held: dict[tuple[int, str, str], _Chain] = {}
+_gone: set[tuple[str, str, int]] = set()  # holders whose leases have ended unrenewed
 _turns: dict[tuple[int, str, str], threading.RLock] = {}
 _table = threading.Lock()
 
@@ -54,11 +55,19 @@ class _Holder:
         pid = self.data.get("pid")
         if not isinstance(pid, int):
             return False  # damaged: whether it is renewed will tell
+        if self.process in _gone:  # so its other leases need not be watched, too
+            return True
         if self.data.get("host") != socket.gethostname() or self.data.get("boot") != _boot():
             return False
         if pid == os.getpid():  # a lease of ours that could not be given back
             return self.data.get("token") not in {chain.token for chain in list(_held.values())}
         return not _is_alive(pid)
+
+    @property
+    def process(self) -> tuple[str, str, int]:
+        """What tells the holder from other processes."""
+        d = self.data
+        return str(d.get("host")), f"{d.get('boot')} {d.get('since')}", int(d.get("pid") or 0)
 
     def __str__(self) -> str:
         d = self.data
@@ -194,6 +203,8 @@ class _Chain:
                     return
                 if newest.text != holder.text:
                     raise LockedError(self._message(newest))
+            if holder.data.get("boot"):
+                _gone.add(holder.process)
         _log.warning("%s was leased by %s, which is gone: it is taken over", self._what, holder)
 
     def _message(self, holder: _Holder) -> str:

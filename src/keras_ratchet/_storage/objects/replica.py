@@ -89,18 +89,26 @@ class Replica:
     def _forget_deleted(self) -> None:
         """Delete cached checkpoints that are no longer on the store, where they were once."""
         if self._log.store_id and self._log.store_id not in self.catalog.store_ids:
-            self._set_aside()
+            why = f"{self.store.url} is not the place that it was, or was cleared"
+            self._set_aside(self.local(), why)
+            self._log.delete()
             return
         there = {key_of(entry.info) for entry in self.entries()}
         newest_s = max((entry.info.saved_at for entry in self.entries()), default=0.0)
-        later_s = {(e.info.name, e.info.run): e.info.saved_at for e in self.entries()}
+        later = {e.info.name: e.info for e in self.entries()}
         for info in self.local():
             if key_of(info) in there:
                 continue
             if key_of(info) in self._log.keys:
                 _log.info("%s was deleted on the store, so it is from the cache, too", info.name)
+            elif not info.is_directory and (
+                info.saved_at < later.get(info.name, info).saved_at
+                and info.run != later[info.name].run
+            ):
+                self._set_aside([info], f"another run has put a newer one on {self.store.url}")
+                continue
             elif info.saved_at < (
-                newest_s if info.is_directory else later_s.get((info.name, info.run), 0.0)
+                newest_s if info.is_directory else later.get(info.name, info).saved_at
             ):
                 _log.warning(
                     "%s was saved on this disk only, and the run has gone on since: it is "
@@ -111,21 +119,13 @@ class Replica:
                 continue  # it is put when the next one is
             _delete_local(info)
 
-    def _set_aside(self) -> None:
-        """Move cached checkpoints away: they are of another store, or somebody has cleared it."""
-        local, name = self.local(), f"aside-{secrets.token_hex(4)}"
-        for info in local:
-            disk.make_directories(os.path.join(self.directory, name))
-            disk.current.rename(info.path, os.path.join(self.directory, name, info.name))
-        if local:
-            _log.warning(
-                "%s is not the place that it was, or was cleared: the %d checkpoints in its cache "
-                "are not used, and kept in %s",
-                self.store.url,
-                len(local),
-                os.path.join(self.directory, name),
-            )
-        self._log.delete()
+    def _set_aside(self, infos: list[CheckpointInfo], why: str) -> None:
+        """Move cached checkpoints away, since they are not those of this run's place."""
+        where = os.path.join(self.directory, f"aside-{secrets.token_hex(4)}")
+        for info in infos:
+            disk.make_directories(where)
+            disk.current.rename(info.path, os.path.join(where, info.name))
+            _log.warning("%s in the cache is not used: %s. It is kept in %s", info.name, why, where)
 
     def _identify(self) -> str:
         """Return what tells the store's directory from another one; put it if there is nothing."""
