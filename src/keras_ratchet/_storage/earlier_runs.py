@@ -76,12 +76,15 @@ def next_name(path: str, is_taken: Callable[[str], bool] = lambda name: False) -
     return next(name for name in names if not is_taken(name))
 
 
-def preserve(path: str, run: str) -> str | None:
+def preserve(
+    path: str, run: str, is_taken: Callable[[str], bool] = lambda name: False
+) -> str | None:
     """Give the file at a path another name, unless it was saved by `run`.
 
     Args:
         path: The file, links followed; the caller holds its lock and is about to replace it.
         run: The run that replaces it.
+        is_taken: Whether a name is in use elsewhere.
 
     Returns:
         The new path; None if there is no such file, or if it has another name already.
@@ -94,7 +97,7 @@ def preserve(path: str, run: str) -> str | None:
     manifest = single_file.manifest_of(path)
     if (manifest is not None and manifest.run == run) or _is_preserved(path, manifest):
         return None
-    name = next_name(path)
+    name = next_name(path, is_taken)
     target = os.path.join(os.path.dirname(path), name)
     if manifest is not None:
         entry = manifest.files[os.path.basename(path)]

@@ -13,7 +13,7 @@ import keras
 from keras_ratchet._distributed import Coordinator
 from keras_ratchet._engine.resume.snapshot_paths import ARRAYS, DATA
 from keras_ratchet._engine.resume.snapshot_store import SnapshotStore
-from keras_ratchet._engine.saving.mirror import place_of
+from keras_ratchet._engine.saving.place import place_of
 from keras_ratchet._storage.anywhere import path_or_url
 from keras_ratchet.callbacks._abandoned_locks import watch_lock
 from keras_ratchet.callbacks._agreement import is_agreement

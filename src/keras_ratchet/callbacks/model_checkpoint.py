@@ -13,7 +13,7 @@ import keras
 from keras_ratchet._distributed import Coordinator
 from keras_ratchet._engine.saving.checkpoint_store import CheckpointStore
 from keras_ratchet._engine.saving.checkpointer import Checkpointer
-from keras_ratchet._engine.saving.mirror import place_of
+from keras_ratchet._engine.saving.place import place_of
 from keras_ratchet._engine.saving.provenance import run_of
 from keras_ratchet._keras.callbacks import print_message
 from keras_ratchet._keras.fit import initial_epoch

@@ -118,7 +118,8 @@ class SnapshotStore:
             LockedError: If another process trains with this directory.
         """
         self._drift.start()
-        self.directory = os.path.abspath(self.directory)  # training may change where it is
+        # training may change where it is
+        self.directory = os.path.abspath(self.mirror.relocated(self.directory))
         self._start(model)
         if self.ranks.world_size > 1:
             # other hosts than rank 0's can read from the store, but not write their slices to it
@@ -142,6 +143,7 @@ class SnapshotStore:
             self.mirror.start(self.directory, "", self.note)
             if self.ranks.world_size > 1:  # which may not see this disk
                 self.mirror.push_now()
+            self.mirror.upload_pending(self.writer, model)
         except BaseException:
             self.end()
             raise
@@ -250,6 +252,8 @@ class SnapshotStore:
     def _apply_keep(self, finished: bool) -> None:
         # a run cannot resume from its finished state if there are more epochs: keep one more
         for path in self.list_paths()[self.keep + finished :]:
+            if self.mirror.is_putting(path):  # the next time
+                continue
             self._delete(path)
             self.note("drop", name=os.path.basename(path), reason=f"keep={self.keep}")
 

@@ -30,6 +30,7 @@ from keras_ratchet._distributed.agreement import on_first_rank
 from keras_ratchet._distributed.one import One
 
 _log = logging.getLogger("keras_ratchet")
+_SILENT_S = 10.0  # for which an upload is waited for without a word
 _NICENESS = 10  # training goes first where the two want the same processor
 
 # A file of this size takes about as long to write as two steps of a small model, 10 ms: a thread
@@ -170,6 +171,10 @@ class BackgroundWriter:
         """
         end = None if limit_s is None else time.monotonic() + limit_s
         for job in list(self._uploads):
+            if end is None:
+                job.wait(_SILENT_S)
+                if not job.future.done():
+                    _log.warning("waiting for an upload that is running")
             job.wait(None if end is None else max(0.0, end - time.monotonic()))
         return all(job.future.done() for job in self._uploads)
 

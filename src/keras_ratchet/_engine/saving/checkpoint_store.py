@@ -175,6 +175,7 @@ class CheckpointStore:
         """
         if not os.path.isabs(self.template):  # training may change the working directory
             self.template = os.path.join(naming.escaped(os.getcwd()), self.template)
+        self.template = self.mirror.relocated(self.template, is_template=True)
         self._start(model)
 
     @on_first_rank
@@ -191,6 +192,7 @@ class CheckpointStore:
             _log.info("removed leftovers of a crash: %s", path)
         try:
             self.mirror.start(self.directory, self.name, self.note)
+            self.mirror.upload_pending(self.writer, model)
         except BaseException:
             self.mirror.end()
             self._place.unlock()
@@ -221,8 +223,7 @@ class CheckpointStore:
     @on_first_rank
     def list_all(self) -> list[CheckpointInfo]:
         """Return the checkpoints under this template, oldest first."""
-        infos = self._catalog.list_files(self.directory)
-        infos = [info for info in infos if info.series == self.name]
+        infos = [i for i in self._catalog.list_files(self.directory) if i.series == self.name]
         return in_order([*infos, *self.mirror.remote_only({i.name for i in infos})])
 
     def list_own(self) -> list[CheckpointInfo]:
@@ -356,8 +357,8 @@ class CheckpointStore:
 
     def _preserve(self, path: str, save: PendingSave) -> None:
         """Give a file of another run another name, just before a save takes its place."""
-        preserved = preserve(path, save.manifest.run) if save.preserves_others else None
-        if preserved is not None:
+        run, has = save.manifest.run, self.mirror.has
+        if save.preserves_others and (preserved := preserve(path, run, has)):
             reason = f"{os.path.basename(path)} of an earlier run, kept under this name"
             self.note("aside", name=os.path.basename(preserved), reason=reason)
             _log.info("the file of an earlier run is now %s", preserved)

@@ -24,11 +24,12 @@ from keras_ratchet._engine.saving.no_mirror import NoMirror
 from keras_ratchet._storage import anywhere
 from keras_ratchet._storage.objects import failures, object_store, reading
 from keras_ratchet._storage.objects.fetch import fetch
-from keras_ratchet._storage.objects.location import cache_directory, checked_url, is_url, split
+from keras_ratchet._storage.objects.location import cache_directory
 from keras_ratchet._storage.objects.replica import Replica
 from keras_ratchet._storage.verify import verify
 from keras_ratchet._warn import warn
-from keras_ratchet.errors import ConfigError, LoadError, RatchetError
+from keras_ratchet.errors import LoadError, RatchetError
+from keras_ratchet.policy import naming
 from keras_ratchet.types import CheckpointInfo
 
 _log = logging.getLogger("keras_ratchet")
@@ -60,6 +61,7 @@ class Mirror(NoMirror):
         self._guard = threading.Lock()
         self._running = 0  # uploads that were started and have not ended
         self._is_ending = False
+        self._putting: list[str] = []  # what the uploads that are running were started for
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for copies and pickles, without what belongs to a run."""
@@ -97,7 +99,7 @@ class Mirror(NoMirror):
             raise failures.save_error(error, self.url, "use") from error
         store.patience_s, store.on_wait = object_store.PATIENCE_S, self._say_away
         self._replica = replica
-        _end_at_exit()
+        _end_at_exit(os.getpid())
         _live.add(self)
         if not store.exclusive:
             warn(
@@ -207,6 +209,7 @@ class Mirror(NoMirror):
             return
         with self._guard:
             self._running += 1
+            self._putting.append(path)
 
         def job() -> Saved:
             try:
@@ -214,10 +217,25 @@ class Mirror(NoMirror):
             finally:
                 with self._guard:
                     self._running -= 1
+                    self._putting.remove(path)
                     replica = self._take_replica()
                 self._close(replica)
 
         writer.upload(job, model)
+
+    def is_putting(self, path: str) -> bool:
+        """Return whether a checkpoint is being uploaded."""
+        return path in self._putting
+
+    def upload_pending(self, writer: BackgroundWriter, model: Any) -> None:
+        """Start the upload of what an earlier run has left on this disk only."""
+        pending = [] if self._replica is None else self._replica.pending()
+        if pending and not self._running:
+            self.upload(writer, model, pending[-1].path, preserves_others=True)
+
+    def relocated(self, path: str, is_template: bool = False) -> str:
+        """Return a path in the cache of this machine; the callback may come from another one."""
+        return cached_path(self.url, path if is_template else "") if self.is_cache else path
 
     def push_now(self) -> None:
         """Put what is on this disk only.
@@ -303,8 +321,14 @@ class Mirror(NoMirror):
         return info
 
 
+def cached_path(url: str, template: str) -> str:
+    """Return the cache directory of a URL, or the path of a file template in it."""
+    cache = cache_directory(url)
+    return os.path.join(naming.escaped(cache), os.path.basename(template)) if template else cache
+
+
 @functools.cache
-def _end_at_exit() -> None:
+def _end_at_exit(pid: int) -> None:
     """Make the interpreter finish uploads and give leases back before its thread pools close.
 
     Those of asyncio, which resolve host names, close before threads such as ours are waited for. A
@@ -313,65 +337,20 @@ def _end_at_exit() -> None:
     importlib.import_module("concurrent.futures.thread")
     if register := getattr(threading, "_register_atexit", None):
         with contextlib.suppress(RuntimeError):  # it is too late
-            register(_end_all)
+            register(lambda: _end_all(pid))
 
 
-def _end_all() -> None:
+def _end_all(pid: int) -> None:
+    if pid != os.getpid():  # children inherit the hook, and what is the parent's
+        return
     drain_all()
     for mirror in list(_live):
         mirror.end()
 
 
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_live.clear)
+
+
 def _ignore(*_: Any, **__: Any) -> None:
     """Do nothing."""
-
-
-def place_of(
-    path: str | os.PathLike[str],
-    what: str,
-    mirror: str | os.PathLike[str] | None,
-    options: Mapping[str, Any] | None,
-    is_file: bool,
-) -> tuple[str, NoMirror]:
-    """Return the local path for what a user gave, and the store.
-
-    Args:
-        path: A local path or a URL.
-        what: Name of the argument.
-        mirror: The argument `mirror`.
-        options: The argument `storage_options`.
-        is_file: Whether the last part of `path` is the name of a file.
-
-    Raises:
-        ConfigError: If the arguments exclude each other.
-    """
-    if is_url(path):
-        if mirror is not None:
-            raise ConfigError(
-                f"mirror= is the copy of a local path, but {what} is a URL. Give one of the two. "
-                f"Got: {what}={os.fsdecode(path)!r}, mirror={os.fsdecode(mirror)!r}."
-            )
-        url = checked_url(path, what)
-        directory, name = split(url) if is_file else (url, "")
-        if "{" in directory:
-            raise ConfigError(
-                f"On a store only the last part of {what} may have placeholders. Got: {url!r}."
-            )
-        failures.check_scheme(url)
-        return os.path.join(cache_directory(directory), name).rstrip(os.sep), Mirror(
-            directory, options, True
-        )
-    if mirror is not None:
-        if not is_url(mirror):
-            raise ConfigError(
-                "mirror must be the URL of a directory on a store, such as 's3://bucket/run'. "
-                f"Got: {os.fsdecode(mirror)!r}."
-            )
-        failures.check_scheme(url := checked_url(mirror, "mirror"))
-        return os.fsdecode(path), Mirror(url, options, False)
-    if options is not None:
-        raise ConfigError(
-            f"storage_options are for a URL in {what} or mirror. Got: {sorted(options)} for "
-            f"{os.fsdecode(path)!r}."
-        )
-    return os.fsdecode(path), NoMirror()

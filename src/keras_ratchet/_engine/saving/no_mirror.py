@@ -53,6 +53,17 @@ class NoMirror:
     ) -> None:
         """Do nothing."""
 
+    def is_putting(self, path: str) -> bool:
+        """Return False."""
+        return False
+
+    def upload_pending(self, writer: BackgroundWriter, model: Any) -> None:
+        """Do nothing."""
+
+    def relocated(self, path: str, is_template: bool = False) -> str:
+        """Return the path."""
+        return path
+
     def push_now(self) -> None:
         """Do nothing."""
 

@@ -70,7 +70,7 @@ def put_checkpoint(catalog: Catalog, path: str, manifest: Manifest) -> Entry:
 
 
 def _commit(catalog: Catalog, own: str, data_id: str, record: Record) -> Entry:
-    key = record_key(own, data_id, record)
+    key = record_key(own, data_id, record, len(catalog.store.url.encode()))
     catalog.check()
     if not catalog.store.put_new(key, record.to_bytes()):
         raise OSError(f"{catalog.store.url}/{key} is there already, with other content")

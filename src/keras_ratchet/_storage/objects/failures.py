@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from keras_ratchet._storage.objects.location import scheme_of
+from keras_ratchet._storage.objects.location import cache_root, scheme_of
 from keras_ratchet.errors import ConfigError, SaveError
 
 T = TypeVar("T")
@@ -49,8 +51,8 @@ def passes(error: BaseException) -> bool:
         return False
     if isinstance(error, _LASTING) or type(error).__name__ in _LASTING_NAMES:
         return False
-    if isinstance(error, RuntimeError) and "shutdown" in str(error):  # the interpreter ends
-        return False
+    if isinstance(error, RuntimeError) and re.search("shutdown|fork", str(error)):
+        return False  # the interpreter ends; or it is a child, which has no connection
     if isinstance(error, ValueError | TypeError | AttributeError | NotImplementedError):
         return False
     if getattr(error, "errno", None) in _LASTING_ERRNO:
@@ -114,6 +116,13 @@ def save_error(error: BaseException, url: str, what: str) -> SaveError:
 
 def describe(error: BaseException, url: str) -> str:
     """Return what a store said, and what can be done about it."""
+    where = getattr(error, "filename", None)
+    number = getattr(error, "errno", None)
+    if isinstance(where, str) and where.startswith(cache_root()):
+        why = os.strerror(number) if number else str(error)
+        return f"the cache cannot be used: {where!r}: {why}. RATCHET_CACHE says where it is."
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error}. Is the disk of the cache, {cache_root()!r} (RATCHET_CACHE), full?"
     extra = EXTRAS.get(scheme_of(url), ("", ""))[0]
     text = " ".join(str(error).split())[:300] or type(error).__name__
     if is_about_credentials(error):

@@ -50,7 +50,9 @@ def checked_url(path: str | os.PathLike[str], what: str) -> str:
         raise ConfigError(
             f"{what} must name a place on the store, as in '{scheme}://bucket/run'. Got: {text!r}."
         )
-    if "\0" in rest or any(part in ("", ".", "..") for part in rest.split("/")):
+    if "\0" in rest or "\\" in rest:
+        raise ConfigError(f"{what} has a backslash or a null byte in it. Got: {text!r}.")
+    if any(part in ("", ".", "..") for part in rest.split("/")):
         raise ConfigError(f"{what} has an empty part, '.' or '..' in it. Got: {text!r}.")
     return f"{scheme}:///{rest}" if scheme == "file" else f"{scheme}://{rest}"
 
@@ -73,15 +75,15 @@ def split(url: str) -> tuple[str, str]:
     return head, name
 
 
-def cache_directory(url: str) -> str:
-    """Return the local directory that stands for a directory on a store.
+def cache_root() -> str:
+    """Return the directory of all caches: `RATCHET_CACHE`, or below the user's cache directory."""
+    given = os.environ.get("RATCHET_CACHE")
+    user = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.abspath(given or os.path.join(user, "keras-ratchet"))
 
-    It is below `RATCHET_CACHE`, or below the user's cache directory.
-    """
-    root = os.environ.get("RATCHET_CACHE") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"),
-        "keras-ratchet",
-    )
+
+def cache_directory(url: str) -> str:
+    """Return the local directory that stands for a directory on a store."""
     readable = re.sub(r"[^\w.-]+", "_", url)[-80:]
     digest = hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return os.path.join(os.path.abspath(root), f"{readable}.{digest}")
+    return os.path.join(cache_root(), f"{readable}.{digest}")

@@ -45,7 +45,9 @@ def said(url: str, what: str = "read") -> Iterator[None]:
     except Exception as error:
         is_of_library = type(error).__module__.split(".")[0] not in ("builtins", "keras_ratchet")
         is_said = isinstance(error, OSError) or passes(error) or is_of_library
-        if isinstance(error, AttributeError | TypeError | AssertionError) or not is_said:
+        is_option = "unexpected keyword argument" in str(error)  # in storage_options
+        is_bug = isinstance(error, AttributeError | TypeError | AssertionError) and not is_option
+        if is_bug or not (is_said or is_option):
             raise
         raise LoadError(f"could not {what} {url!r}: {describe(error, url)}") from error
 

@@ -42,6 +42,7 @@ DATA = "checkpoints"
 _SCHEMA = 1
 _PIECE = 200  # letters; names of files have at most 255 bytes
 _ROOM = 800  # letters of a summary; a key of S3 has at most 1,024 bytes
+_LONGEST_KEY = 940  # of 1,024 bytes, without what comes before the summary
 _MAX_UNPACKED = 1 << 20
 _ID = re.compile(r"[0-9]{13,}-[0-9a-f]{8}")
 _DATA_KEY = re.compile(rf"{DATA}/\d{{13,}}-[0-9a-f]{{8}}/[^/]+", re.DOTALL)
@@ -149,17 +150,19 @@ def is_data_key(key: str) -> bool:
     return _DATA_KEY.fullmatch(key) is not None
 
 
-def record_key(record_id: str, data_id: str, record: Record) -> str:
+def record_key(record_id: str, data_id: str, record: Record, taken: int = 0) -> str:
     """Return the key of a record: its id, and a summary.
 
     Args:
         record_id: The record's own id.
         data_id: Id of the directory that has its objects; "" if a file of its name is the object.
         record: The record.
+        taken: How many bytes the URL of the directory takes from those of the key.
     """
+    room = min(_ROOM, _LONGEST_KEY - taken)
     texts = [_packed(summary) for summary in _summaries(data_id, record)]
     is_cut, text = next(
-        ((cut, text) for cut, text in enumerate(texts) if len(text) <= _ROOM), (2, texts[-1])
+        ((cut, text) for cut, text in enumerate(texts) if len(text) <= room), (2, texts[-1])
     )
     pieces = [text[at : at + _PIECE] for at in range(0, len(text), _PIECE)]
     pieces[0] = f"{'s' if is_cut else 'w'}{pieces[0]}"

@@ -7,6 +7,7 @@ the same in both places if its name and the time of its save are.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import secrets
@@ -188,6 +189,7 @@ class Replica:
             Exception: What the store raises.
         """
         self._lease.check()
+        is_whole = True
         for info in self.pending():
             try:
                 self._put(info, preserves_others)
@@ -195,9 +197,11 @@ class Replica:
                 if os.path.exists(info.path) and name in (info.name, None):
                     raise
                 _log.warning("%s is left out: %s", info.name, error)
+                is_whole = False
                 continue
             done(info.size_bytes)
-        self._delete_dropped()
+        if is_whole:  # else what was to go may be all that there is
+            self._delete_dropped()
         self._log.write(self.entries())
 
     def tidy(self) -> None:
@@ -210,11 +214,15 @@ class Replica:
     def _delete_dropped(self) -> None:
         if not self._dropped:
             return
-        pinned = {key.rpartition("/")[2] for key in self.store.find(PINS)}  # perhaps just now
+        pinned = self._pinned()
         for entry in list(self._dropped.values()):
             if entry.id not in pinned:
                 commit.delete_checkpoint(self.catalog, entry)
             del self._dropped[entry.id]
+
+    def _pinned(self) -> set[str]:
+        """Return the ids of the checkpoints that are pinned, perhaps since a moment ago."""
+        return {key.rpartition("/")[2] for key in self.store.find(PINS)}
 
     def push_journal(self) -> None:
         """Put the new lines of the journal."""
@@ -232,9 +240,11 @@ class Replica:
         older = self.catalog.named(info.name)
         renamed = self._find_renamed(info)
         if renamed is None:
-            commit.put_checkpoint(self.catalog, info.path, manifest)
+            new = commit.put_checkpoint(self.catalog, info.path, manifest)
         else:
-            commit.put_renamed(self.catalog, renamed, info.name)
+            new = commit.put_renamed(self.catalog, renamed, info.name)
+        if older and self._pinned() & {entry.id for entry in older}:
+            self.store.put(f"{PINS}/{new.id}", b"")  # a pin is on the name, as on a disk
         for entry in older:
             if preserves_others and entry.info.run != info.run and not info.is_directory:
                 try:
@@ -254,14 +264,14 @@ class Replica:
 
     def _preserve(self, entry: Entry) -> None:
         """Give a checkpoint of another run another name, unless it has one."""
-        taken = {}
-        for other in self.catalog.entries():
-            if original_name(other.info.name) == entry.info.name != other.info.name:
-                taken[other.info.name] = other.info
+        name = original_name(entry.info.name)
+        others = [e.info for e in self.catalog.entries() if e.info.name != entry.info.name]
+        taken = {info.name: info for info in others if original_name(info.name) == name}
         if any(info.saved_at == entry.info.saved_at for info in taken.values()):
             return
-        names = (earlier_name(entry.info.name, number) for number in range(1, len(taken) + 2))
-        commit.put_renamed(self.catalog, entry, next(n for n in names if n not in taken))
+        names = (earlier_name(name, number) for number in itertools.count(1))
+        free = (n for n in names if n not in taken and n != entry.info.name)
+        commit.put_renamed(self.catalog, entry, next(free))
 
     def evict(self, keep: str) -> None:
         """Delete cached files that are on the store, but for one name."""
