@@ -18,15 +18,20 @@ from support.models import Curve, Stamp, data, dense, stamp_of
 
 import keras_ratchet
 from keras_ratchet import BackupAndRestore, ModelCheckpoint
+from keras_ratchet._storage import anywhere
 from keras_ratchet._storage.objects import calls, lease, object_store
 from keras_ratchet.errors import ConfigError, LockedError, SaveError
 
 X, Y = data()
 
 
+def new_url():
+    return f"memory://{uuid.uuid4().hex}/run"
+
+
 @pytest.fixture
 def url():
-    return f"memory://{uuid.uuid4().hex}/run"
+    return new_url()
 
 
 @pytest.fixture
@@ -117,15 +122,15 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("fresh", [None, False])
+@pytest.mark.parametrize(("fresh", "disk"), [(None, "lost"), (None, "kept"), (False, "lost")])
 @pytest.mark.parametrize("kind", RULES)
-def test_two_runs_on_two_machines_leave_what_two_runs_on_one_disk_leave(
-    kind, fresh, url, elsewhere, tmp_path
+def test_runs_on_several_machines_leave_what_runs_on_one_disk_leave(
+    kind, fresh, disk, elsewhere, tmp_path
 ):
-    name, rule = RULES[kind]
-    for number, losses in enumerate([(5.0, 3.0, 4.0), (6.0, 2.0, 4.5, 4.2)]):
+    (name, rule), url = RULES[kind], new_url()
+    for number, losses in enumerate([(5.0, 3.0, 4.0), (6.0, 2.0, 4.5, 4.2), (2.5, 1.0)]):
         for place in (str(tmp_path / "local"), url):
-            elsewhere()
+            elsewhere() if disk == "lost" else None
             fit(
                 ModelCheckpoint(f"{place}/{name}", fresh=fresh if number else None, **rule),
                 losses=losses,
@@ -138,6 +143,47 @@ def test_two_runs_on_two_machines_leave_what_two_runs_on_one_disk_leave(
         keras_ratchet.load_weights(here, tmp_path / "local" / info.name)
         keras_ratchet.load_weights(there, info.path)
         assert stamp_of(here) == stamp_of(there)
+
+
+@pytest.mark.parametrize("disk", ["lost", "kept"])
+def test_a_pin_stays_on_its_name_and_keeps_the_file(disk, url, elsewhere, tmp_path):
+    places = str(tmp_path / "local"), url
+    for place in places:
+        fit(ModelCheckpoint(f"{place}/e{{epoch}}.keras", keep_last=3), losses=(3.0, 2.0, 1.0))
+        anywhere.set_pin(f"{place}/e2.keras", True)
+        elsewhere() if disk == "lost" else None
+        fit(
+            ModelCheckpoint(f"{place}/e{{epoch}}.keras", keep_last=1),
+            losses=(3.0, 2.5, 1.5, 1.2),
+            initial_epoch=1,
+        )
+    listed = [{(i.name, i.pinned) for i in keras_ratchet.checkpoints(place)} for place in places]
+    assert listed[0] == listed[1]
+    assert ("e2.keras", True) in listed[1]
+
+
+def test_a_best_file_that_was_not_uploaded_is_at_the_next_start(url, elsewhere, broken):
+    broken.error = PermissionError("no")
+    with pytest.raises(SaveError):
+        fit(ModelCheckpoint(f"{url}/best.keras", save_best_only=True), losses=(1.0,))
+    broken.error = None
+    saves = ModelCheckpoint(f"{url}/best.keras", save_best_only=True, fresh=False)
+    fit(saves, losses=(5.0, 4.0))
+    assert names(url) == {"best.keras": 1.0}
+
+
+def test_the_cache_may_be_anywhere(url, tmp_path, monkeypatch):
+    monkeypatch.setenv("RATCHET_CACHE", str(tmp_path / "{of} me"))
+    fit(ModelCheckpoint(f"{url}/e{{epoch}}.keras"), BackupAndRestore(f"{url}/b"), losses=(1.0,))
+    assert names(url) == {"e1.keras": 1.0}
+
+
+def test_a_pickled_callback_uses_the_cache_of_the_machine_where_it_runs(url, elsewhere, tmp_path):
+    sent = pickle.dumps([ModelCheckpoint(f"{url}/a.keras"), BackupAndRestore(f"{url}/b")])
+    before = set(os.listdir(tmp_path))
+    elsewhere()
+    fit(*pickle.loads(sent), losses=(1.0,))
+    assert set(os.listdir(tmp_path)) - before == {os.path.basename(os.environ["RATCHET_CACHE"])}
 
 
 def test_a_run_that_continues_from_a_loaded_model_keeps_its_best(url, elsewhere):
@@ -316,8 +362,9 @@ def test_a_lease_that_was_lost_ends_the_run(url, elsewhere, monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+@pytest.mark.parametrize("keep", [1, 2])
 def test_a_snapshot_that_cannot_be_uploaded_in_time_is_saved_on_this_disk_only(
-    url, elsewhere, broken
+    keep, url, elsewhere, broken
 ):
     class Send(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
@@ -329,9 +376,12 @@ def test_a_snapshot_that_cannot_be_uploaded_in_time_is_saved_on_this_disk_only(
             if broken.gate is not None and batch == 0:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    backup = BackupAndRestore(url, delete_checkpoint=False, signals=["SIGTERM"], grace_s=1.0)
+    backup = BackupAndRestore(
+        url, delete_checkpoint=False, signals=["SIGTERM"], grace_s=1.0, keep=keep
+    )
     fit(Send(), backup)
     assert "saved on this disk only" in str(backup.stop_reason)
+    assert len(names(url)) >= 1, "what was on the store went before something newer was there"
     broken.gate.set()
     backup.flush()
     again = BackupAndRestore(url, delete_checkpoint=False)
