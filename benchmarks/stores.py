@@ -290,7 +290,7 @@ def upload(directory):
     import s3fs
 
     from keras_ratchet._storage import verify
-    from keras_ratchet._storage.objects import calls, commit
+    from keras_ratchet._storage.objects import commit, store_calls
     from keras_ratchet._storage.objects.catalog import loaded
     from keras_ratchet._storage.objects.checksums import differs
     from keras_ratchet._storage.objects.object_store import ObjectStore
@@ -299,7 +299,7 @@ def upload(directory):
     catalog = loaded(ObjectStore(f"s3://{BUCKET}/upload"))
     plain = s3fs.S3FileSystem()
     target, size = f"{BUCKET}/plain/best.keras", os.path.getsize(path)
-    parts = {"chunksize": calls.PART_BYTES, "max_concurrency": calls.PARTS_AT_ONCE}
+    parts = {"chunksize": store_calls.PART_BYTES, "max_concurrency": store_calls.PARTS_AT_ONCE}
     seen = {}
 
     def ours():

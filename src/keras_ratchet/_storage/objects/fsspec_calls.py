@@ -6,7 +6,6 @@ import base64
 import contextlib
 import errno
 import glob
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -41,8 +40,6 @@ class FsspecCalls:
         is_s3 = self._scheme in ("s3", "s3a")
         parts = {"chunksize": PART_BYTES, "max_concurrency": PARTS_AT_ONCE}
         self._upload: dict[str, Any] = parts if is_s3 else {}
-        known = inspect.signature(self._fs.get_file).parameters  # s3fs has not always had them
-        self._download = {name: value for name, value in self._upload.items() if name in known}
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}" if key else self._root
@@ -76,7 +73,7 @@ class FsspecCalls:
 
     def get_file(self, key: str, path: str) -> None:
         """Write an object to a local file."""
-        self._fs.get_file(self._path(key), path, **self._download)
+        self._fs.get_file(self._path(key), path)
 
     def read(self, key: str) -> bytes:
         """Return an object's bytes."""
