@@ -6,15 +6,18 @@ import re
 import shutil
 from pathlib import Path
 
+import fsspec
 import keras
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from support.versions import KERAS
 
 import keras_ratchet
 from keras_ratchet._formats.safetensors import read_arrays
 from keras_ratchet._storage import single_file, snapshot_directory
 from keras_ratchet._storage.manifest import SCHEMA, read_manifest
+from keras_ratchet.cli import main
 from keras_ratchet.types import Position
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "schema1"
@@ -94,12 +97,36 @@ def test_the_state_of_the_snapshot_is_read():
     assert json.loads((GOLDEN / SNAPSHOT / "state.json").read_text()) == {"position": [3, 4, 34]}
 
 
+def reader_in_the_docs():
+    page = (GOLDEN.parent.parent.parent / "docs" / "formats.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 2
+    reader = {}
+    exec(compile("\n".join(blocks), "docs/formats.md", "exec"), reader)
+    return reader
+
+
+def test_the_reader_in_the_docs_reads_a_store(tmp_path):
+    url, reader = "memory://golden/run", reader_in_the_docs()
+    shutil.copytree(GOLDEN, tmp_path / "run")
+    pushed = CliRunner().invoke(main, ["push", str(tmp_path / "run"), url])
+    assert pushed.exit_code == 0, pushed.output
+    fs, root = fsspec.core.url_to_fs(url)
+    found = {name: (record, facts) for name, record, facts in reader["newest"](fs, root)}
+    listed = [info for info in keras_ratchet.checkpoints(url) if info.has_manifest]
+    assert set(found) == {info.name for info in listed} != set()
+    for record, facts in found.values():
+        for file in facts["files"]:
+            assert reader["read_file"](fs, root, record, facts, file)
+        [file] = list(facts["files"])[:1]
+        bad = {**facts, "files": {file: {"bytes": 1, "xxh3_128": "0" * 32}}}
+        with pytest.raises(ValueError, match="is damaged"):
+            reader["read_file"](fs, root, record, bad, file)
+
+
 def test_the_reader_in_the_docs_reads_them():
     """docs/formats.md promises that a reader can be written from it; there is one on the page."""
-    page = (GOLDEN.parent.parent.parent / "docs" / "formats.md").read_text()
-    [code] = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    reader = {}
-    exec(compile(code, "docs/formats.md", "exec"), reader)
+    reader = reader_in_the_docs()
     places = [(GOLDEN, path) for path in (GOLDEN / single_file.METADATA).glob("*.json")]
     places.append((GOLDEN / SNAPSHOT, GOLDEN / SNAPSHOT / snapshot_directory.MANIFEST))
     for directory, path in places:

@@ -71,7 +71,8 @@ REFUSED = {
     "s3://..": "'..' in it",
     "s3://b/./x": "'.' or",
     "s3://b//x": "an empty part",
-    "s3://b/x\0": "an empty part",
+    "s3://b/x\0": "a backslash or a null byte",
+    "s3://b/x\\y": "a backslash or a null byte",
 }
 
 
