@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import threading
+import time
 import uuid
 import warnings
 
@@ -377,7 +378,7 @@ def test_a_snapshot_that_cannot_be_uploaded_in_time_is_saved_on_this_disk_only(
                 os.kill(os.getpid(), signal.SIGTERM)
 
     backup = BackupAndRestore(
-        url, delete_checkpoint=False, signals=["SIGTERM"], grace_s=1.0, keep=keep
+        url, delete_checkpoint=False, signals=["SIGTERM"], grace_s=3.0, keep=keep
     )
     fit(Send(), backup)
     assert "saved on this disk only" in str(backup.stop_reason)
@@ -467,3 +468,47 @@ def test_a_file_that_was_not_uploaded_is_kept_aside_when_another_run_has_put_a_n
     fit(ModelCheckpoint(f"{url}/best.keras", save_best_only=True), losses=(4.5,))
     assert names(url) == {"best.keras": 4.5, "best.before-01.keras": 4.0}
     assert "another run has put a newer one" in caplog.text
+
+
+class Turns:
+    """Lets so many puts through as were released; the others wait."""
+
+    def __init__(self):
+        self.asked, self._allowed = 0, threading.Semaphore(0)
+
+    def wait(self, limit_s):
+        self.asked += 1
+        return self._allowed.acquire(timeout=limit_s)
+
+    def release(self, number):
+        self._allowed.release(number)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+def test_a_snapshot_is_not_deleted_while_it_is_uploaded(url, elsewhere, broken):
+    """With keep=1 the one of a SIGTERM would take its place: the store would have none."""
+    turns = Turns()
+
+    class Send(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                backup.flush()
+                broken.gate = turns
+
+        def on_train_batch_end(self, batch, logs=None):
+            if broken.gate is not None:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    backup = BackupAndRestore(
+        url, delete_checkpoint=False, signals=["SIGTERM"], grace_s=3.0, keep=1
+    )
+    fit(Send(), backup)
+    turns.release(2)  # the two files of the snapshot that is being uploaded
+    for _ in range(3000):
+        if turns.asked >= 3:  # the next one's begin
+            break
+        time.sleep(0.01)
+    assert set(names(url)) == {"epoch-00002-batch-0000000"}
+    turns.release(100)
+    backup.flush()
+    assert "epoch-00002-batch-0000001" in names(url)
