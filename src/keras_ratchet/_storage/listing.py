@@ -27,7 +27,7 @@ from keras_ratchet._storage.verify import verify
 from keras_ratchet.errors import LoadError
 from keras_ratchet.types import CheckpointInfo
 
-_SUFFIXES = (".keras", ".h5")
+SUFFIXES = (".keras", ".h5")
 _Stamp = tuple[tuple[str, int, int], ...]
 
 
@@ -146,7 +146,7 @@ def _list_files(directory: str) -> Iterator[CheckpointInfo]:
         with contextlib.suppress(FileNotFoundError):  # deleted meanwhile by a run
             if entry.name in by_name:
                 yield _file_info(entry.path, by_name[entry.name])
-            elif entry.name.endswith(_SUFFIXES):
+            elif entry.name.endswith(SUFFIXES):
                 yield _bare_info(entry.path)
 
 
@@ -179,11 +179,26 @@ def _bare_info(path: str) -> CheckpointInfo:
 
 
 def _info(path: str, manifest: Manifest) -> CheckpointInfo:
+    pinned = os.path.exists(pin_path(path))
+    return info_of(manifest, path, is_directory=os.path.isdir(path), pinned=pinned)
+
+
+def info_of(
+    manifest: Manifest, path: str, *, is_directory: bool, pinned: bool = False
+) -> CheckpointInfo:
+    """Return what a manifest tells of a checkpoint.
+
+    Args:
+        manifest: The manifest.
+        path: Where the checkpoint is; a path or a URL.
+        is_directory: Whether it is a snapshot.
+        pinned: Whether it is protected from retention.
+    """
     return CheckpointInfo(
         name=os.path.basename(path),
         path=path,
         has_manifest=True,
-        is_directory=os.path.isdir(path),
+        is_directory=is_directory,
         position=manifest.position,
         metrics=dict(manifest.metrics),
         ranking=manifest.ranking,
@@ -194,5 +209,5 @@ def _info(path: str, manifest: Manifest) -> CheckpointInfo:
         size_bytes=sum(entry.size_bytes for entry in manifest.files.values()),
         versions=dict(manifest.versions),
         fingerprint=manifest.fingerprint,
-        pinned=os.path.exists(pin_path(path)),
+        pinned=pinned,
     )

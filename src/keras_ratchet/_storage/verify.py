@@ -87,7 +87,7 @@ def _compare(path: str, real: str) -> Verification:
         return Verification(path, "corrupt", f"it cannot be read: {error.strerror or error}")
     if any(manifest.files[name] == actual for manifest in manifests):
         return Verification(path, "ok", size_bytes=actual.size_bytes)
-    problem = _difference(name, manifests[0].files[name], actual)
+    problem = difference(name, manifests[0].files[name], actual)
     return Verification(path, "corrupt", problem, actual.size_bytes)
 
 
@@ -124,7 +124,7 @@ def _check_files(path: str, manifest: Manifest) -> tuple[str, int]:
             return f"{name} cannot be read: {error.strerror or error}", total
         total += actual.size_bytes
         if actual != expected:
-            return _difference(name, expected, actual), total
+            return difference(name, expected, actual), total
     return _foreign(path, manifest.files), total
 
 
@@ -143,7 +143,8 @@ def _foreign(path: str, files: Mapping[str, FileEntry]) -> str:
     return f"it contains files that were not saved with it: {', '.join(extra)}" if extra else ""
 
 
-def _difference(name: str, expected: FileEntry, actual: FileEntry) -> str:
+def difference(name: str, expected: FileEntry, actual: FileEntry) -> str:
+    """Return how a file's bytes are not those that were saved."""
     if expected.size_bytes != actual.size_bytes:
         return f"{name} has {actual.size_bytes} bytes where {expected.size_bytes} were saved"
     return f"the bytes of {name} are not those that were saved (digest differs)"

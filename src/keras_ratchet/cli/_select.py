@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import click
 
 from keras_ratchet._storage import anywhere
+from keras_ratchet._storage.listing import SUFFIXES
 from keras_ratchet._storage.objects.location import is_url
 from keras_ratchet._storage.single_file import METADATA
 from keras_ratchet._storage.verify import Verification
@@ -17,8 +18,6 @@ from keras_ratchet.errors import LoadError
 from keras_ratchet.policy.monitor import Mode
 from keras_ratchet.policy.retention import Ranking, age, of_newest_runs, ranking_of
 from keras_ratchet.types import CheckpointInfo
-
-_SUFFIXES = (".keras", ".h5")
 
 
 def checkpoints_in(directory: str) -> list[CheckpointInfo]:
@@ -149,5 +148,5 @@ def _directories_below(directory: str) -> list[str]:
 def _holds_checkpoints(directory: str) -> bool:
     with contextlib.suppress(OSError):
         names = os.listdir(directory)
-        return METADATA in names or any(name.endswith(_SUFFIXES) for name in names)
+        return METADATA in names or any(name.endswith(SUFFIXES) for name in names)
     return False

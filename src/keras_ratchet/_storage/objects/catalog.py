@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from keras_ratchet._storage.listing import SUFFIXES
 from keras_ratchet._storage.objects.object_store import ObjectStore
 from keras_ratchet._storage.objects.record import (
     COMMITS,
@@ -14,13 +15,12 @@ from keras_ratchet._storage.objects.record import (
     entry_of_record,
     record_of_bytes,
 )
+from keras_ratchet._storage.single_file import METADATA
 from keras_ratchet.errors import LoadError
 from keras_ratchet.types import CheckpointInfo
 
-METADATA = ".ratchet"
 PINS = ".ratchet/pins"
 STORE_IDS = ".ratchet/store"
-SUFFIXES = (".keras", ".h5")
 
 
 class Catalog:
@@ -111,13 +111,21 @@ class Catalog:
         Raises:
             LoadError: If it is damaged, or gone.
         """
-        where = f"{self.store.url}/{entry.key}"
         try:
             raw = self.store.read(entry.key)
         except FileNotFoundError as error:
             raise LoadError(
                 f"the record of {entry.info.path!r} is gone: it was deleted."
             ) from error
+        return self.parsed(entry, raw)
+
+    def parsed(self, entry: Entry, raw: bytes) -> Record:
+        """Return the record of a checkpoint from its bytes.
+
+        Raises:
+            LoadError: If it is damaged.
+        """
+        where = f"{self.store.url}/{entry.key}"
         record = record_of_bytes(raw, where)
         if record.name != entry.info.name:
             raise LoadError(f"{where!r} is not the record of {entry.info.name!r}.")

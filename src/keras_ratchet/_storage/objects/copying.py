@@ -124,7 +124,7 @@ class Pull:
         try:
             if info.name.startswith("."):
                 raise LoadError(f"{info.path!r} does not have the name of a checkpoint.")
-            record = reading.record_from(self._catalog, entry, raw)
+            record = self._catalog.parsed(entry, raw)
             state = _state(path, record)
             if state == "there":
                 return Copy(info.name, path, "there", size_bytes=info.size_bytes)
@@ -263,7 +263,7 @@ class _There:
         if raw is None:
             return "absent"
         try:
-            record = reading.record_from(self._catalog, older[0], raw)
+            record = self._catalog.parsed(older[0], raw)
         except LoadError:
             return "differs"
         if not _same(record.manifest, manifest):

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 
 from keras_ratchet._storage import disk, snapshot_directory
 from keras_ratchet._storage.atomic import AtomicFile
-from keras_ratchet._storage.manifest import FileEntry, entry_of
+from keras_ratchet._storage.manifest import entry_of
 from keras_ratchet._storage.objects.catalog import Catalog
 from keras_ratchet._storage.objects.record import DATA, Entry, Record, mismatch
 from keras_ratchet._storage.objects.store_calls import Stat
 from keras_ratchet._storage.single_file import commit_draft
 from keras_ratchet._storage.snapshot_directory import SnapshotDraft
-from keras_ratchet._storage.verify import Verification, verify
+from keras_ratchet._storage.verify import Verification, difference, verify
 from keras_ratchet.errors import CorruptError, LoadError
 
 FETCHED = "fetched"  # below a cache directory: what was loaded from the store
@@ -101,14 +101,8 @@ def _compare(catalog: Catalog, record: Record, name: str, path: str) -> None:
     expected, found = record.manifest.files[name], entry_of(path)
     if found != expected:
         raise CorruptError(
-            f"{catalog.store.url}/{record.name} is damaged: {_difference(name, expected, found)}."
+            f"{catalog.store.url}/{record.name} is damaged: {difference(name, expected, found)}."
         )
-
-
-def _difference(name: str, expected: FileEntry, found: FileEntry) -> str:
-    if expected.size_bytes != found.size_bytes:
-        return f"{name} has {found.size_bytes} bytes where {expected.size_bytes} were saved"
-    return f"the bytes of {name} are not those that were saved (digest differs)"
 
 
 def verify_entry(catalog: Catalog, entry: Entry, read: bool) -> Verification:
@@ -140,7 +134,7 @@ def verify_entry(catalog: Catalog, entry: Entry, read: bool) -> Verification:
             return Verification(path, "corrupt", f"{name}: it is not there", total)
         total += found.size_bytes
         if found != expected:
-            return Verification(path, "corrupt", _difference(name, expected, found), total)
+            return Verification(path, "corrupt", difference(name, expected, found), total)
     return Verification(path, "ok", size_bytes=total)
 
 

@@ -8,23 +8,24 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-from keras_ratchet._storage import disk, listing
+from keras_ratchet._storage import disk
 from keras_ratchet._storage.atomic import AtomicFile
+from keras_ratchet._storage.listing import SUFFIXES, in_order
 from keras_ratchet._storage.objects import commit, journals
-from keras_ratchet._storage.objects.catalog import METADATA, PINS, Catalog, bare_files, loaded
+from keras_ratchet._storage.objects.catalog import PINS, Catalog, bare_files, loaded
 from keras_ratchet._storage.objects.failures import describe, passes
 from keras_ratchet._storage.objects.fetch import FETCHED, fetch, verify_entry
 from keras_ratchet._storage.objects.lease import Lease
 from keras_ratchet._storage.objects.location import cache_directory, checked_url, split
 from keras_ratchet._storage.objects.object_store import ObjectStore
-from keras_ratchet._storage.objects.record import DATA, Entry, Record, mismatch, record_of_bytes
+from keras_ratchet._storage.objects.record import DATA, Entry, Record, mismatch
 from keras_ratchet._storage.objects.store_calls import Stat
+from keras_ratchet._storage.single_file import METADATA
 from keras_ratchet._storage.verify import Verification
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import CorruptError, LoadError, RatchetError
 from keras_ratchet.types import CheckpointInfo
 
-SUFFIXES = (".keras", ".h5")
 _MAXFETCHED = 4  # of one directory
 
 Options = Mapping[str, Any] | None
@@ -71,7 +72,7 @@ def checkpoints(url: str, options: Options = None) -> list[CheckpointInfo]:
         known = catalog.infos()
         names = {info.name for info in known}
         bare = [info for info in bare_files(catalog.store) if info.name not in names]
-    return listing.in_order([*known, *bare])
+    return in_order([*known, *bare])
 
 
 def is_directory(url: str, options: Options = None) -> bool:
@@ -194,7 +195,7 @@ def _compared(
     if stats is None:
         return verify_entry(catalog, entry, read=True)
     try:
-        problem = difference(record_from(catalog, entry, raw), stats)
+        problem = difference(catalog.parsed(entry, raw), stats)
     except LoadError as error:
         problem = str(error)
     return Verification(entry.info.path, "corrupt" if problem else "ok", problem)
@@ -207,19 +208,6 @@ def difference(record: Record, stats: Mapping[str, Stat]) -> str:
         if problem:
             return f"{name}: {problem}"
     return ""
-
-
-def record_from(catalog: Catalog, entry: Entry, raw: bytes) -> Record:
-    """Return the record of a checkpoint from its bytes.
-
-    Raises:
-        LoadError: If it is damaged.
-    """
-    where = f"{catalog.store.url}/{entry.key}"
-    record = record_of_bytes(raw, where)
-    if record.name != entry.info.name:
-        raise LoadError(f"{where!r} is not the record of {entry.info.name!r}.")
-    return record
 
 
 def record_at(url: str, options: Options = None) -> Record | None:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_ratchet._json import number
+from keras_ratchet._storage.listing import info_of
 from keras_ratchet._storage.manifest import (
     MALFORMED,
     FileEntry,
@@ -262,23 +263,7 @@ def _info(data: list[Any], url: str) -> CheckpointInfo:
 
 def entry_of_record(record_id: str, key: str, data_id: str, record: Record, url: str) -> Entry:
     """Return the entry of a record that is known whole."""
-    m = record.manifest
-    info = CheckpointInfo(
-        record.name,
-        f"{url}/{record.name}",
-        has_manifest=True,
-        is_directory=record.is_directory,
-        position=m.position,
-        metrics=dict(m.metrics),
-        ranking=m.ranking,
-        reason=m.reason,
-        series=m.series,
-        run=m.run,
-        saved_at=m.saved_at,
-        size_bytes=sum(entry.size_bytes for entry in m.files.values()),
-        versions=dict(m.versions),
-        fingerprint=m.fingerprint,
-    )
+    info = info_of(record.manifest, f"{url}/{record.name}", is_directory=record.is_directory)
     return Entry(record_id, key, data_id, info)
 
 
