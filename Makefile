@@ -14,12 +14,13 @@ export JAX_PLATFORMS ?= cpu
 # Five to remember: test, test-backend, test-resume, test-all, lint. All of them but lint take ARGS
 # for pytest: make test ARGS="-k monitor". The options of the tests:
 #   KERAS_BACKEND=jax  the backend of test-backend and test-resume (and of demo and hunt)
-#   BACKGROUND=1       test-resume: every save is written in the background, however small it is;
+#   BACKGROUND=1       test-resume: every save is written in the background, however small it is,
+#                      and snapshots share every array that did not change;
 #                      only the tests in which that makes a difference
 #   LONG=1             test-resume, test-ranks: hundreds of SIGKILLs instead of tens
 #   NEXT=1             any of them: with keras-nightly
 .PHONY: demo demo-ranks test test-backend test-resume test-ranks test-all lint test-wheel test-floors hunt \
-  bench bench-stopping bench-stores clean
+  bench bench-costs bench-stopping bench-stores clean
 
 demo: $(STAMP)
 	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/digits.py
@@ -32,13 +33,13 @@ demo-ranks: $(STAMP)
 # Everything on PyTorch but kills and exact resume.
 TESTS := $(filter-out tests/test_run.py,$(wildcard tests/test_*.py)) tests/policy tests/drop_in \
   tests/callbacks tests/engine tests/formats tests/keras/test_names.py tests/plots tests/cli \
-  tests/conformance tests/storage src
+  tests/backends tests/conformance tests/storage src
 
 test: $(STAMP)
 	KERAS_BACKEND=torch $(PYTEST) $(TESTS) $(ARGS)
 
 # What of that touches a backend.
-BACKEND_TESTS := tests/drop_in tests/callbacks tests/engine tests/conformance tests/formats \
+BACKEND_TESTS := tests/drop_in tests/callbacks tests/engine tests/backends tests/conformance tests/formats \
   tests/keras/test_names.py tests/test_loading.py tests/test_averaging.py tests/test_refitting.py \
   tests/test_examples.py::test_digits_stops_and_the_file_equals_the_model
 
@@ -56,7 +57,7 @@ BACKGROUND_TESTS := tests/crash/test_resume_chains.py tests/storage/test_checkpo
 
 test-resume: $(STAMP)
 	KERAS_BACKEND=$(KERAS_BACKEND) RATCHET_BACKGROUND=$(BACKGROUND) RATCHET_LONG=$(LONG) \
-	  $(PYTEST) $(if $(BACKGROUND),$(BACKGROUND_TESTS),$(RESUME_TESTS)) $(ARGS)
+	  $(if $(BACKGROUND),RATCHET_UNCHANGED=all) $(PYTEST) $(if $(BACKGROUND),$(BACKGROUND_TESTS),$(RESUME_TESTS)) $(ARGS)
 
 # Several processes of one training. `fit` on torch knows of them since Keras 3.16, which is not
 # released: these tests have it beside the Keras of constraints.txt.
@@ -160,6 +161,11 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e ".[bench]"
 	$(BIN)/python benchmarks/run_saves.py
+
+# The table of goals: make bench-costs ARGS="--before OLD/src", where OLD is an older checkout
+bench-costs: $(STAMP)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e ".[bench]"
+	$(BIN)/python benchmarks/costs.py $(ARGS)
 
 # What saving to an object store costs; with RATCHET_COMPOSER=DIR beside Composer's uploader
 bench-stores: $(STAMP)

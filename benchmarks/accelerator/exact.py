@@ -5,6 +5,7 @@ new objects resume. Each case is trained twice without a cut first: what is not
 reproducible by itself is told as such, and says nothing about a resume.
 """
 
+import contextlib
 import random
 import tempfile
 import time
@@ -27,8 +28,30 @@ CASES = {
     "moving averages, accumulated gradients": {
         "optimizer": {"use_ema": True, "ema_momentum": 0.9, "gradient_accumulation_steps": 2}
     },
-    "compiled (jit_compile=True)": {"jit_compile": True},
+    "compiled (jit_compile=True)": {"jit_compile": True, "only": "torch"},  # jax always is
+    "a generator on the device": {"kind": "noise", "only": "torch"},
+    "a kernel that is not deterministic": {"kind": "resized", "only": "torch"},
 }
+
+
+class Noise(keras.layers.Layer):
+    """Draws from a generator of its own on the device, as layers written for torch do."""
+
+    def build(self, shape):
+        import torch
+
+        self.generator = torch.Generator("cuda" if torch.cuda.is_available() else "cpu")
+        self.generator.manual_seed(5)
+
+    def call(self, x, training=False):
+        import torch
+
+        if not training:
+            return x
+        return x + 0.1 * torch.randn(x.shape, generator=self.generator, device=x.device)
+
+    def compute_output_spec(self, x, training=False):
+        return keras.KerasTensor(x.shape, x.dtype)
 
 
 class Cut(Exception):
@@ -52,9 +75,11 @@ def network(case):
     """Return a compiled model and its data."""
     rng = np.random.default_rng(1)
     kind = case.get("kind", "dense")
-    if kind == "image":
+    if kind in ("image", "resized"):
         x = rng.normal(size=(ROWS, 16, 16, 3)).astype("float32")
         stack = [keras.layers.Conv2D(16, 3), keras.layers.BatchNormalization()]
+        if kind == "resized":  # whose gradient is summed in any order on CUDA
+            stack += [keras.layers.UpSampling2D(2, interpolation="bilinear")]
         stack += [keras.layers.ReLU(), keras.layers.Flatten()]
     elif kind == "text":
         x = rng.integers(0, 50, size=(ROWS, 12))
@@ -65,6 +90,7 @@ def network(case):
     else:
         x = rng.normal(size=(ROWS, 64)).astype("float32")
         stack = [keras.layers.Dense(128, activation="relu")]
+        stack += [Noise()] if kind == "noise" else []
     y = rng.integers(0, 4, ROWS)
     head = [keras.layers.Dropout(0.3), keras.layers.Dense(4, dtype="float32")]
     model = keras.Sequential([keras.Input(x.shape[1:]), *stack, *head])
@@ -116,14 +142,29 @@ def differences(one, other):
     return found + (["History"] if one["history"] != other["history"] else [])
 
 
+@contextlib.contextmanager
+def warnings_of_kernels(told):
+    """Add to a list the kernels that torch has called not deterministic, each once."""
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        yield
+    texts = {str(entry.message).split("\n")[0] for entry in record}
+    told += sorted(text for text in texts if "deterministic implementation" in text)
+
+
 def resumes(found):
     """Fill in case -> what differs after a resume; "not reproducible" where two runs differ."""
     for name, case in CASES.items():
-        if case.get("jit_compile") and keras.backend.backend() == "jax":
-            continue  # all other cases are compiled there
+        if case.get("only", keras.backend.backend()) != keras.backend.backend():
+            continue
         began = time.time()
+        told = []
         try:
-            with tempfile.TemporaryDirectory() as a, tempfile.TemporaryDirectory() as b:
+            with (
+                warnings_of_kernels(told),
+                tempfile.TemporaryDirectory() as a,
+                tempfile.TemporaryDirectory() as b,
+            ):
                 whole = train(case, a)
                 again = train(case, a)
                 assert train(case, b, cut=CUT_AFTER) is None
@@ -136,6 +177,8 @@ def resumes(found):
                 outcome = "differs: " + ", ".join(left) if left else "equal"
         except Exception as error:
             outcome = f"{type(error).__name__}: {str(error)[:300]}"
+        if told:
+            outcome += f"; {len(told)} warning{'s' * (len(told) > 1)} of torch named a kernel"
         found[name] = f"{outcome} ({time.time() - began:.0f} s)"
         yield name, found[name]
     keras.config.set_dtype_policy("float32")
@@ -152,12 +195,13 @@ class Copies(keras.callbacks.Callback):
         self.weights.append([np.array(w) for w in self.model.get_weights()])
 
 
-def hook_values(epochs=12):
+def hook_values(epochs=12, width=1024):
     """Return "equal" if files written in the background have the values of their hooks."""
     keras.utils.set_random_seed(1)
-    model = keras.Sequential([keras.Input((1024,))] + [keras.layers.Dense(1024) for _ in range(4)])
+    layers = [keras.layers.Dense(width) for _ in range(4)]
+    model = keras.Sequential([keras.Input((width,)), *layers])
     model.compile("adam", "mse")
-    x = np.random.default_rng(0).normal(size=(64, 1024)).astype("float32")
+    x = np.random.default_rng(0).normal(size=(64, width)).astype("float32")
     copies = Copies()
     with tempfile.TemporaryDirectory() as directory:
         path = str(Path(directory) / "{epoch}.weights.h5")
@@ -176,6 +220,7 @@ def measure():
     warnings.simplefilter("ignore")
     keras.config.disable_traceback_filtering()
     figures = {"values of the hook": hook_values(), "resumed": {}}
+    yield figures
     for answer in resumes(figures["resumed"]):
         print(*answer, flush=True)
         yield figures

@@ -24,7 +24,7 @@ from keras_ratchet._keras.metrics import metric_direction
 from keras_ratchet._storage import anywhere
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import ConfigError, CorruptError, LoadError, UnknownDirectionError
-from keras_ratchet.loading import accept
+from keras_ratchet.loading import accept, assign_weights
 from keras_ratchet.policy.monitor import Mode, Monitor
 from keras_ratchet.policy.retention import Ranking, of_newest_runs, ranking_of
 from keras_ratchet.policy.soup import (
@@ -161,6 +161,7 @@ class _CheckpointAverager:
         infos = _found(checkpoints)
         self._ranking = _ranking(infos, monitor, mode, model)
         self._infos = self._candidates(infos)
+        self._kept: list[str] | None = None  # the weights that the files do not hold
         name, better = self._ranking.metrics[0]
         self._monitor = Monitor(name, better)
 
@@ -263,10 +264,23 @@ class _CheckpointAverager:
         try:
             with warnings.catch_warnings():  # the optimizer's variables are left alone
                 warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
-                self._model.load_weights(path)
+                kept = assign_weights(self._model, path)
+        except LoadError:
+            raise
         except (ValueError, KeyError, TypeError) as error:
             raise LoadError(f"{path!r} does not fit the model: {error}") from error
+        self._check_alike(info, kept)
         return True
+
+    def _check_alike(self, info: CheckpointInfo, kept: list[str]) -> None:
+        """Raise a LoadError unless the file holds the same weights as those before it."""
+        first, self._kept = self._kept, kept
+        if first not in (None, kept):
+            differing = sorted(set(first or ()) ^ set(kept))
+            raise LoadError(
+                f"{info.name!r} does not hold the same weights as the others: {differing[0]!r} "
+                "was frozen when some of them were saved. Pass those that hold the same."
+            )
 
     def _copies(self, spare: VariableCopies | None = None) -> VariableCopies:
         copies = spare or VariableCopies()

@@ -9,8 +9,11 @@ from typing import Any
 
 import keras
 
+from keras_ratchet._engine.capture.model_state import finalize
 from keras_ratchet._engine.saving.provenance import note_source
 from keras_ratchet._formats import format_of
+from keras_ratchet._formats.overlay import lay_over
+from keras_ratchet._formats.readers import missing_weights
 from keras_ratchet._formats.safety import check_file
 from keras_ratchet._keras.legacy_h5 import compile_from_file
 from keras_ratchet._storage import anywhere
@@ -71,6 +74,11 @@ def _loaded(
     path: str, custom_objects: Mapping[str, Any] | None, compile: bool, safe_mode: bool
 ) -> Any:
     """Load a file as Keras does, and compile a `.h5` as it was, which Keras cannot do."""
+    if missing_weights(path) is not None:
+        raise LoadError(
+            f"{path!r} holds only what trained, no whole model. Build the model, load the base "
+            "that it was trained on, then keras_ratchet.load_weights(model, path)."
+        )
     arguments = {"custom_objects": custom_objects, "safe_mode": safe_mode}
     if not compile or not path.endswith(".h5"):
         return keras.models.load_model(path, compile=compile, **arguments)
@@ -88,8 +96,12 @@ def load_weights(
     which: str = "best",
     *,
     storage_options: Mapping[str, Any] | None = None,
-) -> None:
+) -> list[str]:
     """Load weights into a model from a file, or from a directory of checkpoints.
+
+    A file that was saved with `trainable_only=True` is laid over the model: what it does not hold
+    keeps its value, so load the base first. A line of the log says so, and if the file does not fit
+    the model, nothing is changed.
 
     Args:
         model: The model. Compile it first if the optimizer is to be loaded too.
@@ -97,14 +109,37 @@ def load_weights(
         which: In a directory: "best", "latest", or a file's name.
         storage_options: For a URL: arguments of its fsspec file system.
 
+    Returns:
+        The paths of the weights that keep their values because the file does not hold them; of
+        files that hold all, an empty list.
+
     Raises:
         LoadError: If no checkpoint can be loaded safely; the message names each problem.
         CorruptError: If the file that was asked for is not what was saved.
     """
     where = anywhere.path_or_url(path, "path")
     chosen = _choose(where, which, False, storage_options)
-    model.load_weights(chosen)
+    kept = assign_weights(model, chosen)
+    if kept:
+        _log.warning(
+            "%s holds only what trained: %d weights of the model keep the values that they have, "
+            "such as %r; they should be those of the base",
+            chosen,
+            len(kept),
+            kept[0],
+        )
     note_source(model, chosen)
+    return kept
+
+
+def assign_weights(model: Model, path: str) -> list[str]:
+    """Assign the weights of a file; return the paths of those that it does not hold."""
+    if missing_weights(path) is None:
+        model.load_weights(path)
+        return []
+    kept = lay_over(model, path)
+    finalize(model)
+    return kept
 
 
 def _choose(path: str, which: str, whole: bool, options: Mapping[str, Any] | None) -> str:

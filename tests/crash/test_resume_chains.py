@@ -31,10 +31,16 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL"),
 ]
 
-CONTROLS = [Chain("arrays"), Chain("py_dataset", "py_dataset"), Chain("repeat", save_freq=3)]
+CONTROLS = [
+    Chain("arrays"),
+    Chain("py_dataset", "py_dataset"),
+    Chain("frozen", "frozen"),
+    Chain("repeat", save_freq=3),
+]
 CHAINS = [
     Chain("each epoch", "arrays", "epoch", kills=EVERYWHERE),
     Chain("every 3 batches", "py_dataset", 3, kills=EVERYWHERE),
+    Chain("frozen base", "frozen", 3, kills=EVERYWHERE),
     *(
         Chain(f"one kill, {place}", data, freq, kills=((place, epoch),))
         for (place, epoch), data, freq in zip(
@@ -58,7 +64,7 @@ def random_chains():
     return [
         Chain(
             f"random {i}",
-            rng.choice(["arrays", "py_dataset"]),
+            rng.choice(["arrays", "py_dataset", "frozen"]),
             rng.choice(["epoch", 2, 5]),
             random_kills=1 + i % 7,
             seed=i,

@@ -297,7 +297,7 @@ def test_without_zlib_ng_a_file_has_the_same_bytes(tmp_path, monkeypatch):
     if keras_archive.crc32 is zlib.crc32:
         pytest.skip("zlib-ng is not installed")
     buffers, archive = VariableBuffers(), keras_archive.KerasArchive()
-    frozen = archive.freeze(sequential(), lambda sources: buffers.capture(sources, False))
+    frozen = archive.freeze(sequential(), lambda sources, _: buffers.capture(sources, False))
     monkeypatch.setattr(time, "localtime", lambda *_: time.struct_time([2026, 1, 1] + [0] * 6))
     fast = io.BytesIO()
     archive.write(frozen, fast)

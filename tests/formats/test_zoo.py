@@ -363,7 +363,7 @@ def test_a_walk_that_is_remembered_for_too_long_would_be_seen(change, tmp_path, 
 def test_values_that_are_not_held_would_be_seen(suffix, tmp_path, monkeypatch):
     capture = VariableBuffers.capture
     monkeypatch.setattr(
-        VariableBuffers, "capture", lambda self, sources, background: capture(self, sources, False)
+        VariableBuffers, "capture", lambda self, sources, *_: capture(self, sources, False)
     )
     for ours, theirs in Visit("sequential", tmp_path).pairs(suffix):
         differ = between_archives if suffix == ".keras" else bytes.__ne__

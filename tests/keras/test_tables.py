@@ -29,6 +29,7 @@ OTHERS = {  # private names of other libraries than Keras, and where they may be
     "_parameters": "_backends/torch.py",  # of torch.nn.Module
     "_buffers": "_backends/torch.py",
     "_BatchNorm": "_backends/torch.py",  # the base of torch's classes
+    "_foreach_copy_": "_backends/torch",  # many copies in one call: public, but for its name
     "_register_atexit": "_engine/saving/mirror.py",  # of threading, as concurrent.futures does
 }
 OVERRIDDEN = {

@@ -1,6 +1,7 @@
 """Intervals between saves: the longest of what is asked for; Daly's figures; a clock of our own."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -45,7 +46,7 @@ def test_the_interval_is_the_longest_of_what_is_asked_for(every, share, mtbf, co
         assert interval_of(None, None, None) is None
         return
     wanted = [cost.persist_s, every or 0, cost.blocked_s / share if share else 0]
-    wanted += [daly(cost.blocked_s, mtbf)] if mtbf else []
+    wanted += [cost.blocked_s + daly(cost.blocked_s, mtbf)] if mtbf else []  # from start to start
     interval = Interval(every, share, mtbf)
     assert interval.seconds(cost) == max(wanted)
     assert interval.check(max(wanted), cost)
@@ -75,6 +76,10 @@ class Clock:
         return self.now
 
 
+def writer(busy):
+    return SimpleNamespace(busy=busy, is_saving=busy)
+
+
 class Training:
     """Steps of one second, and saves that cost what is said, on a clock of their own."""
 
@@ -90,15 +95,15 @@ class Training:
         for _ in range(steps):
             self.clock.now += 1 + (slower_s if slow else 0)
             self.lost_s += slower_s if slow else 0
-            self.pace.step(writing=slow > 0)
             slow -= slow > 0
+            self.pace.step(writer(slow > 0))
             if self.pace.check(1):
                 began = self.pace.start_save()
                 self.saved_at.append(began)
                 self.clock.now += hook_s
                 self.lost_s += hook_s
-                self.pace.saved(began)
-                self.pace.persisted(persist_s)
+                self.pace.saved(began, writer(slow_steps > 0))
+                self.pace.persisted(max(persist_s, hook_s + slow_steps))
                 slow = slow_steps
 
 

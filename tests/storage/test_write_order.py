@@ -41,16 +41,29 @@ def calls(scenario, directory):
 def test_a_file_is_saved_in_this_order(quick_path):
     once = [
         "open .draft-best.keras",
+        "open best.keras.DIGEST.json",
         "sync .draft-best.keras",
-        "open .draft-best.keras.DIGEST.json",
-        "sync .draft-best.keras.DIGEST.json",
-        "replace best.keras.DIGEST.json",
+        "sync best.keras.DIGEST.json",
         "sync_directory .ratchet",
         "replace best.keras",
         "sync_directory checkpoints",
         "unlink best.keras.DIGEST.json",
     ]
     assert calls(scenarios.SaveOver(), quick_path) == once * 2
+
+
+def test_the_same_bytes_are_saved_again_in_this_order(quick_path):
+    assert calls(scenarios.SaveSameBytes(), quick_path) == [
+        "open .draft-best.keras",
+        "open best.keras.DIGEST.json",  # it is there
+        "open .draft-best.keras.DIGEST.json",
+        "sync .draft-best.keras.DIGEST.json",
+        "replace best.keras.DIGEST.json",
+        "sync_directory .ratchet",
+        "sync .draft-best.keras",
+        "replace best.keras",
+        "sync_directory checkpoints",
+    ]
 
 
 def test_a_file_is_deleted_in_this_order(quick_path):
@@ -68,11 +81,11 @@ def test_a_snapshot_is_committed_in_this_order(quick_path):
     assert calls(scenarios.SnapshotCommit(), quick_path) == [
         "mkdir .draft-step-2",
         "open state.bin",
-        "sync state.bin",
         "open state.json",
-        "sync state.json",
         "open manifest.json",
+        "sync state.bin",
         "sync manifest.json",
+        "sync state.json",
         "sync_directory .draft-step-2",
         "rename .draft-step-2",
         "sync_directory checkpoints",

@@ -39,7 +39,7 @@ class Chain:
 
     Attributes:
         name: Of the chain, and of its directory.
-        data: "arrays" or "py_dataset".
+        data: "arrays", "py_dataset", or "frozen": arrays, and a large frozen layer.
         save_freq: Of the backup, or None for none.
         whose: "ratchet" or "keras": whose BackupAndRestore.
         kills: (place, epoch) for each run that kills itself.
@@ -171,6 +171,12 @@ class SlowDisk(disk.Disk):
         super().sync(fd)
 
 
+def base():
+    """Return frozen layers of 1 MB, and one whose statistics change all the same."""
+    frozen = keras.layers.Dense(512, activation="relu", trainable=False)
+    return frozen, keras.layers.Dense(512, trainable=False), keras.layers.BatchNormalization()
+
+
 def build(data):
     """Return (model, arguments of fit)."""
     rng = np.random.default_rng(0)
@@ -180,6 +186,7 @@ def build(data):
     model = keras.Sequential(
         [
             keras.Input((5,)),
+            *(base() if data == "frozen" else ()),
             keras.layers.GaussianNoise(0.1),  # augmentation inside the model
             keras.layers.Dense(8, activation="relu"),
             keras.layers.Dropout(0.5),
@@ -193,7 +200,7 @@ def build(data):
         metrics=["accuracy"],
         jit_compile=compiled,
     )
-    given = {"x": x, "y": y, "batch_size": BATCH} if data == "arrays" else {"x": Pairs(x, y)}
+    given = {"x": Pairs(x, y)} if data == "py_dataset" else {"x": x, "y": y, "batch_size": BATCH}
     labels = (rng.normal(size=(12, 1)) > 0).astype("float32")  # so that val_loss soon gets worse
     return model, given | {"validation_data": (held_out, labels), "validation_batch_size": 4}
 

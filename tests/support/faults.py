@@ -54,6 +54,8 @@ class FaultDisk(disk.Disk):
         inside_hdf5: Whether writes are called by HDF5, through which no exception but an
             OSError may pass: a crash in a write then is an OSError, and a Crash from the next
             call on.
+        first: What of several syncs that overlap is done first, as numbers; then the others in
+            their order. A fault may fall between any two of them.
 
     Attributes:
         calls: Verb and file name of each call so far.
@@ -61,12 +63,12 @@ class FaultDisk(disk.Disk):
         dead: Whether the process has ended.
     """
 
-    def __init__(self, root, mode=None, at=0, inside_hdf5=False):
+    def __init__(self, root, mode=None, at=0, inside_hdf5=False, first=()):
         self.calls = []
         self.struck = self.dead = False
         self._root, self._inside_hdf5 = os.path.realpath(root), inside_hdf5
         self._world = _World(self._root)
-        self._mode, self._at = mode, at
+        self._mode, self._at, self._first = mode, at, first
 
     def arm(self, mode, calls_from_now):
         """Let a later call fail."""
@@ -111,6 +113,19 @@ class FaultDisk(disk.Disk):
 
     def sync_directory(self, path):
         self._call("sync_directory", path, lambda: self._world.sync_directory(path))
+
+    def sync_all(self, fds, directories=()):
+        calls = [lambda fd=fd: self.sync(fd) for fd in fds]
+        calls += [lambda path=path: self.sync_directory(path) for path in directories]
+        errors = {}
+        for number in [*self._first, *(n for n in range(len(calls)) if n not in self._first)]:
+            if number < len(calls):
+                try:
+                    calls[number]()
+                except OSError as error:  # the others go on: they have begun already
+                    errors[number] = error
+        if errors:
+            raise errors[min(errors)]
 
     def replace(self, source, target):
         self._call("replace", target, lambda: self._move(os.replace, source, target))

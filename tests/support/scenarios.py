@@ -144,6 +144,23 @@ class SaveOver(Scenario):
         reported(2)
 
 
+class SaveSameBytes(Scenario):
+    """The manifest of the file is replaced by one that says something else of the same bytes."""
+
+    states = ({"best.keras": 1}, {"best.keras": 1})
+
+    def prepare(self, root):
+        save(root, "best.keras", 1)
+
+    def act(self, root, reported):
+        single_file.save_file(
+            os.path.join(root, "best.keras"),
+            lambda draft: draft.write(lambda file: scribble(file, 1)),
+            facts(2),
+        )
+        reported(1)
+
+
 class SetAside(Scenario):
     """A new run takes the place of an earlier one's file, which is kept; then it saves again."""
 
@@ -327,6 +344,51 @@ class SnapshotCommit(SnapshotScenario):
         reported(1)
 
 
+class SnapshotLink(SnapshotScenario):
+    """Snapshots share a file; then the one that it was written for goes."""
+
+    states = (
+        {"step-1": 1},
+        {"step-1": 1, "step-2": 2},
+        {"step-2": 2},
+        {"step-2": 2, "step-3": 3},
+    )
+
+    def prepare(self, root):
+        self.commit(root, "step-1", 1, None)
+
+    def act(self, root, reported):
+        self.commit(root, "step-2", 2, "step-1")
+        reported(1)
+        snapshot_directory.delete_snapshot(os.path.join(root, "step-1"))
+        reported(2)
+        self.commit(root, "step-3", 3, "step-2")
+        reported(3)
+
+    def commit(self, root, name, version, source):
+        with snapshot_directory.SnapshotDraft(root, name) as draft:
+            draft.write("state.bin", lambda file: scribble(file, version))
+            draft.write("state.json", lambda file: file.write(content(version)[:40]))
+            if source is None:
+                draft.write("base.bin", lambda file: file.write(b"base"))
+            else:
+                older = os.path.join(root, source)
+                entry = snapshot_directory.snapshot_manifest(older).files["base.bin"]
+                draft.link("base.bin", os.path.join(older, "base.bin"), entry)
+            draft.commit(facts(version))
+
+    def expected_files(self, state):
+        return [*super().expected_files(state), *(rf"{name}/base\.bin" for name in state)]
+
+
+class SnapshotLinkWithoutLinks(SnapshotLink):
+    """The same where a file has one name only."""
+
+    def act(self, root, reported):
+        disk.current.link = SetAsideWithoutLinks.refuse.__get__(self)
+        super().act(root, reported)
+
+
 class SnapshotDelete(SnapshotScenario):
     states = ({"step-1": 1, "step-2": 2}, {"step-2": 2})
 
@@ -383,6 +445,7 @@ class SnapshotRotation(SnapshotScenario):
 SCENARIOS = (
     FirstSave(),
     SaveOver(),
+    SaveSameBytes(),
     SetAside(),
     SetAsideWithoutLinks(),
     SaveInNewDirectory(),
@@ -391,6 +454,8 @@ SCENARIOS = (
     Sweep(),
     RetentionStep(),
     SnapshotCommit(),
+    SnapshotLink(),
+    SnapshotLinkWithoutLinks(),
     SnapshotDelete(),
     SnapshotSweep(),
     SnapshotRotation(),
@@ -400,8 +465,8 @@ SCENARIOS = (
 class Run:
     """One scenario with one fault; `violations` says what did not hold."""
 
-    def __init__(self, scenario, directory, mode=None, at=0):
-        self.scenario, self.mode, self.at = scenario, mode, at
+    def __init__(self, scenario, directory, mode=None, at=0, first=()):
+        self.scenario, self.mode, self.at, self.first = scenario, mode, at, first
         self.root = os.path.join(directory, "checkpoints")
         self.violations = []
         self.reported = 0
@@ -416,7 +481,8 @@ class Run:
             path.write_bytes(data)
         with in_place(FaultDisk(self.root)):
             self.scenario.prepare(self.root)
-        self.disk = FaultDisk(self.root, self.mode, self.at, self.scenario.inside_hdf5)
+        hdf5 = self.scenario.inside_hdf5
+        self.disk = FaultDisk(self.root, self.mode, self.at, hdf5, self.first)
         with in_place(self.disk):
             self._act()
         if self.disk.loses_power:
@@ -520,7 +586,7 @@ def in_place(other):
         disk.current = before
 
 
-def all_runs(scenario, directory, modes=MODES, is_chosen=lambda number, verb: True):
+def all_runs(scenario, directory, modes=MODES, is_chosen=lambda number, verb: True, first=()):
     """Yield an undisturbed run, then one for each mode and each call.
 
     After the last call power is lost once more.
@@ -530,14 +596,15 @@ def all_runs(scenario, directory, modes=MODES, is_chosen=lambda number, verb: Tr
         directory: Where.
         modes: Which of `MODES`.
         is_chosen: Says of a call's number and verb whether it is to fail.
+        first: Which of several syncs that overlap are done first.
     """
-    undisturbed = Run(scenario, directory).go()
+    undisturbed = Run(scenario, directory, first=first).go()
     yield undisturbed
     verbs = [verb for verb, _ in undisturbed.disk.calls] + ["end"]
     chosen = [number for number, verb in enumerate(verbs, 1) if is_chosen(number, verb)]
     for mode in modes:
         for at in chosen:
-            run = Run(scenario, directory, mode, at).go()
+            run = Run(scenario, directory, mode, at, first).go()
             if run.disk.struck or run.disk.loses_power:
                 yield run
 

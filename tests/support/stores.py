@@ -301,9 +301,10 @@ def save(directory, name, data, **more):
 
 
 def save_snapshot(directory, name, data, **more):
-    """Save a local snapshot of two files."""
+    """Save a local snapshot of three files, one of which is the same in all."""
     os.makedirs(directory, exist_ok=True)
     with SnapshotDraft(directory, name) as draft:
+        draft.write("unchanged.bin", lambda file: file.write(b"base" * (1 << 15)))
         draft.write("state.bin", lambda file: file.write(data))
         draft.write("state.json", lambda file: file.write(b"{}"))
         return draft.commit(manifest(series="", **more))

@@ -14,8 +14,8 @@ def save_model(model, path, manifest, whole=False):
     buffers = VariableBuffers()
     frozen = freeze_model(
         model,
-        format_of(path, whole),
-        lambda sources: buffers.capture(sources, background=False),
+        format_of(path, "model" if whole else "weights"),
+        lambda sources, _: buffers.capture(sources, background=False),
         FiniteWatch(),
     )
     return write_model_file(frozen, path, manifest, state_bytes(model))

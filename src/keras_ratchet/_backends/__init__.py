@@ -10,6 +10,8 @@ from typing import Any, Protocol, cast
 
 from numpy.typing import NDArray
 
+from keras_ratchet._backends.arena import Buffers
+
 Resolve = Callable[[], list[NDArray[Any]]]
 
 
@@ -19,6 +21,14 @@ def current() -> Backend:
 
     name = f"{__name__}.{keras.backend.backend()}"
     return cast(Backend, importlib.import_module(name))
+
+
+def device_copies() -> DeviceCopies:
+    """Return the module for copies on the devices of the backend that Keras runs on."""
+    import keras
+
+    name = f"{__name__}.{keras.backend.backend()}_device"
+    return cast(DeviceCopies, importlib.import_module(name))
 
 
 def strategy(model: Any = None) -> Any:
@@ -109,7 +119,10 @@ class Backend(Protocol):
         It may be a view of live memory: read it at once, never store or change it.
         """
 
-    def capture(self, variables: Sequence[Any], buffers: list[Any]) -> Resolve:
+    def is_on_host(self, variable: Any) -> bool:
+        """Return whether a variable's whole value is in the host's memory, where `view` is cheap."""
+
+    def capture(self, variables: Sequence[Any], buffers: Buffers) -> Resolve:
         """Capture the values of variables, so that they stay the same while training continues.
 
         Args:
@@ -168,3 +181,27 @@ class Backend(Protocol):
 
     def set_rng_state(self, state: dict[str, Any]) -> None:
         """Restore that state; streams that are missing in it do not change."""
+
+
+class DeviceCopies(Protocol):
+    """What the module for a backend's devices offers on each of them."""
+
+    def hold(
+        self, variables: Sequence[Any], sources: Sequence[Any], held: list[Any]
+    ) -> Sequence[Any]:
+        """Return copies of values as tensors on their devices, without waiting for them.
+
+        Args:
+            variables: The variables.
+            sources: What is read in place of each.
+            held: What an earlier call returned for them, whose memory may be used again.
+        """
+
+    def put_back(self, variable: Any, held: Any) -> None:
+        """Set a variable to a copy of a tensor on its device."""
+
+    def all_finite(self, variables: Iterable[Any]) -> bool:
+        """Return whether one sum on the device shows that all values are finite.
+
+        A sum may overflow though they are, so False proves nothing.
+        """

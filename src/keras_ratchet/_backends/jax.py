@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_ratchet._backends import Foreign, Resolve, jax_slices
+from keras_ratchet._backends import Foreign, Resolve, jax_device, jax_slices
 
 
 def view(variable: Any) -> NDArray[Any]:
@@ -23,16 +23,21 @@ def view(variable: Any) -> NDArray[Any]:
     return jax_slices.on_host(variable.value)
 
 
+def is_on_host(variable: Any) -> bool:
+    """Return whether it is an array on this process's CPU devices."""
+    value = variable.value
+    if not (isinstance(value, jax.Array) and value.is_fully_addressable):
+        return False
+    return all(device.platform == "cpu" for device in value.devices())
+
+
 def capture(variables: Sequence[Any], buffers: list[Any]) -> Resolve:
     """Return views: the next step then writes to new memory (no copy on the CPU).
 
     Holding the jax arrays would not do: their buffers are donated to the next step all the same.
+    On an accelerator they are copied there first.
     """
-    values = [variable.value for variable in variables]
-    for value in values:
-        jax_slices.start_copy(value)  # on an accelerator all copies run at the same time
-    arrays = [jax_slices.on_host(value) for value in values]
-    return lambda: arrays
+    return jax_device.capture([variable.value for variable in variables], buffers)
 
 
 def assign(variable: Any, value: Any) -> None:

@@ -39,7 +39,13 @@ _RANDOM_OPS = frozenset(
 
 def view(variable: Any) -> NDArray[Any]:
     """Return the value, read-only; assigning to the variable does not change it."""
-    return np.asarray(variable.value.read_value())
+    return _array(variable.value.read_value())
+
+
+def is_on_host(variable: Any) -> bool:
+    """Return whether it is one variable, on the CPU."""
+    value = variable.value
+    return isinstance(value, tf.Variable) and "CPU:" in str(value.device)
 
 
 def capture(variables: Sequence[Any], buffers: list[Any]) -> Resolve:
@@ -48,7 +54,12 @@ def capture(variables: Sequence[Any], buffers: list[Any]) -> Resolve:
     Reading costs 50 us for each variable; the copies are made by the next step.
     """
     values = [variable.value.read_value() for variable in variables]
-    return lambda: [np.asarray(value) for value in values]  # not copied
+    return lambda: [_array(value) for value in values]
+
+
+def _array(value: Any) -> NDArray[Any]:
+    """Return a tensor as an array, which is not copied; a bfloat16 scalar is none by itself."""
+    return np.asarray(value if value.shape.rank else value.numpy())
 
 
 def assign(variable: Any, value: NDArray[Any]) -> None:

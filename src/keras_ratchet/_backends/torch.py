@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import operator
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,7 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from keras_ratchet._backends import Foreign, Resolve
+from keras_ratchet._backends import Foreign, Resolve, torch_device
+from keras_ratchet._backends.arena import Buffers
+from keras_ratchet._keras.marks import tensors_of
 
 # Dtypes that NumPy lacks: the dtype to view the memory as, and the one of ml_dtypes.
 _FOREIGN: dict[torch.dtype, tuple[torch.dtype, Any]] = {
@@ -21,6 +25,7 @@ _FOREIGN: dict[torch.dtype, tuple[torch.dtype, Any]] = {
     torch.float8_e4m3fn: (torch.int8, ml_dtypes.float8_e4m3fn),
     torch.float8_e5m2: (torch.int8, ml_dtypes.float8_e5m2),
 }
+_DTENSORS = "torch.distributed.tensor"
 _KERAS_PARAMETERS = "_torch_params"  # where a Keras layer lists its variables for torch
 _OF_MODULE = torch.nn.Module.named_parameters  # Keras's layers override it
 
@@ -34,10 +39,20 @@ def view(variable: Any) -> NDArray[Any]:
     return _as_held(value, _array(_local(value).cpu()))
 
 
+def is_on_host(variable: Any) -> bool:
+    """Return whether it is a whole tensor in the host's memory."""
+    value = variable.value
+    return bool(value.device.type == "cpu") and _slices(value) is None
+
+
+def _may_be_split() -> bool:
+    """Return whether there can be DTensors."""
+    return _DTENSORS in sys.modules
+
+
 def _slices(value: torch.Tensor) -> Any:
     """Return the module for DTensors if a tensor is one; else nothing is imported."""
-    loaded = sys.modules.get("torch.distributed.tensor")
-    if loaded is None or not isinstance(value, loaded.DTensor):
+    if not _may_be_split() or not isinstance(value, sys.modules[_DTENSORS].DTensor):
         return None
     return importlib.import_module("keras_ratchet._backends.torch_slices")
 
@@ -60,24 +75,78 @@ def _array(value: torch.Tensor) -> NDArray[Any]:
     return np.asarray(value.numpy())
 
 
-def capture(variables: Sequence[Any], buffers: list[Any]) -> Resolve:
-    """Copy into reused buffers: fresh memory costs as much as the copy."""
-    tensors = [variable.value.detach() for variable in variables]
-    values = [_local(tensor) for tensor in tensors]
-    if [(b.shape, b.dtype) for b in buffers] != [(v.shape, v.dtype) for v in values]:
-        buffers[:] = [_buffer(value) for value in values]
-    for buffer, value in zip(buffers, values, strict=True):
-        buffer.copy_(value, non_blocking=True)
-    for device in {value.device for value in values if value.device.type != "cpu"}:
-        torch.accelerator.synchronize(device)
-    filled = list(zip(tensors, buffers, strict=True))
-    return lambda: [_as_held(tensor, _array(buffer)) for tensor, buffer in filled]
+def capture(variables: Sequence[Any], buffers: Buffers) -> Resolve:
+    """Copy into memory that is used again: fresh memory costs as much as the copy."""
+    tensors = tensors_of(variables)
+    is_split = _may_be_split() and sys.modules[_DTENSORS].DTensor in set(map(type, tensors))
+    values = [_local(tensor.detach()) for tensor in tensors] if is_split else tensors
+    if not all(map(_is_on_host, values)):
+        read = torch_device.capture([value.detach() for value in values], buffers)
+        return lambda: [_as_held(t, _array(v)) for t, v in zip(tensors, read(), strict=True)]
+    copies = buffers[0] if buffers else None
+    if not isinstance(copies, _Copies) or not copies.serve(values, buffers):
+        buffers[:] = []
+        copies = _Copies(values, buffers)
+        buffers[:] = [copies]
+    copies.fill(values)
+    arrays = copies.arrays
+    if not is_split:
+        return lambda: list(arrays)
+    return lambda: [_as_held(t, a) for t, a in zip(tensors, arrays, strict=True)]
 
 
-def _buffer(value: torch.Tensor) -> torch.Tensor:
-    """Return host memory for a tensor, pinned where that makes copies faster."""
-    pinned = value.device.type == "cuda"
-    return torch.empty(value.shape, dtype=value.dtype, pin_memory=pinned)
+class _Copies:
+    """Copies of tensors of the host, each at its place in the memory of `buffers`.
+
+    Attributes:
+        arrays: The copies, as NumPy sees them.
+    """
+
+    def __init__(self, values: Sequence[torch.Tensor], buffers: Buffers) -> None:
+        self._shapes = list(map(_shape, values))
+        self._dtypes = list(map(_dtype, values))
+        places = self._places = buffers.arrange([value.nbytes for value in values])
+        memory = torch.from_numpy(buffers.memory)
+        self.arrays: list[NDArray[Any]] = []
+        self._targets: list[torch.Tensor] = []
+        self._as_bytes: set[int] = set()  # those whose place would not do for their dtype
+        for i, (value, start) in enumerate(zip(values, places.offsets, strict=True)):
+            shape, dtype = value.shape, value.dtype
+            self.arrays.append(buffers.array(i, tuple(shape), _in_numpy(dtype)))
+            target = memory[start : start + value.nbytes]
+            if start % value.itemsize:
+                self._as_bytes.add(i)
+            else:
+                target = target.view(dtype).view(shape)
+            self._targets.append(target)
+
+    def serve(self, values: Sequence[torch.Tensor], buffers: Buffers) -> bool:
+        """Return whether these tensors have such shapes and dtypes, and their places are wanted."""
+        return (
+            (buffers.wanted is None or buffers.wanted == self._places)
+            and self._shapes == list(map(_shape, values))
+            and self._dtypes == list(map(_dtype, values))
+        )
+
+    def fill(self, values: Sequence[torch.Tensor]) -> None:
+        """Copy the values."""
+        sources = list(values)
+        with torch.no_grad():
+            for i in self._as_bytes:
+                sources[i] = sources[i].detach().reshape(-1).view(torch.uint8)
+            if sources:
+                torch._foreach_copy_(self._targets, sources)
+
+
+_is_on_host = operator.attrgetter("is_cpu")
+_shape = operator.attrgetter("shape")
+_dtype = operator.attrgetter("dtype")
+
+
+@functools.cache
+def _in_numpy(dtype: torch.dtype) -> np.dtype[Any]:
+    """Return the dtype of NumPy, or of ml_dtypes, for one of torch's."""
+    return _array(torch.empty(0, dtype=dtype)).dtype
 
 
 def assign(variable: Any, value: Any) -> None:

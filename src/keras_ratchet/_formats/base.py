@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from keras_ratchet._formats.image import Image, Places
 from keras_ratchet.types import Model
 
 
 class Captured(Protocol):
-    """Values captured from a model: they do not change while training continues."""
+    """Values captured from a model: they do not change while training continues.
+
+    Attributes:
+        image: Memory in which the values lie at the places that `capture` was given, if they do.
+    """
+
+    @property
+    def image(self) -> Image | None: ...
 
     def arrays(self) -> list[NDArray[Any]]:
         """Return the values, contiguous; may be called on any thread."""
 
 
-Capture = Callable[[Sequence[Any]], Captured]
+class Capture(Protocol):
+    """Captures values of a model."""
+
+    def __call__(self, sources: Sequence[Any], places: Places | None = None) -> Captured:
+        """Return the values of variables and arrays.
+
+        Args:
+            sources: The variables and arrays.
+            places: Where the file will have them, if that is known.
+        """
 
 
 class Format(Protocol):

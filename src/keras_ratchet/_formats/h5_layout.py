@@ -21,6 +21,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_ratchet._formats.base import Captured
+from keras_ratchet._formats.image import Image, Places, raw_bytes
+
 _BLOCK_BYTES = 1 << 12
 _PIECE_BYTES = 1 << 20  # small enough to be in the processor's cache for the digest, too
 
@@ -39,6 +42,7 @@ class Layout:
     complete: bool = True
     _blocks: dict[int, bytearray] = field(default_factory=dict)
     _offsets: dict[int, int] = field(default_factory=dict)
+    _structures: dict[int, _Structure] = field(default_factory=dict)
 
     def pieces(self, arrays: Sequence[NDArray[Any]]) -> Iterator[memoryview]:
         """Yield the bytes of the file, in order, in pieces of about 1 MB.
@@ -62,19 +66,61 @@ class Layout:
     def _parts(self, arrays: Sequence[NDArray[Any]]) -> Iterator[memoryview]:
         at = 0
         for start, index in sorted(self._offsets.items()):
-            yield from self._structure(at, start)
-            raw = raw_bytes(arrays[index])
+            yield from (piece for _, piece in self._between(at, start))
+            raw = raw_bytes(arrays[index]).data
             yield raw
             at = start + len(raw)
-        yield from self._structure(at, self.size)
+        yield from (piece for _, piece in self._between(at, self.size))
 
-    def _structure(self, start: int, end: int) -> Iterator[memoryview]:
+    def _between(self, start: int, end: int) -> Iterator[tuple[int, memoryview]]:
         while start < end:
             number, offset = divmod(start, _BLOCK_BYTES)
             count = min(end - start, _BLOCK_BYTES - offset)
             block = self._blocks.get(number) or bytes(_BLOCK_BYTES)
-            yield memoryview(block)[offset : offset + count]
+            yield start, memoryview(block)[offset : offset + count]
             start += count
+
+    def places(self, sizes: Sequence[int], head_bytes: int) -> Places:
+        """Return where the arrays are in a file that begins with something else.
+
+        Args:
+            sizes: Of the arrays, in bytes.
+            head_bytes: Length of what comes before.
+        """
+        first = {index: start for start, index in sorted(self._offsets.items(), reverse=True)}
+        offsets = tuple(head_bytes + first.get(index, 0) for index in range(len(sizes)))
+        return Places(offsets, tuple(sizes), head_bytes + self.size)
+
+    def complete_image(
+        self, image: Image, head: bytes, arrays: Sequence[NDArray[Any]]
+    ) -> memoryview:
+        """Fill in the structure of an image whose places are those of this layout."""
+        sizes = image.places.sizes
+        if len(head) not in self._structures:
+            self._structures = {len(head): self._structure(len(head), sizes)}
+        structure = self._structures[len(head)]
+        return image.complete(head, structure.pieces, structure.copies, arrays)
+
+    def _structure(self, shift: int, sizes: Sequence[int]) -> _Structure:
+        pieces: list[tuple[int, memoryview]] = []
+        copies: list[tuple[int, int]] = []
+        at, seen = 0, set[int]()
+        for start, index in sorted(self._offsets.items()):
+            pieces += self._between(at, start)
+            at = start + sizes[index]
+            if index in seen:
+                copies.append((start + shift, index))
+            seen.add(index)
+        pieces += self._between(at, self.size)
+        return _Structure([(start + shift, piece) for start, piece in pieces], copies)
+
+
+@dataclass(frozen=True, slots=True)
+class _Structure:
+    """What an image lacks: the bytes between its arrays, and arrays that the file has twice."""
+
+    pieces: list[tuple[int, memoryview]]
+    copies: list[tuple[int, int]]
 
 
 class Sources:
@@ -110,7 +156,7 @@ class Sketch(io.RawIOBase):
             create: Writes it to a data set.
         """
         if array.nbytes:
-            self._expected = index, raw_bytes(array)
+            self._expected = index, raw_bytes(array).data
         create()
         if self._expected is not None:
             self._expected, self.layout.complete = None, False
@@ -172,12 +218,49 @@ class Sketch(io.RawIOBase):
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The bytes of a file that is about to be written."""
+
+    _layout: Layout
+    _arrays: list[NDArray[Any]]
+    _image: Image | None
+    _places: Callable[[int], Places | None]
+
+    @property
+    def size(self) -> int:
+        """Their number."""
+        return self._layout.size
+
+    def pieces(self) -> Iterator[memoryview]:
+        """Yield them in order, in pieces of about 1 MB."""
+        return self._layout.pieces(self._arrays)
+
+    def image(self, head: bytes = b"") -> memoryview | None:
+        """Return them in one piece if they were captured so.
+
+        Args:
+            head: What comes before them, and is in the piece too.
+        """
+        if self._image is None or self._image.places != self._places(len(head)):
+            return None
+        return self._layout.complete_image(self._image, head, self._arrays)
+
+    def write(self, file: io.RawIOBase) -> None:
+        """Write them."""
+        image = self.image()
+        for piece in self.pieces() if image is None else (image,):
+            file.write(piece)
+
+
 class LastLayout:
     """The layout of the last save, which serves the next one unless something has changed."""
 
     def __init__(self) -> None:
         self._key: Any = None
         self._layout = Layout()
+        self._sizes: list[int] = []
+        self._places: tuple[int, Places] | None = None  # by the length of what comes before
 
     def get(
         self, structure: Any, arrays: Sequence[NDArray[Any]], fill: Callable[[Any, Sketch], None]
@@ -191,9 +274,42 @@ class LastLayout:
         """
         key = structure, [(array.shape, array.dtype) for array in arrays]
         if self._key != key or not self._layout.complete:
-            self._layout = _lay_out(fill)
+            self._layout, self._places = _lay_out(fill), None
             self._key = key
+            self._sizes = [array.nbytes for array in arrays]
         return self._layout
+
+    def places(self, structure: Any, head_bytes: int = 0) -> Places | None:
+        """Return where a file will have its arrays if their shapes and dtypes are as before.
+
+        Args:
+            structure: As for `get`.
+            head_bytes: Length of what comes before in the file.
+        """
+        if self._key is None or self._key[0] != structure or not self._layout.complete:
+            return None
+        if self._places is None or self._places[0] != head_bytes:
+            self._places = head_bytes, self._layout.places(self._sizes, head_bytes)
+        return self._places[1]
+
+    @property
+    def size(self) -> int:
+        """Length of the last file in bytes."""
+        return self._layout.size
+
+    def contents(
+        self, structure: Any, values: Captured, fill: Callable[[Any, Sketch, list[Any]], None]
+    ) -> Contents:
+        """Return the bytes of a file.
+
+        Args:
+            structure: As for `get`.
+            values: The captured arrays.
+            fill: Fills an `h5py.File` with the arrays; puts them into it through the sketch.
+        """
+        arrays = values.arrays()
+        layout = self.get(structure, arrays, lambda h5, sketch: fill(h5, sketch, arrays))
+        return Contents(layout, arrays, values.image, lambda head: self.places(structure, head))
 
 
 def _lay_out(fill: Callable[[Any, Sketch], None]) -> Layout:
@@ -206,11 +322,6 @@ def _lay_out(fill: Callable[[Any, Sketch], None]) -> Layout:
     with h5py.File(identity) as h5:
         fill(h5, sketch)
     return sketch.layout
-
-
-def raw_bytes(array: NDArray[Any]) -> memoryview:
-    """Return the memory of a contiguous array as bytes."""
-    return array.reshape(-1).view(np.uint8).data if array.nbytes else memoryview(b"")
 
 
 def _same_memory(one: memoryview, other: memoryview) -> bool:

@@ -52,26 +52,21 @@ class LegacyH5:
             for g in legacy_h5.groups_of(model)
         )
         _check_names(groups)
-        return FrozenLegacy(
-            tuple(legacy_h5.attributes_of(model)),
-            tuple(layer.name for layer in model.layers),
-            groups,
-            capture(sources.items),
-        )
+        attributes = tuple(legacy_h5.attributes_of(model))
+        layer_names = tuple(layer.name for layer in model.layers)
+        places = self._layout.places((attributes, layer_names, groups))
+        return FrozenLegacy(attributes, layer_names, groups, capture(sources.items, places))
 
     def write(self, frozen: FrozenLegacy, file: io.RawIOBase) -> None:
         """Write the bytes of the file."""
-        arrays = frozen.values.arrays()
 
-        def fill(h5: Any, sketch: Sketch) -> None:
+        def fill(h5: Any, sketch: Sketch, arrays: list[NDArray[Any]]) -> None:
             legacy_h5.write_header(h5, frozen.attributes, frozen.layer_names)
             for group in frozen.groups:
                 _fill(h5, sketch, group, arrays)
 
         structure = frozen.attributes, frozen.layer_names, frozen.groups
-        layout = self._layout.get(structure, arrays, fill)
-        for piece in layout.pieces(arrays):
-            file.write(piece)
+        self._layout.contents(structure, frozen.values, fill).write(file)
 
 
 def _check_names(groups: Iterable[FrozenLegacyGroup]) -> None:

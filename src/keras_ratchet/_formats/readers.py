@@ -32,6 +32,7 @@ from keras_ratchet._formats.zip_members import open_member
 from keras_ratchet.errors import LoadError
 
 OPTIMIZER = "optimizer"
+PARTIAL, MISSING = "keras_ratchet_partial", "keras_ratchet_missing"  # see trainable_h5.py
 _PICKLE = "model.weights.npz"
 _UNREADABLE = (
     OSError,
@@ -131,6 +132,25 @@ def keras_version(path: str) -> str | None:
     return version if isinstance(version, str) else None
 
 
+def missing_weights(path: str) -> list[str] | None:
+    """Return the paths of the weights that a file leaves out; None if it is a whole one.
+
+    Only a `.weights.h5` file that was saved with `trainable_only=True` leaves any out.
+
+    Raises:
+        LoadError: If it is not a Keras file, or is not safe to read.
+    """
+    if not path.endswith(".weights.h5"):
+        return None
+    with _as_load_error(path), h5py.File(path, "r") as h5:
+        if PARTIAL not in h5.attrs:
+            return None
+        check_file(path)
+        if h5.attrs[PARTIAL] != 1:
+            raise LoadError(f"{path!r} was written by a newer version of keras-ratchet.")
+        return [str(name) for name in json.loads(h5[MISSING][...].tobytes())]
+
+
 def _read_metadata(path: str) -> tuple[Any, Any]:
     """Return the model's config and the version of Keras, each None if the file has none."""
     check_file(path)
@@ -211,7 +231,9 @@ def _labels(above: tuple[str, ...], component: str, group: Any) -> tuple[str, ..
 def _variables(key: str, labels: tuple[str, ...], group: Any) -> Iterator[Weight]:
     datasets = {name: child for name, child in group.items() if isinstance(child, h5py.Dataset)}
     numbered = sorted(datasets, key=_natural)
-    if numbered == [str(index) for index in range(len(numbered))]:
+    if datasets and all("name" in dataset.attrs for dataset in datasets.values()):
+        names = tuple(_text(datasets[name].attrs["name"]) for name in numbered)
+    elif numbered == [str(index) for index in range(len(numbered))]:
         arrays = [datasets[name] for name in numbered]
         names = _optimizer_names(arrays) if labels == (OPTIMIZER,) else _names(key, arrays)
     else:

@@ -1,18 +1,20 @@
 """`.safetensors`: named arrays, streamed to a file and read from it.
 
 Eight bytes give the length of a JSON header with dtype, shape and offsets of each array; the raw
-bytes follow, aligned to 64 bytes. Any safetensors reader opens the file; nothing is pickled.
+bytes follow, from the start of a page on. Any safetensors reader opens the file; nothing is
+pickled.
 Format: https://github.com/huggingface/safetensors (the layout only; this is our own writer).
 """
 
 from __future__ import annotations
 
+import ctypes
 import io
 import json
 import math
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 from keras_ratchet.errors import LoadError
 
 _MAX_HEADER_BYTES = 100_000_000
-_ALIGNMENT = 64
+_ALIGNMENT = 4096  # the arrays begin a page, so that they can go past the page cache
 _CODES: dict[str, Any] = {
     "F64": np.float64,
     "F32": np.float32,
@@ -51,6 +53,8 @@ def can_hold(dtype: Any) -> bool:
 def write_arrays(arrays: Mapping[str, NDArray[Any]], file: io.RawIOBase) -> None:
     """Write arrays to an open file, one after the other, without copying them.
 
+    Those that lie one after the other in memory, too, are written at once.
+
     Raises:
         ValueError: If the format cannot store an array's dtype.
     """
@@ -68,9 +72,23 @@ def write_arrays(arrays: Mapping[str, NDArray[Any]], file: io.RawIOBase) -> None
     text = json.dumps(header).encode()
     text += b" " * (-(len(text) + 8) % _ALIGNMENT)
     file.write(len(text).to_bytes(8, "little") + text)
-    for array in arrays.values():
-        if array.nbytes:
-            file.write(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
+    dense = [np.ascontiguousarray(array) for array in arrays.values() if array.nbytes]
+    for start, size in _spans(dense):
+        file.write((ctypes.c_char * size).from_address(start))  # `dense` holds the memory
+
+
+def _spans(arrays: Iterable[NDArray[Any]]) -> Iterator[tuple[int, int]]:
+    """Yield address and size of each piece of memory that contiguous arrays fill, in order."""
+    start = size = 0
+    for array in arrays:
+        address = array.__array_interface__["data"][0]
+        if address != start + size:
+            if size:
+                yield start, size
+            start, size = address, 0
+        size += array.nbytes
+    if size:
+        yield start, size
 
 
 def read_arrays(path: str) -> dict[str, NDArray[Any]]:

@@ -21,5 +21,6 @@ before. That the names still mean what we think is checked by these tests:
 | `building` | `tests/resume/test_made_by_the_first_step.py` |
 | `legacy_h5` | `tests/drop_in/test_legacy_files.py` |
 | `rebuilding` | `tests/drop_in/test_found_at_the_start.py` |
+| `marks` | `tests/formats/test_image.py` |
 | `saving` | `tests/formats/test_zoo.py` |
 """

@@ -27,11 +27,15 @@ import types
 from collections.abc import Hashable, Iterator
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from keras_ratchet.types import Model
 
 _PREFIXES = ("_self_", "_keras_ratchet")  # TensorFlow's tracking of attributes; our own notes
 _LIBRARIES = ("keras", "torch", "tensorflow", "flax")
 _NO_SETTINGS = frozenset({"name", "dtype", "trainable", "seed", "autocast"})
+_CONSTANT = ("int8", "int4", "gptq", "awq")  # modes of quantization
 _STEPS = ("call", "train_step", "test_step", "compute_loss", "compute_metrics", "update_state")
 
 
@@ -47,6 +51,59 @@ def own_variables(layer: Any) -> list[Any]:
     """Return the variables of a layer that belong to none of its sublayers, in a fixed order."""
     seeds = [generator.state for generator in layer._seed_generators]
     return [*layer._trainable_variables, *layer._non_trainable_variables, *seeds]
+
+
+def own_weights(layer: Any) -> list[Any]:
+    """Return the same without seeds: of what Keras's files hold, what the layer itself owns."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def changing_state(layer: Any) -> list[Any]:
+    """Return the variables of a layer that training may change although they do not train.
+
+    Such as moving statistics. Keras's layers leave them alone while they are frozen, all but
+    SpectralNormalization; of the user's own that is not known. Quantized weights are constants.
+    """
+    import keras
+
+    if isinstance(layer, keras.layers.SpectralNormalization) and layer.built:
+        return [*own_weights(layer), layer.kernel]
+    is_keras = type(layer).__module__.partition(".")[0] == "keras"
+    may_change = layer.trainable or not is_keras
+    is_quantized = getattr(layer, "quantization_mode", None) in _CONSTANT
+    return list(layer._non_trainable_variables) if may_change and not is_quantized else []
+
+
+def torch_buffers(layer: Any) -> dict[str, Any]:
+    """Return the buffers of a wrapped torch module, which training changes; else nothing."""
+    import keras
+
+    if not isinstance(layer, keras.layers.TorchModuleWrapper):
+        return {}
+    parameters = {name for name, _ in layer.module.named_parameters(remove_duplicate=False)}
+    state = layer.module.state_dict().items()
+    return {k: keras.ops.convert_to_numpy(v) for k, v in state if k not in parameters}
+
+
+def saves_itself(layer: Any) -> bool:
+    """Return whether a layer's class overrides Keras's `save_own_variables`."""
+    import keras
+
+    return type(layer).save_own_variables is not keras.layers.Layer.save_own_variables
+
+
+def is_variable(thing: Any) -> bool:
+    """Return whether something is a Keras variable."""
+    import keras
+
+    return isinstance(thing, keras.Variable)
+
+
+def value_of(variable: Any) -> NDArray[Any]:
+    """Return a copy of the value of a Keras variable."""
+    import keras
+
+    return np.array(keras.ops.convert_to_numpy(variable))
 
 
 def is_layer(thing: Any) -> bool:

@@ -7,6 +7,7 @@
 | `_save_state:inner_path` | a model's parts | 3.12 to 3.16 |
 | `saving_lib.H5IOStore` | the same; left out where it is false | 3.12 to 3.16 |
 | `saving_lib.get_attr_skipset` | whether they have changed | 3.12 to 3.16 |
+| `Model._layers` | whether they have changed | 3.12 to 3.16 |
 | `KerasSaveable._obj_type` | whether they have changed | 3.12 to 3.16 |
 | `keras_saveable.KerasSaveable` | what the saver looks for | 3.12 to 3.16 |
 | `saving_lib._serialize_model_as_json` | `config.json`, `metadata.json` | 3.12 to 3.16 |
@@ -26,14 +27,16 @@ import functools
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from keras_ratchet._keras.anatomy import is_layer, is_variable, own_weights
 from keras_ratchet._keras.distribution import undistributed
 from keras_ratchet._keras.legacy_h5 import repair_compile_config
+from keras_ratchet._keras.marks import Marks, are_same
 from keras_ratchet.types import Model
 
 
@@ -62,6 +65,11 @@ class Part:
         name = getattr(self.owner, "name", None)
         return name if isinstance(name, str) else None
 
+    @property
+    def saves(self) -> bool:
+        """Whether the object saves variables."""
+        return hasattr(self.owner, "save_own_variables")
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -69,16 +77,17 @@ class Parts:
 
     Attributes:
         found: All objects.
-        links: How they were linked: as long as that stays the same, so does what is found.
+        links: How each was linked when `are_those_of` last looked: as long as that stays the
+            same, so does what is found.
     """
 
     found: tuple[Part, ...]
-    links: tuple[int, ...]
+    links: list[Links]
 
     @property
     def savers(self) -> list[Part]:
         """The objects that save variables."""
-        return [part for part in self.found if hasattr(part.owner, "save_own_variables")]
+        return [part for part in self.found if part.saves]
 
     @property
     def with_assets(self) -> list[Part]:
@@ -86,8 +95,16 @@ class Parts:
         return [part for part in self.found if hasattr(part.owner, "save_assets")]
 
     def are_those_of(self, model: Model) -> bool:
-        """Return whether the model still has these parts; ten times faster than another walk."""
-        return self.found[0].owner is model and _links(self.found) == self.links
+        """Return whether the model still has these parts; far faster than another walk."""
+        if self.found[0].owner is not model:
+            return False
+        for i, (part, links) in enumerate(zip(self.found, self.links, strict=True)):
+            if not links.are_those_of(part.owner):
+                now = Links(part.owner)
+                if not now.lead_to_the_same(links):
+                    return False
+                self.links[i] = now
+        return True
 
 
 def parts_of(model: Model) -> Parts:
@@ -110,7 +127,7 @@ def parts_of(model: Model) -> Parts:
     with undistributed():
         saving_lib._save_state(model, Nothing(), None, "", visited)
         found = tuple(visited.found)
-        return Parts(found, _links(found))
+        return Parts(found, [Links(part.owner) for part in found])
 
 
 class _Visited(set[int]):
@@ -126,20 +143,60 @@ class _Visited(set[int]):
         self.found.append(Part(seen["inner_path"], seen["saveable"]))
 
 
-def _links(parts: Iterable[Part]) -> tuple[int, ...]:
-    """Return the identities of all that the parts refer to, where the saver looks for more."""
-    from keras.src.saving.keras_saveable import KerasSaveable
+class Links:
+    """What an object refers to, where the saver looks for more.
 
-    kinds = (KerasSaveable, list, dict, tuple, set)
-    links: list[int] = []
-    for owner in (part.owner for part in parts):
+    Args:
+        owner: The object.
+
+    Attributes:
+        marks: The object's attributes.
+    """
+
+    __slots__ = ("_containers", "_inside", "_to", "marks")
+
+    def __init__(self, owner: Any) -> None:
+        from keras.src.saving.keras_saveable import KerasSaveable
+
+        self.marks = Marks(owner)
+        kinds = (KerasSaveable, list, dict, tuple, set)
         skipped = _skipped(owner._obj_type())
         values = [v for k, v in vars(owner).items() if k not in skipped and isinstance(v, kinds)]
+        self._containers: list[Any] | None = [v for v in values if not isinstance(v, KerasSaveable)]
         if hasattr(owner, "layers"):
             values.append(owner.layers)
-        links.append(len(values))
-        links += _identities(values, kinds)
-    return tuple(links)
+            if _lists_layers(owner):
+                self._containers.append(owner._layers)
+            else:
+                self._containers = None
+        self._inside = [list(_items(each)) for each in self._containers or ()]
+        if any(isinstance(item, kinds[1:]) and item for inner in self._inside for item in inner):
+            self._containers = None  # one in another
+        self._to = len(values), *_identities(values, kinds)
+
+    def are_those_of(self, owner: Any) -> bool:
+        """Return whether the object's attributes are the same, and what is in containers.
+
+        If it cannot be said so soon, the answer is no.
+        """
+        if self._containers is None or not self.marks.are_those_of(owner):
+            return False
+        return all(map(are_same, self._inside, map(_items, self._containers)))
+
+    def lead_to_the_same(self, other: Links) -> bool:
+        """Return whether the saver finds the same, whatever else has changed."""
+        return self._to == other._to
+
+
+def _items(container: Any) -> Any:
+    return container.values() if isinstance(container, dict) else container
+
+
+def _lists_layers(owner: Any) -> bool:
+    """Return whether what an object has as `layers` is what Keras makes of its list of them."""
+    member = getattr(type(owner), "layers", None)
+    getter = getattr(member, "fget", None)
+    return getattr(getter, "__module__", "").startswith("keras.src.")
 
 
 def _identities(waiting: list[Any], kinds: tuple[type, ...]) -> Iterator[int]:
@@ -152,8 +209,7 @@ def _identities(waiting: list[Any], kinds: tuple[type, ...]) -> Iterator[int]:
         elif value and id(value) not in seen:
             seen[id(value)] = value
             yield len(value)
-            inner = value.values() if isinstance(value, dict) else value
-            waiting += [each for each in inner if isinstance(each, kinds)]
+            waiting += [each for each in _items(value) if isinstance(each, kinds)]
 
 
 @functools.cache
@@ -180,6 +236,33 @@ def own_values(owner: Any) -> dict[str, Any]:
     values: dict[str, Any] = {} if by_keras else _Copies()
     owner.save_own_variables(values)
     return values
+
+
+class OwnValues:
+    """What the objects of one model save, asked for again only where something has changed."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Marks, list[Any], dict[str, Any]]] = {}
+
+    def of(self, owner: Any, marks: Marks) -> dict[str, Any]:
+        """Return what `own_values` does.
+
+        Only layers of Keras's own that save nothing but variables are not asked again. Of these
+        it depends on their attributes and on their lists of variables.
+
+        Args:
+            owner: The object.
+            marks: Its attributes.
+        """
+        known = self._known.get(id(owner))
+        if known is not None and known[0] is marks and are_same(known[1], own_weights(owner)):
+            return known[2]
+        values = own_values(owner)
+        if is_layer(owner) and type(values) is dict and all(map(is_variable, values.values())):
+            self._known[id(owner)] = marks, own_weights(owner), values
+        else:
+            self._known.pop(id(owner), None)
+        return values
 
 
 class _Copies(dict[str, Any]):

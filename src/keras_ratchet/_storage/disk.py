@@ -9,6 +9,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
 
 try:
     import fcntl
@@ -62,6 +65,21 @@ class Disk:
         finally:
             os.close(fd)
 
+    def sync_all(self, fds: Sequence[int], directories: Sequence[str] = ()) -> None:
+        """Wait until files and directories are on the disk; their syncs overlap.
+
+        Args:
+            fds: Descriptors of the files; the one with the most bytes first.
+            directories: Paths of the directories.
+
+        Raises:
+            OSError: The error of the first one, in this order, that could not be synced; all
+                syncs have ended then.
+        """
+        files = [partial(self.sync, fd) for fd in fds]
+        calls = [*files, *(partial(self.sync_directory, path) for path in directories)]
+        _overlap(calls) if len(calls) > 1 else calls[0]()
+
     def replace(self, source: str, target: str) -> None:
         """Rename a file over another, atomically."""
         os.replace(source, target)
@@ -85,6 +103,34 @@ class Disk:
     def rmdir(self, path: str) -> None:
         """Remove an empty directory."""
         os.rmdir(path)
+
+
+def _overlap(calls: Sequence[Callable[[], None]]) -> None:
+    """Make the first call on another thread while the others follow one another on this one.
+
+    One more thread is enough: where a sync is slow, the disk does the work of all that wait in one
+    go (a journal commit). It ends with the calls, so that no later `fork` finds a thread.
+    """
+    errors: list[BaseException | None] = [None] * len(calls)
+
+    def call(number: int) -> None:
+        try:
+            calls[number]()
+        except BaseException as error:  # raised below, when all calls have ended
+            errors[number] = error
+
+    beside = threading.Thread(target=call, args=(0,), name="keras_ratchet.sync")
+    try:
+        beside.start()
+    except RuntimeError:  # no thread can be started, as when the interpreter ends
+        call(0)
+    for number in range(1, len(calls)):
+        call(number)
+    if beside.ident is not None:
+        beside.join()  # the caller closes the descriptors
+    found = [error for error in errors if error is not None]
+    for error in sorted(found, key=lambda error: isinstance(error, Exception)):
+        raise error  # of several the first one; but Ctrl-C comes before an error of the disk
 
 
 current = Disk()

@@ -14,32 +14,20 @@ names, and the next save sees that it has been renamed already.
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from keras_ratchet._storage import disk, single_file
-from keras_ratchet._storage.atomic import AtomicFile, HashingFile
+from keras_ratchet._storage import disk, links, single_file
+from keras_ratchet._storage.atomic import AtomicFile
 from keras_ratchet._storage.manifest import Manifest, entry_of
 
 _EARLIER = re.compile(
     r"(?P<stem>.*)\.before-(?P<number>[0-9]{2,})(?P<suffix>\.weights\.h5|\.keras|\.h5)", re.DOTALL
 )
 _SUFFIXES = (".weights.h5", ".keras", ".h5")
-_NO_LINKS = (
-    errno.EPERM,
-    errno.EACCES,
-    errno.ENOTSUP,
-    errno.EOPNOTSUPP,
-    errno.ENOSYS,
-    errno.EINVAL,
-    errno.EMLINK,
-    errno.EXDEV,
-)
-_CHUNK_BYTES = 1 << 20
 
 
 def earlier_name(name: str, number: int) -> str:
@@ -130,19 +118,9 @@ def _list_earlier(path: str) -> Iterator[tuple[int, str]]:
 
 
 def _link(source: str, target: str) -> None:
-    try:
-        disk.current.link(source, target)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        with AtomicFile(target) as draft:
-            draft.write(lambda file: _copy(source, file))
-            draft.commit()
+    if links.link(source, target):
+        disk.current.sync_directory(os.path.dirname(target))
         return
-    disk.current.sync_directory(os.path.dirname(target))
-
-
-def _copy(source: str, file: HashingFile) -> None:
-    with open(source, "rb", buffering=0) as original:
-        while data := original.read(_CHUNK_BYTES):
-            file.write(data)
+    with AtomicFile(target) as draft:
+        draft.write(lambda file: links.copy_into(source, file))
+        draft.commit()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from keras_ratchet._storage import disk
 from keras_ratchet._storage.atomic import AtomicFile
@@ -13,6 +13,7 @@ from keras_ratchet._storage.manifest import Manifest, matches, read_manifest
 from keras_ratchet._storage.single_file import (
     METADATA,
     delete_file,
+    described_by,
     metadata_directory,
     named_manifests,
     pin_path,
@@ -28,7 +29,7 @@ from keras_ratchet.errors import LoadError
 from keras_ratchet.types import CheckpointInfo
 
 SUFFIXES = (".keras", ".h5")
-_Stamp = tuple[tuple[str, int, int], ...]
+_Order = tuple[float, int, str]
 
 
 def checkpoints(directory: str | os.PathLike[str]) -> list[CheckpointInfo]:
@@ -61,42 +62,78 @@ def checkpoint_at(path: str | os.PathLike[str]) -> CheckpointInfo:
     raise LoadError(f"there is no checkpoint {path!r}.")
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one look at a directory has found."""
+
+    entries: dict[str, int] = field(default_factory=dict)  # of `.ratchet`, with their inodes
+    manifests: dict[str, frozenset[str]] = field(default_factory=dict)  # paths, by file
+    infos: dict[str, tuple[_Order, CheckpointInfo]] = field(default_factory=dict)
+
+
 class FileCatalog:
     """Lists single-file checkpoints, and reads again only what has changed since the last time.
 
-    A run that saves a thousand files lists all of them after each save. Manifests never change,
-    so a stat tells whether one has been read before: 1,000 files take 8 ms rather than 70.
+    A run that keeps a thousand files lists all of them before it deletes one. Both directories are
+    read anew each time, and a manifest only if its name or inode was not there before: manifests
+    are made and replaced by a rename, never changed. 1,000 files take 1 ms rather than 70.
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[_Stamp, CheckpointInfo]] = {}
+        self._last = _Look()
+
+    def forget(self, name: str) -> None:
+        """Read the manifest of a file again: it was saved, and inodes are used again."""
+        self._last.infos.pop(name, None)
 
     def list_files(self, directory: str) -> list[CheckpointInfo]:
         """Return the files of a directory that have a manifest, oldest first."""
         directory = os.path.abspath(directory)
-        by_name = named_manifests(directory)
-        pins = set(os.listdir(os.path.join(directory, METADATA))) if by_name else set()
+        entries = _inodes(os.path.join(directory, METADATA))
+        manifests, changed = self._group(directory, entries)
         present = {entry.name for entry in os.scandir(directory) if entry.is_file()}
-        known = {}
-        for name in by_name.keys() & present:
+        infos = {}
+        for name in manifests.keys() & present:
+            known = None if name in changed else self._last.infos.get(name)
+            if known is not None and len(manifests[name]) == 1:
+                infos[name] = known
+                continue
             with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-                known[name] = self._look_up(os.path.join(directory, name), by_name[name])
-        self._known = known
-        infos = [info for _, info in known.values() if info.has_manifest]
-        return in_order(replace(i, pinned=f"{i.name}.pin" in pins) for i in infos)
+                info = _file_info(os.path.join(directory, name), sorted(manifests[name]))
+                infos[name] = _order(info), info
+        self._mark_pins(infos, entries)
+        self._last = _Look(entries, manifests, infos)
+        return [info for _, info in sorted(infos.values()) if info.has_manifest]
 
-    def _look_up(self, path: str, manifest_paths: list[str]) -> tuple[_Stamp, CheckpointInfo]:
-        stamp = _stamp(manifest_paths)
-        before = self._known.get(os.path.basename(path))
-        if before is not None and before[0] == stamp and len(stamp) == 1:
-            return before
-        return stamp, _file_info(path, manifest_paths)
+    def _group(
+        self, directory: str, entries: dict[str, int]
+    ) -> tuple[dict[str, frozenset[str]], set[str]]:
+        """Return the manifests of each file, and the files whose manifests are others now."""
+        manifests = dict(self._last.manifests)
+        changed = set()
+        for entry in {name for name, _ in entries.items() ^ self._last.entries.items()}:
+            if (name := described_by(entry)) is None:
+                continue
+            changed.add(name)
+            path = frozenset([os.path.join(directory, METADATA, entry)])
+            of_file = manifests.get(name, frozenset())
+            manifests[name] = of_file | path if entry in entries else of_file - path
+            if not manifests[name]:
+                del manifests[name]
+        return manifests, changed
+
+    def _mark_pins(
+        self, infos: dict[str, tuple[_Order, CheckpointInfo]], entries: dict[str, int]
+    ) -> None:
+        for name, (order, info) in infos.items():
+            if info.pinned != (f"{name}.pin" in entries):
+                infos[name] = order, replace(info, pinned=not info.pinned)
 
 
-def _stamp(manifest_paths: list[str]) -> _Stamp:
-    """Return a value that changes when one of these files does."""
-    stats = [(path, os.stat(path)) for path in sorted(manifest_paths)]
-    return tuple((path, info.st_ino, info.st_mtime_ns) for path, info in stats)
+def _inodes(directory: str) -> dict[str, int]:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return {entry.name: entry.inode() for entry in os.scandir(directory)}
+    return {}
 
 
 def delete_unless_changed(checkpoint: CheckpointInfo) -> bool:
@@ -135,7 +172,11 @@ def unpin(path: str) -> None:
 
 def in_order(infos: Iterable[CheckpointInfo]) -> list[CheckpointInfo]:
     """Return checkpoints, the oldest first."""
-    return sorted(infos, key=lambda info: (info.saved_at, info.position.epoch, info.name))
+    return sorted(infos, key=_order)
+
+
+def _order(info: CheckpointInfo) -> _Order:
+    return info.saved_at, info.position.epoch, info.name
 
 
 def _list_files(directory: str) -> Iterator[CheckpointInfo]:

@@ -1,17 +1,21 @@
 """Single-file checkpoints: `best.keras` with its manifest in `.ratchet/`.
 
-A manifest's name carries the digest of the file it describes, and it is durable before the
+A manifest's name carries the digest of the file it describes, and both are durable before the
 file is put in its place:
 
-1. draft beside the target, written and synced;
-2. `.ratchet/<file name>.<digest>.json` drafted, synced, renamed, directory synced;
-3. `os.replace` of the draft over the target (the commit point), directory synced;
-4. manifests of the file's earlier contents removed.
+1. draft beside the target, written;
+2. `.ratchet/<file name>.<digest>.json` written;
+3. draft, manifest and `.ratchet` synced at the same time, in any order;
+4. `os.replace` of the draft over the target (the commit point), directory synced;
+5. manifests of the file's earlier contents removed.
 
 So at every instant the file matches one of its manifests, and "no manifest matches" means that
-the bytes are not those that were saved. Deleting goes the other way round: the file is renamed to
-`.trash-<token>-<name>`, the directory is synced, the file is removed, and its manifests (and its
-pin, if it has one) go last.
+the bytes are not those that were saved. A manifest that a crash in 2 or 3 has torn is about a
+draft, and its seal does not match. One that is there already (the same bytes are saved again) may
+be about the target: it is drafted, synced and renamed instead.
+
+Deleting goes the other way round: the file is renamed to `.trash-<token>-<name>`, the directory is
+synced, the file is removed, and its manifests (and its pin, if it has one) go last.
 
 `sweep` syncs the directory before it removes anything: the process may have been killed before it
 synced its last rename, and a file that comes back when that rename is lost still needs its
@@ -36,7 +40,14 @@ from keras_ratchet._storage.atomic import (
     HashingFile,
     draft_path,
 )
-from keras_ratchet._storage.manifest import Manifest, entry_of, matches, read_manifest
+from keras_ratchet._storage.manifest import (
+    MAX_MANIFEST_BYTES,
+    Manifest,
+    check_seal,
+    entry_of,
+    matches,
+    read_manifest,
+)
 from keras_ratchet.errors import LoadError
 
 METADATA = ".ratchet"
@@ -85,7 +96,7 @@ def save_file(path: str, fill: Callable[[AtomicFile], None], manifest: Manifest)
 
     Args:
         path: The file; its directory exists.
-        fill: Writes and syncs the draft.
+        fill: Writes the draft.
         manifest: The manifest without its `files`.
 
     Returns:
@@ -100,16 +111,36 @@ def save_file(path: str, fill: Callable[[AtomicFile], None], manifest: Manifest)
 
 
 def commit_draft(draft: AtomicFile, manifest: Manifest) -> Manifest:
-    """Commit a synced draft: its manifest first, then the file, then older manifests go."""
+    """Commit a draft: its manifest is durable first, then the file; then older manifests go."""
     name = os.path.basename(draft.target)
     manifest = replace(manifest, files={name: draft.entry or entry_of(draft.path)})
     earlier = list(_manifest_paths(draft.target))
-    own = write_manifest(draft.target, manifest)
+    own = _manifest_path(draft.target, manifest)
+    _sync_with_manifest(draft, own, manifest)
     draft.commit()
     for path in earlier:
         if path != own:
             disk.discard(path)
     return manifest
+
+
+def _sync_with_manifest(draft: AtomicFile, where: str, manifest: Manifest) -> None:
+    """Write the manifest of a draft; make both durable, at the same time."""
+    directory = os.path.dirname(where)
+    disk.make_directories(directory)
+    try:
+        fd = disk.current.open(where, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    except FileExistsError:  # the manifest of the same bytes, which may be in their place
+        write_manifest(draft.target, manifest)
+        return
+    try:
+        _write_all(fd, manifest.to_bytes())
+        draft.sync([fd], [directory])
+    except BaseException:
+        disk.discard(where)
+        raise
+    finally:
+        os.close(fd)
 
 
 def replace_file(path: str, data: bytes) -> None:
@@ -126,12 +157,22 @@ def write_manifest(path: str, manifest: Manifest) -> str:
         path: The file that it describes.
         manifest: The manifest, with the file's entry.
     """
-    name = os.path.basename(path)
-    directory = metadata_directory(path)
-    disk.make_directories(directory)
-    where = os.path.join(directory, f"{name}.{manifest.files[name].digest}.json")
+    where = _manifest_path(path, manifest)
+    disk.make_directories(os.path.dirname(where))
     replace_file(where, manifest.to_bytes())
     return where
+
+
+def _manifest_path(path: str, manifest: Manifest) -> str:
+    """Return where the manifest of a file is; its name has the digest of the file's bytes."""
+    name = os.path.basename(path)
+    return os.path.join(metadata_directory(path), f"{name}.{manifest.files[name].digest}.json")
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[disk.current.write(fd, rest) :]
 
 
 def _write(file: HashingFile, data: bytes) -> None:
@@ -174,18 +215,26 @@ def named_manifests(directory: str) -> dict[str, list[str]]:
     by_name: dict[str, list[str]] = {}
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for entry in os.listdir(metadata):
-            if match := _MANIFEST.fullmatch(entry):
-                by_name.setdefault(match["name"], []).append(os.path.join(metadata, entry))
+            if (name := described_by(entry)) is not None:
+                by_name.setdefault(name, []).append(os.path.join(metadata, entry))
     return by_name
+
+
+def described_by(entry: str) -> str | None:
+    """Return the name of the file that an entry of `.ratchet` is a manifest of, or None."""
+    match = _MANIFEST.fullmatch(entry)
+    return match["name"] if match else None
 
 
 def _manifest_paths(path: str) -> Iterator[str]:
     """Yield the paths of a file's manifests, whether they can be read or not."""
     directory, name = metadata_directory(path), os.path.basename(path)
-    for entry in _entries(directory):
-        match = _MANIFEST.fullmatch(entry) if entry.startswith(f"{name}.") else None
-        if match and match["name"] == name:
-            yield os.path.join(directory, entry)
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        prefix = f"{name}."
+        of_file = [entry for entry in os.listdir(directory) if entry.startswith(prefix)]
+        for entry in sorted(of_file):
+            if described_by(entry) == name:
+                yield os.path.join(directory, entry)
 
 
 def delete_file(path: str) -> None:
@@ -236,8 +285,8 @@ def _leftovers(directory: str, is_ours: Callable[[str], bool]) -> Iterator[str]:
     metadata = os.path.join(directory, METADATA)
     for entry in _entries(metadata):
         match = LEFTOVER.fullmatch(entry)
-        inner = _MANIFEST.fullmatch(match["name"]) if match else None
-        if inner and is_ours(inner["name"]):
+        inner = described_by(match["name"]) if match else None
+        if inner is not None and is_ours(inner):
             yield os.path.join(metadata, entry)
 
 
@@ -249,10 +298,22 @@ def _stale_manifests(directory: str, is_ours: Callable[[str], bool]) -> Iterator
             continue
         if not os.path.exists(target):
             yield from paths
-        elif len(paths) > 1:
+        elif len(paths) > 1 or _is_torn(paths[0]):
             own = f".{entry_of(target).digest}.json"
-            if any(path.endswith(own) for path in paths):
+            if any(path.endswith(own) for path in paths) or len(paths) == 1:
                 yield from (path for path in paths if not path.endswith(own))
+
+
+def _is_torn(path: str) -> bool:
+    """Return whether a crash has left a part of a manifest; an old one may only be damaged."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            check_seal(file.read(MAX_MANIFEST_BYTES))
+    except ValueError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def stale_pins(directory: str, is_ours: Callable[[str], bool]) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """Snapshots: directories of several files that become visible in one rename, or never existed.
 
-1. `.draft-<token>-<name>/` is made and its files are written and synced;
-2. `manifest.json` with their sizes and digests is written and synced;
-3. the draft directory is synced;
+1. `.draft-<token>-<name>/` is made and its files are written;
+2. `manifest.json` with their sizes and digests is written;
+3. the files, the manifest and the draft directory are synced at the same time, in any order;
 4. it is renamed to `<name>`: the commit point;
 5. the parent directory is synced.
 
@@ -22,7 +22,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from keras_ratchet._storage import disk
+from keras_ratchet._storage import disk, links
 from keras_ratchet._storage.atomic import LEFTOVER, TRASH_PREFIX, HashingFile, draft_path
 from keras_ratchet._storage.manifest import (
     FileEntry,
@@ -49,6 +49,7 @@ class SnapshotDraft:
         self.target = os.path.join(os.path.abspath(root), check_name(name))
         self.path = draft_path(self.target)
         self._files: dict[str, FileEntry] = {}
+        self._open: dict[str, HashingFile] = {}  # until they are synced
         self._committed = False
         disk.current.mkdir(self.path)
 
@@ -61,7 +62,13 @@ class SnapshotDraft:
 
     def discard(self) -> None:
         """Remove it; what another process still writes there is left to the next sweep."""
+        self._close()
         _remove_tree(self.path)
+
+    def _close(self) -> None:
+        for file in self._open.values():
+            file.close()
+        self._open = {}
 
     @property
     def name(self) -> str:
@@ -69,12 +76,12 @@ class SnapshotDraft:
         return os.path.basename(self.target)
 
     def write(self, name: str, write: Callable[[HashingFile], None]) -> None:
-        """Add a file: call `write` to fill it, then sync it."""
+        """Add a file: call `write` to fill it; `commit` syncs it."""
         path = os.path.join(self.path, check_name(name))
-        with contextlib.closing(HashingFile(path)) as file:
-            write(file)
-            file.sync()
-            self._files[name] = file.entry() or entry_of(path)
+        file = self._open[name] = HashingFile(path)
+        write(file)
+        file.flush()
+        self._files[name] = file.entry() or entry_of(path)
 
     def add(self, name: str, entry: FileEntry | None = None) -> None:
         """Add a file that another process has written and synced.
@@ -84,6 +91,24 @@ class SnapshotDraft:
             entry: What that process knows of it; None to read it.
         """
         self._files[check_name(name)] = entry or entry_of(os.path.join(self.path, name))
+
+    def link(self, name: str, source: str, entry: FileEntry) -> None:
+        """Add a file that an older snapshot has: a second name of it, or a copy.
+
+        Args:
+            name: Its name.
+            source: The file, whose bytes are durable.
+            entry: What the older snapshot's manifest tells of it.
+
+        Raises:
+            OSError: If the disk refuses, or a copy is not what was saved.
+        """
+        if links.link(source, os.path.join(self.path, check_name(name))):
+            self._files[name] = entry
+            return
+        self.write(name, lambda file: links.copy_into(source, file))
+        if self._files[name] != entry:
+            raise OSError(errno.EIO, f"{source!r} is damaged: it is not what was saved")
 
     def entry(self, name: str) -> FileEntry:
         """Return what is known of a file that was written."""
@@ -104,7 +129,9 @@ class SnapshotDraft:
         """
         manifest = replace(manifest, files=dict(self._files))
         self.write(MANIFEST, lambda file: _write(file, manifest.to_bytes()))
-        disk.current.sync_directory(self.path)
+        largest_first = sorted(self._open, key=lambda name: -self._files[name].size_bytes)
+        disk.current.sync_all([self._open[n].fileno() for n in largest_first], [self.path])
+        self._close()
         if os.path.lexists(self.target):
             raise FileExistsError(f"there is a snapshot {self.target!r} already")
         disk.current.rename(self.path, self.target)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
-from keras_ratchet._formats import format_of
+from keras_ratchet._formats import Holds, format_of
 from keras_ratchet._keras.metrics import is_metric, metrics_are_known
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy import naming
@@ -19,16 +19,23 @@ _ALWAYS = ("loss", "val_loss", "learning_rate", "lr")
 OnSaveError = Literal["raise", "warn"]
 
 
-def check_filepath(filepath: str, weights_only: bool) -> None:
-    """Raise a ConfigError unless files can be saved under this name."""
+def check_filepath(filepath: str, weights_only: bool, trainable_only: bool) -> Holds:
+    """Return what files under this name hold; raise a ConfigError if they cannot be saved."""
     naming.validate(filepath)
-    file_format = format_of(filepath, whole=not weights_only)
+    if trainable_only and not weights_only:
+        raise ConfigError(
+            "trainable_only=True needs save_weights_only=True, and a filepath that ends in "
+            f"'.weights.h5': what trains is no whole model. Got: {filepath!r}."
+        )
+    holds: Holds = "trainable" if trainable_only else "weights" if weights_only else "model"
+    file_format = format_of(filepath, holds)
     if weights_only and (file_format is None or file_format.save_method != "save_weights"):
         raise ConfigError(
             f"With save_weights_only=True filepath must end in '.weights.h5'. Got: {filepath!r}."
         )
     if file_format is None:
         raise ConfigError(f"filepath must end in '.keras' or '.h5'. Got: {filepath!r}.")
+    return holds
 
 
 def check_monitors(

@@ -20,6 +20,7 @@ from keras_ratchet._engine.averaging.moving_statistics import StatisticsData
 from keras_ratchet._engine.averaging.top_k_weights import TopKWeights
 from keras_ratchet._engine.averaging.validation import Validation, validation_of
 from keras_ratchet._engine.capture.best_weights import BestWeights, weights_of
+from keras_ratchet._engine.capture.device_copies import KeepOn
 from keras_ratchet._engine.capture.ema import mark_not_swapped, scored_sources
 from keras_ratchet._engine.capture.finite import FiniteWatch
 from keras_ratchet._keras import fit
@@ -40,11 +41,13 @@ class BestEpoch:
     Args:
         metric: Name of the metric that decides which epoch is best.
         optimizer: Whether, or which, optimizer is captured too; see BestWeights.
+        keep_on: Where they are kept.
     """
 
-    def __init__(self, metric: str, optimizer: Any) -> None:
+    def __init__(self, metric: str, optimizer: Any, keep_on: KeepOn) -> None:
         self._metric = metric
         self._optimizer = optimizer
+        self._keep_on = keep_on
         self._has_warned = False
         self.ranks: Any = One()
         self.clear()
@@ -56,8 +59,8 @@ class BestEpoch:
 
     def clear(self) -> None:
         """Free the memory."""
-        self._best = BestWeights(self._optimizer)
-        self._watch = FiniteWatch()
+        self._best = BestWeights(self._optimizer, self._keep_on)
+        self._watch = FiniteWatch(on_device=self._keep_on == "device")
         self._swap: Any = None
         self._sources: Mapping[int, Any] = {}
 
@@ -78,8 +81,7 @@ class BestEpoch:
 
     def finite_or_nan(self, model: Model, value: float) -> float:
         """Return the value of this epoch, or NaN if the weights that were scored are not finite."""
-        self._find_sources(model)
-        bad = self._watch.find_bad(model, sources=self._sources)
+        bad = self._find_bad(model)
         found = self.ranks.gather(bad, "weights that are not finite")
         bad = next((path for path in found if path is not None), None)  # on whatever rank
         if bad is None:
@@ -87,10 +89,11 @@ class BestEpoch:
         _log.warning("%s=%g counts as NaN: weight %s is not finite", self._metric, value, bad)
         return math.nan
 
-    def _find_sources(self, model: Model) -> None:
-        """Find where the weights lie that the last validation has scored."""
-        if self._swap is not None:
+    def _find_bad(self, model: Model) -> str | None:
+        """Return the path of a weight that was scored and is not finite, or None."""
+        if self._swap is not None:  # the last validation has scored others
             self._sources = scored_sources(model, self._swap, self._metric)
+        return self._watch.find_bad(model, sources=self._sources)
 
     def capture_best(self, model: Model, epoch: int, value: float, order: Monitor) -> Any:
         """Capture the weights of an epoch that is the best so far.
@@ -200,22 +203,30 @@ class BestEpochsAverage(BestEpoch):
     Args:
         metric: Name of the metric that decides which epochs are best.
         optimizer: Whether, or which, optimizer is captured with the best one.
+        keep_on: Where they are kept.
         kind: "soup" or "mean".
         options: Of the average.
     """
 
-    def __init__(self, metric: str, optimizer: Any, kind: Average, options: AverageOptions) -> None:
+    def __init__(
+        self,
+        metric: str,
+        optimizer: Any,
+        keep_on: KeepOn,
+        kind: Average,
+        options: AverageOptions,
+    ) -> None:
         self._kind = kind
         self._options = options
         self._refusal = ""
         self._validated: float | None = None
         self._validated_best: float | None = None
-        super().__init__(metric, optimizer)
+        super().__init__(metric, optimizer, keep_on)
 
     def clear(self) -> None:
         """Free the memory."""
         super().clear()
-        self._top = TopKWeights(self._options.k, self._optimizer)
+        self._top = TopKWeights(self._options.k, self._optimizer, self._keep_on)
         self._best = self._top.best
         self._validation: Validation | None = None
         self._data: StatisticsData | None = None
@@ -249,8 +260,7 @@ class BestEpochsAverage(BestEpoch):
         """Capture the weights of an epoch that is not the best if it is among the best few."""
         if not self.is_captured or not self._top.wants(value, order):
             return
-        self._find_sources(model)
-        bad = self._watch.find_bad(model, sources=self._sources)
+        bad = self._find_bad(model)
         if not self.ranks.any(bad is not None, "weights not finite"):
             self._add(model, epoch, value, order)
 
@@ -333,8 +343,10 @@ class BestEpochsAverage(BestEpoch):
         return best
 
 
-def best_epoch_of(metric: str, optimizer: Any, options: AverageOptions) -> BestEpoch:
+def best_epoch_of(
+    metric: str, optimizer: Any, keep_on: KeepOn, options: AverageOptions
+) -> BestEpoch:
     """Return what captures weights with these options."""
     if options.kind is None:
-        return BestEpoch(metric, optimizer)
-    return BestEpochsAverage(metric, optimizer, options.kind, options)
+        return BestEpoch(metric, optimizer, keep_on)
+    return BestEpochsAverage(metric, optimizer, keep_on, options.kind, options)

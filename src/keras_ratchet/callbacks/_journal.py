@@ -22,6 +22,14 @@ class Journal(Protocol):
         """Add a line."""
 
 
+def note_stops(journal: Journal, callback_list: CallbackList) -> None:
+    """Add why the callbacks of a list have stopped training, if any has, to a journal."""
+    callbacks = getattr(callback_list, "callbacks", ())
+    for stop in filter(None, (getattr(c, "stop_reason", None) for c in callbacks)):
+        kinds = "+".join(getattr(stop, "kinds", (stop.kind,)))
+        journal.note("stop", reason=str(stop), kind=kinds, epoch=stop.epoch + 1)
+
+
 def note(callback_list: CallbackList, event: str, **fields: Any) -> None:
     """Add a line to the journal of each directory that the callbacks of a list save to.
 

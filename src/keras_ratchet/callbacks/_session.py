@@ -158,6 +158,7 @@ class Session:
         self._collect()
         fit.set_initial_epoch(self._model, None)
         self._epoch, self._done, self._logs = epoch, 0, {}
+        self._schedule.start_epoch()
         if self._first:
             self.resumer.start_first_epoch()
         self._cursor.start_epoch()
@@ -187,7 +188,7 @@ class Session:
         """
         done = self._cursor.completed(batch)
         ended, self._done, self._logs = done - self._done, done, logs
-        step_s = self._schedule.step(self._store.writer.busy)
+        step_s = self._schedule.step(self._store.writer)
         due = self._collect_and_ask(step_s) if self._pace.is_due() else None
         if due:
             self._make_room(due)
@@ -317,7 +318,7 @@ class Session:
         )
         blocked_s = self._schedule.since(started)
         self._settle(lambda: self._store.save(model, state, reason, blocked_s))
-        self._schedule.saved(started)
+        self._schedule.saved(started, self._store.writer)
         if finished:
             self._flush()
 

@@ -23,6 +23,16 @@ from keras_ratchet.policy.criterion import (
 from keras_ratchet.policy.patience import PatienceRule, PatienceState
 from keras_ratchet.types import Verdict
 
+EXCLUDED: Mapping[str, Any] = {  # by a criterion: arguments, and their defaults
+    "monitor": "val_loss",
+    "min_delta": 0,
+    "patience": 0,
+    "mode": "auto",
+    "baseline": None,
+    "min_delta_mode": "absolute",
+    "nan": "ignore",
+}
+
 
 class StopRule:
     """Decides after each epoch whether to stop, and which epoch is the best one.
@@ -218,8 +228,20 @@ class CriterionRun:
         self._progress.end_test_batch(batch, logs)
 
 
-def check_criterion(criterion: object) -> None:
-    """Raise a ConfigError unless an object is a criterion."""
+def check_criterion(criterion: object, given: Mapping[str, Any] = EXCLUDED) -> None:
+    """Raise a ConfigError unless an object is a criterion that may stand alone.
+
+    Args:
+        criterion: The object.
+        given: The arguments that a criterion excludes.
+    """
+    names = [name for name, default in EXCLUDED.items() if given[name] != default]
+    if names:
+        raise ConfigError(
+            "criterion= decides what is monitored and when to stop, so it excludes "
+            f"{', '.join(names)}. Put them into the criterion, as in Patience(10, "
+            "'val_loss')."
+        )
     if not isinstance(criterion, Criterion):
         raise ConfigError(
             "criterion must be a criterion from keras_ratchet.policy, as in Patience(10) | "

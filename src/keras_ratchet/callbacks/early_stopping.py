@@ -12,6 +12,7 @@ import keras
 
 from keras_ratchet._distributed import Coordinator
 from keras_ratchet._engine.capture.best_weights import check_optimizer
+from keras_ratchet._engine.capture.device_copies import KeepOn, check_keep_on
 from keras_ratchet._engine.capture.ema import reset_averages
 from keras_ratchet._keras.callbacks import print_message
 from keras_ratchet._keras.ema import finish_swap
@@ -20,7 +21,12 @@ from keras_ratchet.callbacks import _journal
 from keras_ratchet.callbacks._best_weights import AverageOptions, BestEpoch, best_epoch_of
 from keras_ratchet.callbacks._drop_in import stand_in
 from keras_ratchet.callbacks._ranks import mean_of_ranks
-from keras_ratchet.callbacks._stop_rule import StopRule, check_criterion, reason_to_hurry
+from keras_ratchet.callbacks._stop_rule import (
+    EXCLUDED,
+    StopRule,
+    check_criterion,
+    reason_to_hurry,
+)
 from keras_ratchet.callbacks.monitor_callback import MonitorCallback
 from keras_ratchet.errors import ConfigError, NonFiniteError
 from keras_ratchet.policy.criterion import Criterion, from_json, ranking_metric_of, to_json
@@ -30,15 +36,6 @@ from keras_ratchet.policy.soup import Average
 from keras_ratchet.types import AverageRecord, StopReason, Verdict
 
 _log = logging.getLogger("keras_ratchet")
-_EXCLUDED = {  # by criterion=, and their defaults
-    "monitor": "val_loss",
-    "min_delta": 0,
-    "patience": 0,
-    "mode": "auto",
-    "baseline": None,
-    "min_delta_mode": "absolute",
-    "nan": "ignore",
-}
 
 
 @stand_in
@@ -65,6 +62,8 @@ class EarlyStopping(MonitorCallback, keras.callbacks.EarlyStopping):
             "raise" a NonFiniteError after the best weights were restored.
         restore_optimizer: Whether the optimizer's slots, iterations and learning rate are
             restored with the weights. In a custom loop pass its optimizer (Keras or torch).
+        keep_on: Where the best weights are kept: "host", or "device" for where the model's are,
+            from where nothing has to cross the bus; there has to be room (docs/saving.md).
         criterion: When to stop, composed from `keras_ratchet.policy` (docs/criteria.md), instead
             of `monitor`, `patience`, `min_delta`, `mode`, `baseline` and `nan`:
             `Patience(10) | Reaches("val_accuracy", 0.99) | AfterSeconds(3600)`. The first metric
@@ -75,7 +74,7 @@ class EarlyStopping(MonitorCallback, keras.callbacks.EarlyStopping):
             found greedily in at most `average_k - 1` validations when training ends; "mean", the
             mean of all of them, in one validation. After Ctrl-C, an exception or a preemption the
             best epoch is restored without validations.
-        average_k: How many epochs are kept in host memory for that, at least 2.
+        average_k: How many epochs are kept for that (where `keep_on` says), at least 2.
         validation_data: What averages are measured on: by default what `fit` validates on; else
             data as `fit` takes it, or a function of the model that returns the value.
         average_data: Inputs, such as `x_train` or a part of it, from which moving statistics
@@ -88,7 +87,8 @@ class EarlyStopping(MonitorCallback, keras.callbacks.EarlyStopping):
         best_value: The best value, whose weights are restored, or None.
         best_epoch: Index, from 0, of the epoch of `best_value` (0 if there is none).
         best_weights: The weights of that epoch while training runs, else None. Buffers that
-            are overwritten in place: copy them if you need them later.
+            are overwritten in place: copy them if you need them later. With `keep_on="device"`
+            they are tensors of the backend.
         average_record: An `AverageRecord` of what was averaged and why, once training has ended
             with `average`, else None.
         wait: Checks since the last improvement.
@@ -117,6 +117,7 @@ class EarlyStopping(MonitorCallback, keras.callbacks.EarlyStopping):
         min_delta_mode: DeltaMode = "absolute",
         nan: NanRule = "ignore",
         restore_optimizer: Any = False,
+        keep_on: KeepOn = "host",
         criterion: Criterion | None = None,
         average: Average | None = None,
         average_k: int = 5,
@@ -126,7 +127,7 @@ class EarlyStopping(MonitorCallback, keras.callbacks.EarlyStopping):
     ) -> None:
         if criterion is not None:
             given = (monitor, min_delta, patience, mode, baseline, min_delta_mode, nan)
-            self._check_criterion(criterion, dict(zip(_EXCLUDED, given, strict=True)))
+            self._check_criterion(criterion, dict(zip(EXCLUDED, given, strict=True)))
             ranking = ranking_metric_of(criterion)
             monitor, mode = ranking.metric, ranking.mode
         self._stop_rule = StopRule(monitor, criterion, type(self).__name__)
@@ -147,6 +148,8 @@ class EarlyStopping(MonitorCallback, keras.callbacks.EarlyStopping):
         self.verbose = verbose
         self.restore_best_weights = restore_best_weights
         self.restore_optimizer = restore_optimizer
+        check_keep_on(keep_on)
+        self.keep_on: KeepOn = keep_on
         AverageOptions(average, average_k, validation_data, average_data)  # checks
         if average is not None and not restore_best_weights:
             raise ConfigError(
@@ -162,19 +165,12 @@ class EarlyStopping(MonitorCallback, keras.callbacks.EarlyStopping):
         self._reset()
 
     def _check_criterion(self, criterion: object, given: Mapping[str, Any]) -> None:
-        names = [name for name, default in _EXCLUDED.items() if given[name] != default]
-        if names:
-            raise ConfigError(
-                "criterion= decides what is monitored and when to stop, so it excludes "
-                f"{', '.join(names)}. Put them into the criterion, as in Patience(10, "
-                "'val_loss')."
-            )
         if self._decides_itself:
             raise ConfigError(
                 f"criterion= decides when to stop, so {type(self).__name__}._is_improvement "
                 "would never be called. Use only one of the two."
             )
-        check_criterion(criterion)
+        check_criterion(criterion, given)
 
     def _reset(self) -> None:
         self._stop_rule.start()
@@ -188,7 +184,7 @@ class EarlyStopping(MonitorCallback, keras.callbacks.EarlyStopping):
         options = AverageOptions(
             self.average, self.average_k, self.validation_data, self.average_data
         )
-        return best_epoch_of(self.monitor, self.restore_optimizer, options)
+        return best_epoch_of(self.monitor, self.restore_optimizer, self.keep_on, options)
 
     def _without_run(self) -> dict[str, Any]:
         rule = copy.copy(self._stop_rule)  # a copy of a callback has a state of its own

@@ -15,6 +15,7 @@ from keras_ratchet._engine.saving.checkpoint_store import CheckpointStore
 from keras_ratchet._engine.saving.checkpointer import Checkpointer
 from keras_ratchet._engine.saving.place import place_of
 from keras_ratchet._engine.saving.provenance import run_of
+from keras_ratchet._formats.trainable_h5 import changed_weights, note_changed_weights
 from keras_ratchet._keras.callbacks import print_message
 from keras_ratchet._keras.fit import initial_epoch
 from keras_ratchet._keras.metrics import metrics_are_known
@@ -31,6 +32,7 @@ from keras_ratchet.callbacks._arguments import (
     one_rule,
 )
 from keras_ratchet.callbacks._drop_in import stand_in
+from keras_ratchet.callbacks._journal import note_stops
 from keras_ratchet.callbacks._logs import batches_ended, moment_of
 from keras_ratchet.callbacks._ranks import agree_on_logs
 from keras_ratchet.callbacks._schedule import Schedule
@@ -69,6 +71,9 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
         mode: "min", "max" or "auto"; or one for each metric of `monitor`.
         save_freq: "epoch", or a number of batches. The metrics of a batch are running means.
         initial_value_threshold: A value that the metric must beat before the first save.
+        trainable_only: With `save_weights_only`: whether to leave out what is frozen at the moment
+            of the save (docs/saving.md). `keras_ratchet.load_weights` lays such a file over the
+            base that it was trained on.
         keep_best: Keep this many best files.
         keep_last: Keep this many newest files.
         keep_every: Keep the file of every so many epochs, forever.
@@ -124,6 +129,7 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
         save_freq: str | int = "epoch",
         initial_value_threshold: float | None = None,
         *,
+        trainable_only: bool = False,
         keep_best: int | None = None,
         keep_last: int | None = None,
         keep_every: int | None = None,
@@ -146,13 +152,11 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
         self.filepath = path_or_url(filepath, "filepath")
         where, store = place_of(self.filepath, "filepath", mirror, storage_options, True)
         rule = one_rule(retention, combined(keep_best, keep_last, keep_every, keep_for_s))
-        check_filepath(self.filepath, save_weights_only)
+        holds = check_filepath(self.filepath, save_weights_only, trainable_only)
         check_placeholders(self.filepath, rule, save_best_only and save_at_end)
         check_choices(on_save_error, if_busy)
         self._checkpointer = Checkpointer(
-            CheckpointStore(
-                where, rule, Ranking((), ties), not save_weights_only, background, store
-            ),
+            CheckpointStore(where, rule, Ranking((), ties), holds, background, store),
             best_only=save_best_only,
             warn_only=on_save_error == "warn",
             say=self._say,
@@ -251,6 +255,7 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
         super().on_epoch_begin(epoch, logs)
         self._or_abandon(self._checkpointer.collect)
         self._current_epoch, self._last_batch = epoch, None
+        self._schedule.start_epoch()
         self._start_first_epoch(epoch)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -280,14 +285,7 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
 
     def _finish(self, reason: str) -> None:
         store = self._checkpointer.store
-        callbacks = getattr(self._list, "callbacks", ())
-        for stop in filter(None, (getattr(c, "stop_reason", None) for c in callbacks)):
-            store.note(
-                "stop",
-                reason=str(stop),
-                kind="+".join(getattr(stop, "kinds", (stop.kind,))),
-                epoch=stop.epoch + 1,
-            )
+        note_stops(store, self._list)
         try:
             self.flush()
             unsaved = self._unsaved or self._checkpointer.failed
@@ -314,7 +312,7 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
             return False
         if self._ranks.world_size == 1:
             self._or_abandon(self._checkpointer.collect)
-        self._schedule.step(self._checkpointer.store.writer.busy)
+        self._schedule.step(self._checkpointer.store.writer)
         self._schedule.persisted(self._checkpointer.save_s)
         ended, self._last_batch = batches_ended(self._last_batch, batch), batch
         verdict = self._schedule.check(ended)
@@ -350,7 +348,7 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
             lambda: self._checkpointer.consider(self.model, moment, self._swap(), reason, last)
         )
         if saved:
-            self._schedule.saved(started)
+            self._schedule.saved(started, self._checkpointer.store.writer)
             self._unsaved = None
 
     def _start_first_epoch(self, epoch: int) -> None:
@@ -383,13 +381,15 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
         """Return the state that a resumed run needs."""
         counted = {"pending": self._schedule.pending, "batch": self._last_batch}
         constants = {"constants": self._checkpointer.store.watch.state_dict(self._model)}
-        return {**self._checkpointer.state_dict(), **counted, **constants}
+        changed = {"changed": changed_weights(self._model)}
+        return {**self._checkpointer.state_dict(), **counted, **constants, **changed}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned; training has started."""
         self._checkpointer.load_state_dict(state)
         self._checkpointer.store.watch.load_state_dict(state["constants"], self._model)
         self._schedule.pending, self._last_batch = state["pending"], state.get("batch")
+        note_changed_weights(self._model, state.get("changed", ()))
 
     def _say(self, message: str) -> None:
         if self.verbose > 0:

@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_ratchet._distributed import Coordinator
 from keras_ratchet._engine.capture.best_weights import BestWeights, check_optimizer
+from keras_ratchet._engine.capture.device_copies import KeepOn, check_keep_on
 from keras_ratchet._engine.capture.ema import mark_not_swapped, scored_sources
 from keras_ratchet._engine.capture.finite import FiniteWatch
 from keras_ratchet._engine.capture.optimizers import optimizers_of, rates_of
@@ -48,6 +49,7 @@ class ReduceLROnPlateau(MonitorCallback, keras.callbacks.ReduceLROnPlateau):
         restore_best_weights: Whether training continues from the weights of the best epoch (that
             of the best value, by however small a margin) after each cut.
         restore_optimizer: Whether the optimizer's slots and iterations are restored with them.
+        keep_on: Where they are kept, "host" or "device", as in EarlyStopping.
         coordinator: How the processes of this training agree, where that cannot be found out: a
             `keras_ratchet.Coordinator`. To give it to one callback of a list is enough.
 
@@ -88,6 +90,7 @@ class ReduceLROnPlateau(MonitorCallback, keras.callbacks.ReduceLROnPlateau):
         min_delta_mode: DeltaMode = "absolute",
         restore_best_weights: bool = False,
         restore_optimizer: Any = False,
+        keep_on: KeepOn = "host",
         coordinator: Coordinator | None = None,
     ) -> None:
         self._state = PlateauState()
@@ -102,6 +105,8 @@ class ReduceLROnPlateau(MonitorCallback, keras.callbacks.ReduceLROnPlateau):
         self.cooldown = cooldown
         self.restore_best_weights = restore_best_weights
         self.restore_optimizer = restore_optimizer
+        check_keep_on(keep_on)
+        self.keep_on: KeepOn = keep_on
         self._plateau()  # raises if the numbers cannot work
         self._reset()
 
@@ -109,13 +114,16 @@ class ReduceLROnPlateau(MonitorCallback, keras.callbacks.ReduceLROnPlateau):
         self._state = PlateauState()
         self.reductions: list[Reduction] = []
         self._metric = MetricWatch(self.monitor, type(self).__name__)
-        self._best_weights = BestWeights(self.restore_optimizer)
-        self._watch = FiniteWatch()
+        self._best_weights, self._watch = self._new_weights()
         self._cuts = RateCuts()
 
     def _without_run(self) -> dict[str, Any]:
-        kept = {"_best_weights": BestWeights(self.restore_optimizer), "_watch": FiniteWatch()}
+        kept = dict(zip(("_best_weights", "_watch"), self._new_weights(), strict=True))
         return {**super()._without_run(), **kept}
+
+    def _new_weights(self) -> tuple[BestWeights, FiniteWatch]:
+        on_device = self.keep_on == "device"
+        return BestWeights(self.restore_optimizer, self.keep_on), FiniteWatch(on_device)
 
     @property
     def wait(self) -> int:
@@ -227,8 +235,7 @@ class ReduceLROnPlateau(MonitorCallback, keras.callbacks.ReduceLROnPlateau):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Free the memory."""
-        self._best_weights = BestWeights(self.restore_optimizer)
-        self._watch.clear()
+        self._best_weights, self._watch = self._new_weights()
         super().on_train_end(logs)
         self._check_at_end(self._metric.check_at_end)
 

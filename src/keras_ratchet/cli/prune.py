@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import click
@@ -23,11 +25,17 @@ class _Step:
 
     decision: Decision
     outcome: str
+    own_bytes: int = 0  # which no other checkpoint shares that stays
+
+    @property
+    def deletes(self) -> bool:
+        """Whether it deletes, or would."""
+        return self.outcome in ("delete", "deleted")
 
     @property
     def frees(self) -> int:
         """How many bytes it frees, or would."""
-        return self.decision.checkpoint.size_bytes if self.outcome in ("delete", "deleted") else 0
+        return self.own_bytes if self.deletes else 0
 
 
 @click.command()
@@ -72,7 +80,30 @@ def prune(
 
 def _planned(directory: str, series: str, rule: Retention) -> list[_Step]:
     decisions = _plan(directory, series, rule)
-    return [_Step(decision, "keep" if decision.keep else "delete") for decision in decisions]
+    return [_Step(d, "keep" if d.keep else "delete", own) for d, own in _sized(decisions)]
+
+
+def _sized(decisions: Iterable[Decision]) -> Iterator[tuple[Decision, int]]:
+    """Yield each decision with the bytes that are freed if it and those before it are done."""
+    names: Counter[tuple[int, int]] = Counter()
+    for decision in decisions:
+        checkpoint = decision.checkpoint
+        if decision.keep or not os.path.exists(checkpoint.path):  # what is on a store
+            yield decision, checkpoint.size_bytes
+            continue
+        own = 0
+        for path in _files(checkpoint):
+            info = os.stat(path)
+            names[info.st_dev, info.st_ino] += 1
+            if names[info.st_dev, info.st_ino] == info.st_nlink:
+                own += info.st_size
+        yield decision, own
+
+
+def _files(checkpoint: CheckpointInfo) -> list[str]:
+    if not checkpoint.is_directory:
+        return [checkpoint.path]
+    return [entry.path for entry in os.scandir(checkpoint.path) if entry.is_file()]
 
 
 def _plan(directory: str, series: str, rule: Retention) -> list[Decision]:
@@ -94,10 +125,11 @@ def _carry_out(directory: str, series: str, rule: Retention) -> list[_Step]:
     if all(step.outcome == "keep" for step in first):
         return first
     with anywhere.locked(directory, series, f"{series or 'backup'!r}"):
-        return [_done(directory, decision) for decision in _plan(directory, series, rule)]
+        planned = list(_sized(_plan(directory, series, rule)))
+        return [_done(directory, decision, own) for decision, own in planned]
 
 
-def _done(directory: str, decision: Decision) -> _Step:
+def _done(directory: str, decision: Decision, own_bytes: int) -> _Step:
     if decision.keep:
         return _Step(decision, "keep")
     snapshot = decision.checkpoint
@@ -111,7 +143,7 @@ def _done(directory: str, decision: Decision) -> _Step:
         reason=f"ratchet prune: {decision.reason}",
         epoch=snapshot.position.epoch,
     )
-    return _Step(decision, "deleted")
+    return _Step(decision, "deleted", own_bytes)
 
 
 def _report(steps: Sequence[_Step], done: bool, as_json: bool) -> None:
@@ -133,7 +165,7 @@ def _report(steps: Sequence[_Step], done: bool, as_json: bool) -> None:
     headers = ["what", "name", "epoch", "size", "why"]
     colors = [None if step.outcome == "keep" else "red" for step in steps]
     _output.table(headers, rows, {"epoch", "size"}, colors)
-    gone = _output.count(sum(step.frees > 0 for step in steps), "checkpoint")
+    gone = _output.count(sum(step.deletes for step in steps), "checkpoint")
     if done:
         _output.say(f"Deleted {gone}, {readable(freed)}.")
     else:

@@ -51,9 +51,10 @@ class Ranking:
 
     def sort(self, checkpoints: Iterable[CheckpointInfo]) -> list[CheckpointInfo]:
         """Return the checkpoints that have the metric, best first."""
-        sign = 1 if self.ties == "earlier" else -1
         ranked = [s for s in checkpoints if self.metrics and self.metrics[0][0] in s.metrics]
-        return sorted(ranked, key=lambda s: (self.key(s.metrics), *(sign * a for a in age(s))))
+        ranked.sort(key=age, reverse=self.ties == "later")
+        ranked.sort(key=lambda s: self.key(s.metrics))  # which leaves equal ones in their order
+        return ranked
 
 
 def _key(value: float | None, mode: Mode) -> tuple[int, float]:
@@ -126,11 +127,19 @@ def age(checkpoint: CheckpointInfo) -> tuple[float, float, float]:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a rule may look at: the checkpoints (oldest first), their order, the time."""
+    """What a rule may look at.
+
+    Attributes:
+        checkpoints: The checkpoints, oldest first.
+        ranking: What is best.
+        now_s: The time, in seconds since 1970.
+        ranked: Those that have the metric, best first.
+    """
 
     checkpoints: Sequence[CheckpointInfo]
     ranking: Ranking
     now_s: float
+    ranked: Sequence[CheckpointInfo]
 
 
 class Retention(Protocol):
@@ -182,7 +191,7 @@ class KeepBest(_Rule):
 
     def keeps(self, context: Context) -> dict[str, str]:
         """Return the names of those that stay, each with the reason."""
-        best = context.ranking.sort(context.checkpoints)[: self.k]
+        best = context.ranked[: self.k]
         name = context.ranking.metrics[0][0] if context.ranking.metrics else ""
         return {
             s.name: f"{self._place(place)} by {name} ({s.metrics[name]:.6g})"
@@ -309,9 +318,25 @@ def plan(
         A decision for each, oldest first.
     """
     ordered = sorted(checkpoints, key=age)
-    context = Context([s for s in ordered if s.has_manifest], ranking, now_s)
+    known = [s for s in ordered if s.has_manifest]
+    context = Context(known, ranking, now_s, ranking.sort(known))
     kept = rule.keeps(context) | _protected(ordered, context, resumed_from)
     return [Decision(s, s.name in kept, kept.get(s.name, "no rule keeps it")) for s in ordered]
+
+
+def spares(rule: Retention, count: int, all_ranked: bool) -> bool:
+    """Return whether a rule is sure to keep `count` checkpoints, whatever they are.
+
+    Args:
+        rule: The rule; of others than ours nothing is known.
+        count: How many checkpoints there are.
+        all_ranked: Whether all of them have the metric that ranks them.
+    """
+    if isinstance(rule, KeepAny):
+        return any(spares(part, count, all_ranked) for part in rule.rules)
+    if isinstance(rule, KeepBest):
+        return all_ranked and count <= rule.k
+    return isinstance(rule, KeepLast) and count <= rule.n
 
 
 def _protected(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +13,7 @@ from keras_ratchet.policy._arguments import is_number, is_whole_number
 from keras_ratchet.types import Verdict
 
 IfBusy = Literal["wait", "skip"]
+_OUTLIER = 10.0  # medians: longer steps count as this long
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +73,39 @@ class Cost:
     persist_s: float = 0.0
 
 
+def slowdown(took_s: float, steps: int, others_s: Collection[float], longest_s: float) -> float:
+    """Return how much longer some steps took than as many others, in seconds; maybe below 0.
+
+    Steps vary, so the sum of the differences counts, not that of the longer ones: it errs to both
+    sides alike. It is compared with a mean, since rare long steps (garbage collection) are among
+    both; but what was longer than the cause lasted, or ten times as long as most steps, had another
+    reason (a compilation), and is cut off.
+
+    Args:
+        took_s: How long the steps took together.
+        steps: How many there were.
+        others_s: How long other steps took, one number each; at least one.
+        longest_s: How long what slowed them down lasted.
+
+    Example:
+        >>> slowdown(1.5, 10, [0.1, 0.1, 0.09, 0.11, 0.1], longest_s=3)
+        0.5
+        >>> slowdown(1.5, 10, [0.1, 0.1, 0.09, 0.11, 0.1], longest_s=0.3)
+        0.3
+    """
+    middle_s = statistics.median(others_s)
+    cut_s = min(middle_s + longest_s, _OUTLIER * middle_s)
+    usual_s = statistics.fmean(min(s, cut_s) for s in others_s)
+    return min(took_s - steps * usual_s, longest_s)
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """Save when so much time has passed since the last save began.
 
     The time is the longest of those that the arguments ask for, and no shorter than a save takes
     to reach the disk. It follows the cost of saves, which is measured again with each of them.
+    If the cost counts, the first save is done at once, to measure it.
 
     Args:
         every_s: Seconds between two saves.
@@ -112,6 +142,11 @@ class Interval:
         if self.every_s is None and self.overhead is None and self.mtbf_s is None:
             raise ConfigError("An interval needs one of every_s, overhead and mtbf_s.")
 
+    @property
+    def needs_cost(self) -> bool:
+        """Whether the interval depends on what saves cost training."""
+        return self.overhead is not None or self.mtbf_s is not None
+
     def seconds(self, cost: Cost) -> float:
         """Return the time from the start of one save to the start of the next, in seconds."""
         wanted = [cost.persist_s]
@@ -120,7 +155,7 @@ class Interval:
         if self.overhead is not None:
             wanted.append(cost.blocked_s / self.overhead)
         if self.mtbf_s is not None:
-            wanted.append(daly(cost.blocked_s, self.mtbf_s))
+            wanted.append(cost.blocked_s + daly(cost.blocked_s, self.mtbf_s))
         return max(wanted)
 
     def check(self, since_s: float, cost: Cost) -> Verdict:

@@ -71,7 +71,7 @@ def test_objects_that_are_deleted_before_their_record_are_caught(monkeypatch):
 
 
 def test_objects_that_another_record_names_and_are_deleted_are_caught(monkeypatch):
-    monkeypatch.setattr(commit.Catalog, "users_of", lambda catalog, data_id: [])
+    monkeypatch.setattr(commit.Catalog, "is_used", lambda catalog, key: False)
     caught(monkeypatch, "it is not there")
 
 

@@ -18,6 +18,8 @@ from keras_ratchet._storage.objects.record import (
     new_id,
     record_key,
 )
+from keras_ratchet._storage.objects.replica import Replica
+from keras_ratchet._storage.snapshot_directory import delete_snapshot
 from keras_ratchet.errors import ConfigError, CorruptError, LoadError
 
 
@@ -79,8 +81,13 @@ def test_a_snapshot_is_fetched_whole(url, tmp_path, monkeypatch):
     faults = stores.Faults().install(monkeypatch)
     for _ in range(2):
         path = reading.local_copy(f"{url}/step-1")
-        assert set(os.listdir(path)) == {"state.bin", "state.json", "manifest.json"}
-    assert faults.verbs().count("get_file") == 2
+        assert set(os.listdir(path)) == {
+            "unchanged.bin",
+            "state.bin",
+            "state.json",
+            "manifest.json",
+        }
+    assert faults.verbs().count("get_file") == 3
     assert reading.verify(f"{url}/step-1")
     assert not reading.is_directory(f"{url}/step-1")
     assert reading.is_directory(url)
@@ -300,3 +307,55 @@ def test_what_was_deleted_on_the_store_goes_from_the_cache_and_what_was_never_pu
     stores.push(url, run)
     assert {info.name for info in reading.checkpoints(url)} == {"c2.keras", "c3.keras"}
     assert {n for n in os.listdir(run) if n.endswith(".keras")} == {"c2.keras", "c3.keras"}
+
+
+def test_what_snapshots_share_is_put_once_and_deleted_with_the_last(tmp_path):
+    url, directory = stores.new_url(), str(tmp_path / "a")
+    store = ObjectStore(url)
+
+    def bases():
+        return [key for key in store.find("checkpoints") if key.endswith("unchanged.bin")]
+
+    replica = Replica(directory, store, "", True)
+    replica.start()
+    sizes = []
+    for number in range(1, 4):
+        stores.save_snapshot(directory, f"step-{number}", b"state %d" % number, at=float(number))
+        if number > 1:
+            delete_snapshot(f"{directory}/step-{number - 1}")
+            replica.drop(f"step-{number - 1}")
+        replica.push(True, sizes.append)
+        assert len(bases()) == 1
+        assert reading.verify(f"{url}/step-{number}", read=True)
+        assert reading.verify(f"{url}/step-{number}", read=False)
+    assert sizes[0] > 100_000 and sizes[1:] == [9, 9]
+    states = [key for key in store.find("checkpoints") if key.endswith("state.bin")]
+    assert len(states) == 1
+    replica.end()
+    again = Replica(directory, store, "", True)  # another process finds it, too
+    again.start()
+    stores.save_snapshot(directory, "step-4", b"state 4", at=4.0)
+    again.push(True, sizes.append)
+    assert len(bases()) == 1 and sizes[-1] == 9
+    for name in ("step-3", "step-4"):
+        delete_snapshot(f"{directory}/{name}")
+        again.drop(name)
+    again.push(True, sizes.append)
+    assert store.find("checkpoints") == {}
+    again.end()
+
+
+def test_an_object_that_is_shared_and_gone_is_put_again(tmp_path):
+    url, directory = stores.new_url(), str(tmp_path / "a")
+    store = ObjectStore(url)
+    replica = Replica(directory, store, "", True)
+    replica.start()
+    stores.save_snapshot(directory, "step-1", b"state 1", at=1.0)
+    replica.push(True, lambda size: None)
+    [base] = [key for key in store.find("checkpoints") if key.endswith("unchanged.bin")]
+    store.delete(base)
+    stores.save_snapshot(directory, "step-2", b"state 2", at=2.0)
+    replica.push(True, lambda size: None)
+    assert not reading.verify(f"{url}/step-1", read=False)
+    assert reading.verify(f"{url}/step-2", read=True)
+    replica.end()

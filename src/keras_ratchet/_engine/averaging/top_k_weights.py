@@ -1,15 +1,21 @@
-"""The weights of the best few epochs in host memory, in buffers that are reused."""
+"""The weights of the best few epochs, in memory that is reused."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
 
 from keras_ratchet._engine.averaging.averager import Member, moving_statistics
-from keras_ratchet._engine.capture.best_weights import BestWeights, VariableCopies, all_weights_of
+from keras_ratchet._engine.capture.best_weights import (
+    BestWeights,
+    Copies,
+    all_weights_of,
+    copies_on,
+)
+from keras_ratchet._engine.capture.device_copies import KeepOn
 from keras_ratchet.policy.monitor import Monitor
 from keras_ratchet.policy.soup import Candidate, order, place_for
 from keras_ratchet.types import Model
@@ -21,10 +27,10 @@ class _RunnerUp:
 
     epoch: int
     value: float
-    copies: VariableCopies
+    copies: Copies
 
     @property
-    def buffers(self) -> list[NDArray[Any]]:
+    def buffers(self) -> Sequence[NDArray[Any]]:
         """The weights."""
         return self.copies.buffers
 
@@ -35,6 +41,7 @@ class TopKWeights:
     Args:
         k: How many epochs are kept, at most.
         optimizer: What of the optimizer is captured with the best weights; see BestWeights.
+        keep_on: Where they are kept: "host" or "device".
 
     Attributes:
         best: The best weights.
@@ -42,8 +49,9 @@ class TopKWeights:
         value: Their value.
     """
 
-    def __init__(self, k: int, optimizer: Any = False) -> None:
-        self.best = BestWeights(optimizer)
+    def __init__(self, k: int, optimizer: Any = False, keep_on: KeepOn = "host") -> None:
+        self.best = BestWeights(optimizer, keep_on)
+        self._keep_on = keep_on
         self.epoch = 0
         self.value = 0.0
         self._k = k
@@ -92,14 +100,14 @@ class TopKWeights:
 
     def _values(self) -> tuple[list[float], list[float]]:
         """Return values and epochs, the best first if there is one."""
-        own = [_RunnerUp(self.epoch, self.value, VariableCopies())] if self.best.is_captured else []
-        every = [*own, *self._runners_up]
-        return [s.value for s in every], [float(s.epoch) for s in every]
+        own = [(self.value, self.epoch)] if self.best.is_captured else []
+        every = [*own, *((other.value, other.epoch) for other in self._runners_up)]
+        return [value for value, _ in every], [float(epoch) for _, epoch in every]
 
-    def _spare_copies(self, place: int) -> VariableCopies:
+    def _spare_copies(self, place: int) -> Copies:
         """Return buffers for new weights: those of the runner-up that has to go, if one has to."""
         if place <= 0 or place > len(self._runners_up):
-            return VariableCopies()
+            return copies_on(self._keep_on)
         return self._runners_up.pop(place - 1).copies  # place 0 is the best, which never goes
 
     def drop_runners_up(self) -> None:
@@ -146,7 +154,7 @@ class TopKWeights:
         self.epoch, self.value = state["epoch"], state["value"]
         self._runners_up.clear()
         for other in state["others"][: self._k - 1]:  # they go from the best to the worst
-            copies = VariableCopies()
+            copies = copies_on(self._keep_on)
             copies.load(lambda: all_weights_of(model), other["weights"])
             self._runners_up.append(_RunnerUp(other["epoch"], other["value"], copies))
         return kept

@@ -1,4 +1,4 @@
-"""Copies of weights in host memory: of the best epoch, or for as long as a block runs."""
+"""Copies of weights: of the best epoch, or for as long as a block runs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from keras_ratchet import _backends
 from keras_ratchet._backends.slices import held_as, is_like
+from keras_ratchet._engine.capture.device_copies import DeviceCopies, KeepOn
 from keras_ratchet._engine.capture.model_state import finalize, weights_beyond
 from keras_ratchet._engine.capture.optimizers import AllOptimizers, optimizers_of
 from keras_ratchet.errors import ConfigError
@@ -19,12 +20,21 @@ from keras_ratchet.types import Model
 
 
 class VariableCopies:
-    """Copies of a list of variables, in buffers that are allocated once and reused."""
+    """Copies of a list of variables, in buffers that are allocated once and reused.
+
+    Attributes:
+        buffers: The copies, in host memory.
+    """
 
     def __init__(self) -> None:
         self._variables: list[Any] = []
         self._of: Callable[[], Sequence[Any]] | None = None
         self.buffers: list[NDArray[Any]] = []
+
+    @property
+    def values(self) -> Sequence[Any]:
+        """The copies as they are held, which is as arrays."""
+        return self.buffers
 
     def capture(self, variables: Sequence[Any], sources: Mapping[int, Any]) -> None:
         """Copy the values; `sources` maps the id of a variable to the one to read instead."""
@@ -63,6 +73,14 @@ class VariableCopies:
             self.buffers = [np.array(value) for value in values]
 
 
+Copies = VariableCopies | DeviceCopies
+
+
+def copies_on(keep_on: KeepOn) -> Copies:
+    """Return what holds copies there."""
+    return DeviceCopies() if keep_on == "device" else VariableCopies()
+
+
 class BestWeights:
     """The weights (and, if asked for, the optimizer) of the best moment so far.
 
@@ -72,12 +90,14 @@ class BestWeights:
         optimizer: False for weights only; True for all optimizers of the model (slots, iterations,
             learning rates); or the optimizer of a custom loop: a Keras one, or anything with
             `state_dict` and `load_state_dict` (torch's).
+        keep_on: Whether they are kept in host memory or on the device. The state of a torch
+            optimizer stays where it is.
     """
 
-    def __init__(self, optimizer: Any = False) -> None:
+    def __init__(self, optimizer: Any = False, keep_on: KeepOn = "host") -> None:
         self._optimizer = optimizer
-        self._weights = VariableCopies()
-        self._slots = VariableCopies()
+        self._weights = copies_on(keep_on)
+        self._slots = copies_on(keep_on)
         self._opaque: Any = None
         self._optimizer_state: Any = None
         self._count = 0
@@ -92,8 +112,8 @@ class BestWeights:
                 id and the variable to read instead.
 
         Returns:
-            The captured weights, in the order of `model.get_weights()`. The next call overwrites
-            these arrays in place.
+            The captured weights, in the order of `model.get_weights()`: arrays, or tensors on the
+            device. The next call overwrites them in place.
         """
         weights = weights_of(model)
         self._count = len(weights or ())
@@ -106,16 +126,16 @@ class BestWeights:
         return self._opaque if weights is None else self.weights
 
     @property
-    def weights(self) -> list[NDArray[Any]]:
+    def weights(self) -> list[Any]:
         """The captured weights of a Keras model, in the order of `model.weights`."""
-        return self.buffers[: self._count]
+        return list(self._weights.values[: self._count])
 
     @property
-    def buffers(self) -> list[NDArray[Any]]:
-        """The same, then the values that the model computes with besides its weights."""
+    def buffers(self) -> Sequence[NDArray[Any]]:
+        """The same as arrays, then the values that the model computes with besides its weights."""
         return self._weights.buffers
 
-    def swap_buffers(self, spare: VariableCopies) -> VariableCopies:
+    def swap_buffers(self, spare: Copies) -> Copies:
         """Return the buffers of the captured weights; the next `capture` fills `spare` instead."""
         kept, self._weights = self._weights, spare
         return kept

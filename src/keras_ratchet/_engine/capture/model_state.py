@@ -25,7 +25,7 @@ import sys
 import sysconfig
 import types
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,7 @@ from keras_ratchet._backends import Foreign
 from keras_ratchet._engine.capture import optimizers
 from keras_ratchet._keras import anatomy, saving
 from keras_ratchet._keras.anatomy import attributes_beyond_base, layers_of
+from keras_ratchet._keras.marks import are_same
 from keras_ratchet.types import Model
 
 _DEPTH = 5
@@ -50,6 +51,7 @@ _FOLLOWED = (keras.layers.Layer, keras.metrics.Metric, keras.losses.Loss)
 _NOT_FOLLOWED = (keras.optimizers.Optimizer, keras.callbacks.Callback, keras.Variable)
 _empty: set[type] = set()  # classes in whose objects nothing is ever found, to be fast
 EXTRA = "extra/"
+_REST = "more"  # the place of variables that no layer owns
 COLLECTIONS = ("model", "optimizer", "metrics")
 
 
@@ -75,10 +77,15 @@ class Reach:
     Attributes:
         owners: Whatever has attributes of the user's, by its place.
         extras: The variables.
+        containers: What else was looked into.
+        is_plain: Whether only layers, metrics, losses and containers were looked into, and
+            nothing in them is a framework's own.
     """
 
     owners: dict[str, Any] = field(default_factory=dict)
     extras: list[Extra] = field(default_factory=list)
+    containers: list[Any] = field(default_factory=list)
+    is_plain: bool = True
     _known: dict[int, Any] = field(default_factory=dict)  # the objects too, or ids are used again
     _values_due: list[Any] = field(default_factory=list)  # known variables, their values not yet
     _seen: set[int] = field(default_factory=set)
@@ -97,7 +104,8 @@ class Reach:
             self._add(key, thing, is_weight=True)
         elif isinstance(thing, list | tuple | Mapping | deque):
             self._seen.add(id(thing))
-            for name, item in _items(thing) if depth < _DEPTH else ():
+            self.containers.append(thing)
+            for name, item in items_of(thing) if depth < _DEPTH else ():
                 self.follow(f"{key}/{name}", item, depth + 1)
         elif not isinstance(thing, _NOT_FOLLOWED) and (top or id(thing) not in self._layers):
             self._look_into(key, thing, depth)
@@ -109,11 +117,13 @@ class Reach:
             foreign.path = f"{key.partition('.')[2]}.{foreign.name}".strip(".")
             self._add(f"{key}.{foreign.name}".rstrip("."), foreign, not foreign.is_stream)
         is_keras = isinstance(thing, _FOLLOWED)
+        self.is_plain = self.is_plain and (not held if is_keras else held is None)
         if not is_keras and (held is not None or depth > _DEPTH or not is_users(thing)):
             if held is None and not is_users(thing):
                 _note_empty(thing)
             return
         self._seen.add(id(thing))
+        self.is_plain = self.is_plain and is_keras
         self.owners[key] = thing
         if isinstance(thing, keras.metrics.Metric):  # the model's as soon as they are built
             self.know(thing.variables, [])
@@ -159,6 +169,8 @@ def reach(model: Model) -> Reach:
     for kind, group in variables.items():
         for i, variable in enumerate(group):
             found.extras += _replicas(f"{kind} {i:05d}", variable, kind == "variables")
+    is_copied = any(_backends.current().replicas(v) for g in variables.values() for v in g)
+    found.is_plain = found.is_plain and not is_copied
     return found
 
 
@@ -180,7 +192,7 @@ def _replicas(key: str, variable: Any, is_weight: bool) -> Iterator[Extra]:
             yield Extra(f"{key}/{foreign.name}", foreign, is_weight and not is_seed(variable))
 
 
-def _items(container: Any) -> Iterator[tuple[Any, Any]]:
+def items_of(container: Any) -> Iterator[tuple[Any, Any]]:
     items = container.items() if isinstance(container, Mapping) else enumerate(container)
     return itertools.islice(iter(items), _ITEMS)
 
@@ -260,6 +272,7 @@ class Places:
         self._made_of: list[int] = []
         self._layers: dict[str, Any] = {}
         self._metrics: dict[str, Any] = {}
+        self._of_layers, self._of_optimizers, self._of_metrics = map(_Numbered, COLLECTIONS)
 
     def variables(self, model: Model, collections: Iterable[str] = COLLECTIONS) -> dict[str, Any]:
         """Return the variables that training changes, by name, in a fixed order.
@@ -271,12 +284,12 @@ class Places:
         self._look(model)
         named: dict[str, Any] = {}
         if "model" in collections:
-            named |= _under("model", self._of_layers(model))
+            layers = [(path, anatomy.own_variables(one)) for path, one in self._layers.items()]
+            named |= self._of_layers.of([*layers, (_REST, list(getattr(model, "variables", ())))])
         if "optimizer" in collections:
-            named |= _under("optimizer", optimizers.named_variables(model).items())
+            named |= self._of_optimizers.of(optimizers.grouped_variables(model))
         if "metrics" in collections:
-            own = _numbered(self._metrics, lambda metric: metric.variables)
-            named |= _under("metrics", own)
+            named |= self._of_metrics.of([(p, one.variables) for p, one in self._metrics.items()])
         return named
 
     def layers(self, model: Model) -> dict[str, Any]:
@@ -295,18 +308,6 @@ class Places:
         self._metrics = _by_path(found, anatomy.is_metric, metrics)
         self._made_of = made_of
 
-    def _of_layers(self, model: Model) -> Iterator[tuple[str, Any]]:
-        seen: set[int] = set()
-        for place, variable in _numbered(self._layers, anatomy.own_variables):
-            seen.add(id(variable))
-            yield place, variable
-        rest = [v for v in getattr(model, "variables", ()) if id(v) not in seen]
-        yield from ((f"more/{i:05d}", variable) for i, variable in enumerate(rest))
-
-
-def _under(collection: str, places: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    return {f"{collection}/{place}": variable for place, variable in places}
-
 
 def _by_path(found: Iterable[Any], is_kind: Any, known: Iterable[Any]) -> dict[str, Any]:
     """Return the objects of a kind that Keras's saver comes to, and those that it does not."""
@@ -316,10 +317,40 @@ def _by_path(found: Iterable[Any], is_kind: Any, known: Iterable[Any]) -> dict[s
     return by_path | {f"more/{i}": thing for i, thing in enumerate(rest)}
 
 
-def _numbered(owners: dict[str, Any], variables_of: Any) -> Iterator[tuple[str, Any]]:
-    seen: set[int] = set()
-    for path, owner in owners.items():
-        for i, variable in enumerate(variables_of(owner)):
-            if id(variable) not in seen:
-                seen.add(id(variable))
-                yield f"{path}/{i:05d}" if path else f"{i:05d}", variable
+class _Numbered:
+    """Variables of one collection by name; the names are made again only if there are others.
+
+    Args:
+        collection: Name of the collection.
+    """
+
+    def __init__(self, collection: str) -> None:
+        self._collection = collection
+        self._groups: list[tuple[str, Sequence[Any]]] = []
+        self._named: dict[str, Any] = {}
+
+    def of(self, groups: list[tuple[str, Sequence[Any]]]) -> dict[str, Any]:
+        """Return the variables by name, each once.
+
+        Args:
+            groups: Variables by the place of their owner.
+        """
+        same = len(groups) == len(self._groups) and all(
+            place == place_before and are_same(variables, before)
+            for (place, variables), (place_before, before) in zip(groups, self._groups, strict=True)
+        )
+        if not same:
+            self._groups, self._named = groups, dict(self._names(groups))
+        return self._named
+
+    def _names(self, groups: list[tuple[str, Sequence[Any]]]) -> Iterator[tuple[str, Any]]:
+        seen: set[int] = set()
+        for place, variables in groups:
+            above = f"{self._collection}/{place}/" if place else f"{self._collection}/"
+            fresh = [(i, v) for i, v in enumerate(variables) if id(v) not in seen]
+            if place == _REST:
+                fresh = list(enumerate(v for _, v in fresh))
+            # of a variable that is there twice, the first place counts
+            own = {id(v): (f"{above}{i:05d}", v) for i, v in reversed(fresh)}
+            yield from reversed(own.values())
+            seen |= own.keys()

@@ -8,7 +8,7 @@ that is one; on torch they may be torch's own. Each is named by its place: `d_op
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -66,21 +66,14 @@ def all_variables(model: Model) -> list[Any]:
     return list({id(v): v for v in every}.values())
 
 
-def named_variables(model: Model) -> dict[str, Any]:
-    """Return the variables of all Keras optimizers by place, such as `d_optimizer/00002`."""
-    found: dict[str, Any] = {}
-    seen: set[int] = set()
+def grouped_variables(model: Model) -> list[tuple[str, Sequence[Any]]]:
+    """Return the variables of all Keras optimizers by place, such as `d_optimizer`; some twice."""
+    groups: list[tuple[str, Sequence[Any]]] = []
     for name, optimizer in keras_optimizers(model).items():
-        parts = [
-            (path, anatomy.optimizer_variables(o)) for path, o in anatomy.with_inner(optimizer)
-        ]
-        for path, variables in [*parts, ("/more", optimizer.variables)]:
-            fresh = {
-                f"{name}{path}/{i:05d}": v for i, v in enumerate(variables) if id(v) not in seen
-            }
-            seen |= {id(v) for v in fresh.values()}
-            found |= fresh
-    return found
+        for path, one in anatomy.with_inner(optimizer):
+            groups.append((f"{name}{path}", anatomy.optimizer_variables(one)))
+        groups.append((f"{name}/more", list(optimizer.variables)))
+    return groups
 
 
 def torch_states(model: Model) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,11 @@ from numpy.typing import NDArray
 
 from keras_ratchet import _backends
 from keras_ratchet._backends import Foreign, Resolve
+from keras_ratchet._backends.arena import Arrangement, Buffers
 from keras_ratchet._backends.slices import Slices, assembled, in_order
+from keras_ratchet._formats.image import Image, Places
+
+_VARIABLES = (keras.Variable, Foreign)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +26,13 @@ class Values:
 
     Attributes:
         sources: The variables and arrays, in order.
+        image: Memory in which the values lie as they do in the file; None if they do not.
     """
 
     sources: tuple[Any, ...]
     _of_variables: Resolve
     _others: dict[int, NDArray[Any]]
+    image: Image | None = None
 
     def arrays(self) -> list[NDArray[Any]]:
         """Return the values, contiguous, in the order of `sources`; on any thread."""
@@ -41,8 +47,9 @@ class VariableBuffers:
     """Captures the values of variables, for the saves of one callback."""
 
     def __init__(self) -> None:
-        self._buffers: list[Any] = []
+        self._buffers = Buffers()
         self._whole: dict[int, NDArray[Any]] = {}
+        self._image: Image | None = None
 
     def gather(self, variables: Sequence[Any], ranks: Any) -> None:
         """Give rank 0 whole values of what is split over processes, for the next `capture`.
@@ -63,7 +70,9 @@ class VariableBuffers:
             if parts is not None:
                 self._whole[id(variable)] = assembled(held, itertools.chain(*parts))
 
-    def capture(self, sources: Sequence[Any], background: bool) -> Values:
+    def capture(
+        self, sources: Sequence[Any], background: bool, places: Places | None = None
+    ) -> Values:
         """Capture the values of variables; copy arrays and tensors.
 
         Args:
@@ -71,22 +80,42 @@ class VariableBuffers:
             background: Whether the values are used while training continues. If not, they are
                 views, which cost nothing. If so, some backends copy them to buffers that the next
                 call uses again: the values of this call must not be needed any more by then.
+            places: Where the file has the values, if that is known.
         """
         whole, self._whole = self._whole, {}
-        known = {i: whole[id(s)] for i, s in enumerate(sources) if id(s) in whole}
-        variables = [
-            s for s in sources if isinstance(s, keras.Variable | Foreign) and id(s) not in whole
-        ]
+        known = {i: whole[id(s)] for i, s in enumerate(sources) if id(s) in whole} if whole else {}
+        kinds = {kind: issubclass(kind, _VARIABLES) for kind in set(map(type, sources))}
+        variables = [s for s in sources if kinds[type(s)] and id(s) not in whole]
         others = known | {
             i: np.array(keras.ops.convert_to_numpy(source))
-            for i, source in enumerate(sources)
-            if not isinstance(source, keras.Variable | Foreign)
+            for i, source in (() if all(kinds.values()) else enumerate(sources))
+            if not kinds[type(source)]
         }
         backend = _backends.current()
-        if background:
-            return Values(tuple(sources), backend.capture(variables, self._buffers), others)
-        return Values(tuple(sources), lambda: [backend.view(v) for v in variables], others)
+        if not background:
+            return Values(tuple(sources), lambda: [backend.view(v) for v in variables], others)
+        self._buffers.wanted = None if places is None else _without(places, others.keys())
+        resolve = backend.capture(variables, self._buffers)
+        return Values(tuple(sources), resolve, others, self._image_of(places, others.keys()))
+
+    def _image_of(self, places: Places | None, outside: Collection[int]) -> Image | None:
+        """Return the memory that was filled, if the values are where the file has them."""
+        buffers = self._buffers
+        if places is None or buffers.places is None or buffers.places != buffers.wanted:
+            self._image = None
+        elif self._image is None or not self._image.is_like(places, outside, buffers.memory):
+            self._image = Image(places, frozenset(outside), buffers.memory)
+        return self._image
 
     def free(self) -> None:
         """Free the memory."""
-        self._buffers = []
+        self._buffers, self._image = Buffers(), None
+
+
+def _without(places: Places, outside: Collection[int]) -> Arrangement:
+    """Return the places of all arrays but some."""
+    offsets, sizes = places.offsets, places.sizes
+    if outside:
+        inside = [i for i in range(len(offsets)) if i not in outside]
+        offsets, sizes = (tuple(each[i] for i in inside) for each in (offsets, sizes))
+    return Arrangement(offsets, sizes, places.total)

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from keras_ratchet._engine.capture import building, optimizers, rng
 from keras_ratchet._engine.capture.building import FlagsWatch
+from keras_ratchet._engine.capture.last_reach import LastReach
 from keras_ratchet._engine.capture.model_state import (
     EXTRA,
     Places,
     named_extras,
-    reach,
     restore_extras,
 )
 from keras_ratchet._engine.resume.attributes import AttributeStates
@@ -70,6 +70,7 @@ class Resumer:
         stage: Which of several runs with one directory this is; set by `find`.
         pending: Names of variables of that state which only the first step can make.
         places: The names of the model's variables.
+        reached: What else is reachable in the model.
         flags: What is trainable.
         change: Of the number of ranks since it was saved, if there is one.
     """
@@ -84,6 +85,7 @@ class Resumer:
     stage: Stage = field(init=False)
     pending: list[str] = field(default_factory=list, init=False)
     places: Places = field(default_factory=Places, init=False)
+    reached: LastReach = field(default_factory=LastReach, init=False)
     flags: FlagsWatch = field(default_factory=FlagsWatch, init=False)
     change: Change | None = field(default=None, init=False)
     _in_first_epoch: bool = False
@@ -336,16 +338,15 @@ class Resumer:
         """
         now = rng.capture()
         whole = position.batch == 0
-        found = reach(model)
-        at_places = self.places.variables(model)
-        named = at_places | named_extras(model, found)
+        found, at_places = self.reached.of(model), self.places.variables(model)
+        looked = self.store.look(at_places | named_extras(model, found))
         extra = self._comparable(model) | dict(progress)
         if validation is not None:
             extra["in_validation"] = True
         return TrainState(
             position=position,
             variables={} if validation is None else dict(validation.metrics),
-            captured=capture_in_buffers(named, self.store.buffers, background),
+            captured=capture_in_buffers(looked.captured, self.store.buffers, background),
             rng=now if validation is None else validation.streams,
             epoch_rng=now if whole else self._epoch_rng,
             callbacks=self.callbacks.capture(),
@@ -362,6 +363,8 @@ class Resumer:
             elapsed_s=self.elapsed_s,
             finished=finished,
             alike=alike(at_places),
+            candidates=looked.candidates,
+            unchanged=looked.unchanged,
         )
 
     def _comparable(self, model: Model) -> dict[str, Any]:

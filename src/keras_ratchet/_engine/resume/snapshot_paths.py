@@ -7,7 +7,8 @@ import os
 from typing import Any
 
 from keras_ratchet._engine.resume import slice_files
-from keras_ratchet._engine.resume.train_state import TrainState
+from keras_ratchet._engine.resume.train_state import UNCHANGED, TrainState
+from keras_ratchet._engine.resume.unchanged_arrays import read_unchanged
 from keras_ratchet._engine.saving.no_mirror import NoMirror
 from keras_ratchet._formats.safetensors import read_arrays
 from keras_ratchet._storage.snapshot_directory import list_snapshots, snapshot_manifest
@@ -66,8 +67,10 @@ def read_state(path: str, rank: int = 0) -> TrainState:
     """Return the state in a snapshot that verifies, for one of the ranks."""
     with open(os.path.join(path, DATA), "rb") as file:
         text = file.read(_MAX_DATA_BYTES)
+    data = json.loads(text)
     arrays: dict[str, Any] = {
         **read_arrays(os.path.join(path, ARRAYS)),
         **slice_files.read_slices(path),
+        **read_unchanged(path, data.get(UNCHANGED, {})),
     }
-    return TrainState.unpack(json.loads(text), arrays, rank)
+    return TrainState.unpack(data, arrays, rank)

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from keras_ratchet._distributed.agreement import on_first_rank
 from keras_ratchet._distributed.one import One
 from keras_ratchet._engine.capture.variable_buffers import VariableBuffers
-from keras_ratchet._engine.resume import slice_files
 from keras_ratchet._engine.resume.drift import DriftWatch
 from keras_ratchet._engine.resume.shared_directory import is_shared
 from keras_ratchet._engine.resume.sliced_save import Opened, SlicedSave, has_split
 from keras_ratchet._engine.resume.snapshot_paths import (
-    ARRAYS,
-    DATA,
     candidates,
     newest_first,
     read_state,
 )
+from keras_ratchet._engine.resume.snapshot_save import SnapshotSave
 from keras_ratchet._engine.resume.train_state import TrainState
+from keras_ratchet._engine.resume.unchanged_arrays import Looked, UnchangedArrays
 from keras_ratchet._engine.saving.background import (
     BackgroundWriter,
-    Job,
     Saved,
     discard_jobs,
     drain,
@@ -39,9 +36,7 @@ from keras_ratchet._engine.saving.locked_directory import LockedDirectory
 from keras_ratchet._engine.saving.model_file import save_error
 from keras_ratchet._engine.saving.no_mirror import NoMirror
 from keras_ratchet._engine.saving.provenance import manifest_for, save_time, state_bytes
-from keras_ratchet._formats.safetensors import write_arrays
-from keras_ratchet._storage import atomic, disk, journal, single_file, snapshot_directory, space
-from keras_ratchet._storage.atomic import HashingFile
+from keras_ratchet._storage import atomic, disk, journal, single_file, snapshot_directory
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet._storage.verify import verify
 from keras_ratchet._warn import warn
@@ -76,6 +71,7 @@ class SnapshotStore:
     _shared: bool = field(default=True, init=False)  # whether all ranks see the directory
     _drift: DriftWatch = field(default_factory=DriftWatch, init=False)
     _sliced: SlicedSave = field(default_factory=SlicedSave, init=False)
+    _unchanged: UnchangedArrays = field(default_factory=UnchangedArrays, init=False)
 
     def __post_init__(self) -> None:
         self._place = self._make_place()
@@ -88,6 +84,7 @@ class SnapshotStore:
             "buffers": VariableBuffers(),
             "ranks": One(),
             "_sliced": SlicedSave(),
+            "_unchanged": UnchangedArrays(),
         }
 
     def join(self, ranks: Any) -> None:
@@ -118,6 +115,7 @@ class SnapshotStore:
             LockedError: If another process trains with this directory.
         """
         self._drift.start()
+        self._unchanged = UnchangedArrays()
         # training may change where it is
         self.directory = os.path.abspath(self.mirror.relocated(self.directory))
         self._start(model)
@@ -172,6 +170,13 @@ class SnapshotStore:
             return False
         return runs_in_background(self.background, state_bytes(model))
 
+    def look(self, named: Mapping[str, Any]) -> Looked:
+        """Return what of a model's variables has to be captured for a snapshot.
+
+        Ranks compare their whole states, so in several processes everything is captured.
+        """
+        return self._unchanged.look(named, captures_all=self.ranks.world_size > 1)
+
     def save(self, model: Model, state: TrainState, reason: str, blocked_s: float) -> Saved | None:
         """Write a snapshot, here or in the background, then delete those beyond `keep`.
 
@@ -209,23 +214,21 @@ class SnapshotStore:
     @on_first_rank
     def _save(self, model: Model, state: TrainState, reason: str, blocked_s: float) -> Saved | None:
         self._place.restore()
-        size_bytes = state_bytes(model)
-        save = _Save(
+        save = SnapshotSave(
             state,
             self._manifest(model, state, reason),
-            size_bytes,
             open_jobs(model),
             time.perf_counter() - blocked_s,
             blocked_s,
             self._sliced.take_draft(),
         )
-        if runs_in_background(self.background, size_bytes):
+        if runs_in_background(self.background, state_bytes(model)):
             self.writer.start(lambda: self._write(save, model), model)
             return None
         drain()
         return self._write(save, model, blocks=True)
 
-    def _write(self, save: _Save, model: Model, blocks: bool = False) -> Saved:
+    def _write(self, save: SnapshotSave, model: Model, blocks: bool = False) -> Saved:
         """Write a snapshot, on any thread."""
         name = self._name(save.state) if save.draft is None else save.draft.name
         path = os.path.join(self.directory, name)
@@ -237,15 +240,16 @@ class SnapshotStore:
         try:
             save.state.materialize()
             disk.make_directories(self.directory)
-            space.require(self.directory, save.needed_bytes)
-            manifest = self._write_files(name, save)
+            manifest, reused = save.write(self.directory, name, self._unchanged, self.ranks)
             self._apply_keep(bool(save.state.finished))
         except OSError as error:
             return self._place.failed(path, error)
         except Exception as error:
             return Saved(path, error=error)
         took_s = time.perf_counter() - save.started_s
-        self._place.note_saved(name, manifest, took_s if blocks else save.blocked_s, took_s)
+        more = {"reused_bytes": reused} if reused else {}
+        blocked_s = took_s if blocks else save.blocked_s
+        self._place.note_saved(name, manifest, blocked_s, took_s, **more)
         self.mirror.upload(self.writer, model, path)
         return Saved(path, committed=True, duration_s=took_s)
 
@@ -318,6 +322,7 @@ class SnapshotStore:
                 continue
             if problems:
                 warn(f"{' '.join(problems)} Resuming from {path!r} instead.")
+            self._unchanged.resume_from(path, state.unchanged, state.variables)
             if self.ranks.world_size == 1:
                 found.append(state)
             return path
@@ -357,16 +362,6 @@ class SnapshotStore:
             name = f"{base}-{number}"
         return name
 
-    def _write_files(self, name: str, save: _Save) -> Manifest:
-        data, arrays = save.state.pack()
-        text = json.dumps(data, allow_nan=False).encode()
-        with save.draft or snapshot_directory.SnapshotDraft(self.directory, name) as draft:
-            draft.write(ARRAYS, lambda file: write_arrays(arrays, file))
-            draft.write(DATA, lambda file: _put(file, text))
-            if save.state.slices:
-                slice_files.complete(draft, save.state.slices, self.ranks)
-            return draft.commit(save.manifest)
-
     def _times(self) -> Iterator[float]:
         yield from (info.saved_at for info in self.mirror.remote_only(()))
         for _, path in snapshot_directory.list_snapshots(self.directory):
@@ -376,20 +371,3 @@ class SnapshotStore:
     def _manifest(self, model: Model, state: TrainState, reason: str) -> Manifest:
         """Return a manifest without its files."""
         return manifest_for(model, state.position, state.logs, reason, save_time(self._times()))
-
-
-@dataclass(frozen=True, slots=True)
-class _Save:
-    """One save, from the moment at which the state was captured."""
-
-    state: TrainState
-    manifest: Manifest
-    needed_bytes: int
-    earlier: list[Job]
-    started_s: float
-    blocked_s: float
-    draft: snapshot_directory.SnapshotDraft | None = None
-
-
-def _put(file: HashingFile, text: bytes) -> None:
-    file.write(text)

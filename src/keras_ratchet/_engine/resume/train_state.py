@@ -46,6 +46,8 @@ _PARTS = {  # and their keys in the file
     **{part: part for part in ("torch_optimizers", "built_for", "trainable", "attributes")},
 }
 
+UNCHANGED = "unchanged"  # in the file: the arrays that another one of the snapshot has
+
 
 @dataclass(slots=True)
 class TrainState:
@@ -58,6 +60,8 @@ class TrainState:
         world_size: How many ranks the run has.
         differs: In which parts of a state that was saved its ranks differ.
         slices: Arrays that are split over the ranks; known once they have joined.
+        candidates: Names of the variables that may not have changed since an older snapshot.
+        unchanged: Digests of those that have not, whose values are in an older snapshot.
     """
 
     position: Position
@@ -80,6 +84,8 @@ class TrainState:
     differs: Collection[str] = ()
     captured: Callable[[], Mapping[str, NDArray[Any]]] | None = None
     slices: dict[str, Slices] = field(default_factory=dict)
+    candidates: Collection[str] = ()
+    unchanged: Mapping[str, str] = field(default_factory=dict)
     _packed: rank_states.Packed | None = None
 
     def materialize(self) -> None:
@@ -110,7 +116,7 @@ class TrainState:
             "position": asdict(self.position),
             "elapsed_s": self.elapsed_s,
             "finished": self.finished,
-            "variables": list(self.variables),
+            "variables": [*self.variables, *self.unchanged],
         }
         for part, key in _PARTS.items():
             data[key] = encode(getattr(self, part), arrays, key)
@@ -142,6 +148,7 @@ class TrainState:
                 finished=str(data["finished"]),
                 world_size=world_size,
                 differs=differs,
+                unchanged={str(n): str(d) for n, d in data.get(UNCHANGED, {}).items()},
                 **decoded,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -34,16 +34,16 @@ from keras_ratchet._engine.saving.provenance import (
     state_bytes,
 )
 from keras_ratchet._engine.saving.rehearsal import check_target, rehearse
-from keras_ratchet._engine.saving.retaining import delete_others
+from keras_ratchet._engine.saving.retaining import Retaining
 from keras_ratchet._engine.saving.said_once import SaidOnce
-from keras_ratchet._formats import format_of
+from keras_ratchet._formats import Holds, format_of
 from keras_ratchet._formats.base import Format
 from keras_ratchet._storage import single_file, space
 from keras_ratchet._storage.earlier_runs import next_name, original_name, preserve
 from keras_ratchet._storage.listing import FileCatalog, delete_unless_changed, in_order
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet._warn import warn
-from keras_ratchet.errors import ConfigError, SaveError
+from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy import naming
 from keras_ratchet.policy.monitor import missing_message
 from keras_ratchet.policy.retention import Ranking, Retention
@@ -60,7 +60,7 @@ class CheckpointStore:
         template: The file path; with retention, its last part has placeholders.
         retention: Which files stay; None for all.
         ranking: What is best.
-        whole: Whether the files hold the whole model even if they end in `.weights.h5`.
+        holds: What is in the files; with "model" the whole one, even in a `.weights.h5`.
         background: Whether files are written in the background; None for large ones.
         mirror: The store to which they go.
 
@@ -75,7 +75,7 @@ class CheckpointStore:
     template: str
     retention: Retention | None
     ranking: Ranking
-    whole: bool = False
+    holds: Holds = "weights"
     background: bool | None = None
     mirror: NoMirror = field(default_factory=NoMirror)
     run: str = field(default="", init=False)
@@ -93,7 +93,7 @@ class CheckpointStore:
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for copies and pickles, without what belongs to a run."""
         state = dict(vars(self))
-        for name in ("_format", "_buffers", "_catalog", "_latest"):
+        for name in ("_format", "_buffers", "_catalog", "_retaining", "_latest"):
             del state[name]
         return {**state, "writer": BackgroundWriter(), "watch": FiniteWatch(), "ranks": One()}
 
@@ -109,7 +109,7 @@ class CheckpointStore:
 
     def _forget_model(self) -> None:
         """Free the memory that belongs to a run."""
-        found = format_of(self.template, self.whole)
+        found = format_of(self.template, self.holds)
         if found is None:
             raise ConfigError(
                 f"filepath must end in .keras, .weights.h5 or .h5. Got: {self.template!r}."
@@ -117,6 +117,7 @@ class CheckpointStore:
         self._format: Format = found
         self._buffers = VariableBuffers()
         self._catalog = FileCatalog()
+        self._retaining = Retaining()
         self._latest: PendingSave | None = None
 
     def join(self, ranks: Any) -> None:
@@ -199,7 +200,7 @@ class CheckpointStore:
             raise
         self._resumed_from = self._own_name(source_of(model))
         self._newest_s = max((info.saved_at for info in self.list_all()), default=0.0)
-        if message := space.warning(self.directory, state_bytes(model)):
+        if message := space.warning(self.directory, state_bytes(model, self.holds)):
             warn(message)
 
     def end(self) -> None:
@@ -224,7 +225,8 @@ class CheckpointStore:
     def list_all(self) -> list[CheckpointInfo]:
         """Return the checkpoints under this template, oldest first."""
         infos = [i for i in self._catalog.list_files(self.directory) if i.series == self.name]
-        return in_order([*infos, *self.mirror.remote_only({i.name for i in infos})])
+        remote = self.mirror.remote_only({i.name for i in infos})
+        return in_order([*infos, *remote]) if remote else infos
 
     def list_own(self) -> list[CheckpointInfo]:
         """Return those that this run saved, before a resume too."""
@@ -292,13 +294,13 @@ class CheckpointStore:
         self._place.restore()
         started = time.perf_counter()
         manifest = self._manifest(model, moment, reason)
-        size_bytes = state_bytes(model)
+        size_bytes = state_bytes(model, self.holds)
         background = runs_in_background(self.background, size_bytes)
         try:
             frozen = freeze_model(
                 model,
                 self._format,
-                lambda sources: self._buffers.capture(sources, background),
+                lambda sources, places=None: self._buffers.capture(sources, background, places),
                 self.watch,
             )
         except OSError as error:  # a layer with a save method of its own may use the disk
@@ -326,6 +328,7 @@ class CheckpointStore:
     def _write(self, save: PendingSave, model: Model, blocks: bool = False) -> Saved:
         """Write a file, on any thread."""
         started = time.perf_counter()
+        self._retaining.begin_save(self.directory, self.retention, self.ranking)
         try:
             frozen = save.check()
             if save.bad_weight is not None:
@@ -351,7 +354,8 @@ class CheckpointStore:
             ranking=manifest.ranking,
         )
         _log.info("saved %s: %s", save.path, manifest.reason)
-        problem = self._apply_retention()
+        self._catalog.forget(os.path.basename(save.path))
+        problem = self._retaining.end_save(manifest, self.list_own, self._resumed_from, self._drop)
         self.mirror.upload(self.writer, model, save.path, save.preserves_others)
         return Saved(save.path, error=problem, committed=True, duration_s=took_s)
 
@@ -370,14 +374,6 @@ class CheckpointStore:
             return True
         self._latest.checked.wait()
         return self._latest.bad_weight is None
-
-    def _apply_retention(self) -> SaveError | None:
-        """Delete the files that no rule keeps; return what went wrong."""
-        if self.retention is None:
-            return None
-        return delete_others(
-            self.list_own(), self.retention, self.ranking, self._resumed_from, self._drop
-        )
 
     def _drop(self, info: CheckpointInfo, reason: str) -> None:
         """Delete a file, unless it has changed since we wrote it."""

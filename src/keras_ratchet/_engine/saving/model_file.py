@@ -10,11 +10,12 @@ from typing import Any, Protocol
 
 from keras_ratchet import _backends
 from keras_ratchet._engine.capture.best_weights import weights_of
-from keras_ratchet._engine.capture.finite import FiniteWatch, Look
+from keras_ratchet._engine.capture.finite import FiniteWatch, path_of
 from keras_ratchet._engine.capture.model_state import weights_beyond
 from keras_ratchet._engine.capture.optimizers import optimizers_of
 from keras_ratchet._engine.capture.variable_buffers import Values
 from keras_ratchet._formats.base import Format
+from keras_ratchet._formats.image import Places
 from keras_ratchet._keras import saving
 from keras_ratchet._storage import disk, single_file, space
 from keras_ratchet._storage.atomic import AtomicFile
@@ -22,7 +23,11 @@ from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet.errors import ConfigError, SaveError
 from keras_ratchet.types import Model
 
-Capture = Callable[[Sequence[Any]], Values]
+
+class Capture(Protocol):
+    """Captures the values of variables, as a format asks for them."""
+
+    def __call__(self, sources: Sequence[Any], places: Places | None = None) -> Values: ...
 
 
 class FrozenModel(Protocol):
@@ -54,14 +59,14 @@ def freeze_model(
         return _OwnSave(model, file_format.save_method, watch)
     captured: list[Values] = []
 
-    def capture_once(sources: Sequence[Any]) -> Values:
-        captured.append(capture(sources))
+    def capture_once(sources: Sequence[Any], places: Places | None = None) -> Values:
+        captured.append(capture(sources, places))
         return captured[0]
 
     frozen = file_format.freeze(model, capture_once)
-    beyond = weights_beyond(model)
-    looks = watch.checks([*(weights_of(model) or ()), *beyond])
-    return _Frozen(file_format, frozen, captured[0], looks, watch.find_bad_of(beyond))
+    beyond = watch.reach.weights_of(model)
+    watched = frozenset(map(id, (*(weights_of(model) or ()), *beyond)))
+    return _Frozen(file_format, frozen, captured[0], watch, watched, watch.find_bad_of(beyond))
 
 
 def whole_variables(model: Model, file_format: Format) -> list[Any]:
@@ -91,15 +96,15 @@ class _Frozen:
     file_format: Format
     frozen: Any
     values: Values
-    looks: dict[int, tuple[str, Look]]
+    watch: FiniteWatch
+    watched: frozenset[int]  # the identities of the weights
     bad_beyond: str | None  # what is not a variable can be checked only when it is frozen
     blocks: bool = False
 
     def bad_weight(self) -> str | None:
         for source, array in zip(self.values.sources, self.values.arrays(), strict=True):
-            path, is_accepted = self.looks.get(id(source), ("", None))
-            if is_accepted is not None and not is_accepted(array):
-                return path
+            if id(source) in self.watched and not self.watch.check(source, array):
+                return path_of(source)
         return self.bad_beyond
 
     def write(self, draft: AtomicFile) -> None:

@@ -15,8 +15,9 @@ import platform
 import re
 import secrets
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -26,12 +27,18 @@ from keras_ratchet import _backends
 from keras_ratchet._backends.slices import held_as
 from keras_ratchet._engine.capture.best_weights import weights_of
 from keras_ratchet._engine.capture.optimizers import all_variables
-from keras_ratchet._formats.readers import Weight, open_weights
+from keras_ratchet._formats import Holds
+from keras_ratchet._formats.readers import Weight, missing_weights, open_weights
+from keras_ratchet._keras.marks import are_same
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet.errors import LoadError
 from keras_ratchet.policy.retention import age
 from keras_ratchet.types import CheckpointInfo, Model, Position
 
+_T = TypeVar("_T")
+# what was computed of models that live; nothing here keeps one alive
+_known: weakref.WeakKeyDictionary[Any, dict[Any, tuple[list[Any], Any]]]
+_known = weakref.WeakKeyDictionary()
 _log = logging.getLogger("keras_ratchet")
 _MAX_COMPARED = 10  # files; comparing one takes about 2 ms for each layer
 
@@ -108,13 +115,41 @@ def source_of(model: Model) -> str | None:
 
 def fingerprint(model: Model) -> str:
     """Return a digest of the model's weight names, shapes and dtypes, in their order."""
-    weights = [[v.name, list(v.shape), str(v.dtype)] for v in weights_of(model) or ()]
-    return str(xxhash.xxh3_128(json.dumps(weights).encode()).hexdigest())
+    return _of_variables(model, weights_of(model) or [], _fingerprint)
 
 
-def state_bytes(model: Model) -> int:
-    """Return the size of the weights and of the optimizers' variables built so far, in bytes."""
-    return sum(_bytes(v) for v in (*(weights_of(model) or ()), *all_variables(model)))
+def _fingerprint(weights: list[Any]) -> str:
+    described = [[v.name, list(v.shape), str(v.dtype)] for v in weights]
+    return str(xxhash.xxh3_128(json.dumps(described).encode()).hexdigest())
+
+
+def state_bytes(model: Model, holds: Holds = "weights") -> int:
+    """Return the size of the weights and of the optimizers' variables built so far, in bytes.
+
+    Args:
+        model: The model.
+        holds: "trainable" leaves out the weights that do not train.
+    """
+    weights = weights_of(model) or ()
+    counted = [v for v in weights if v.trainable] if holds == "trainable" else weights
+    return _of_variables(model, [*counted, *all_variables(model)], _sum_bytes)
+
+
+def _sum_bytes(variables: list[Any]) -> int:
+    return sum(map(_bytes, variables))
+
+
+def _of_variables(model: Model, variables: list[Any], compute: Callable[[list[Any]], _T]) -> _T:
+    """Return what follows from variables, which is computed again only if they are others."""
+    try:
+        known = _known.setdefault(model, {})
+        held = [weakref.ref(variable) for variable in variables]
+    except TypeError:  # objects of classes that are no keys, or cannot be referred to
+        return compute(variables)
+    if compute not in known or not are_same([v() for v in known[compute][0]], variables):
+        known[compute] = held, compute(variables)
+    found: _T = known[compute][1]
+    return found
 
 
 def _bytes(variable: Any) -> int:
@@ -167,11 +202,14 @@ def earlier(
 def has_weights_of(model: Model, path: str) -> bool:
     """Return whether a model's weights are those of a file, whatever their names.
 
-    The first weight that is not in the file ends the comparison, so next to nothing is read of
-    a file with other weights.
+    Of a file without what is frozen, only the weights that train are compared. The first weight
+    that is not in the file ends the comparison, so next to nothing is read of a file with other
+    weights.
     """
     smallest_first = sorted(weights_of(model) or (), key=lambda v: math.prod(map(int, v.shape)))
     try:
+        if missing_weights(path) is not None:
+            smallest_first = [v for v in smallest_first if v.trainable]
         with open_weights(path) as weights:
             left = [weight for weight in weights if not weight.of_optimizer]
             return bool(smallest_first) and all(_remove_equal(left, v) for v in smallest_first)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from keras_ratchet._engine.capture import rng
 from keras_ratchet._engine.capture.best_weights import weights_of
 from keras_ratchet._formats.base import Format
+from keras_ratchet._formats.trainable_h5 import TrainableH5
 from keras_ratchet._keras import rebuilding, saving
 from keras_ratchet._storage import atomic, disk, single_file
 from keras_ratchet._warn import warn
@@ -58,6 +59,8 @@ def check_target(path: str, fixed: bool) -> None:
 class _NoValues:
     """Stands for the values."""
 
+    image = None
+
     def arrays(self) -> list[NDArray[Any]]:
         """Return nothing."""
         return []
@@ -78,10 +81,16 @@ def rehearse(model: Model, path: str, file_format: Format) -> None:
         ConfigError: If it can never be saved in this format.
     """
     known = getattr(model, "built", False) and bool(weights_of(model))
-    if not known or saving.has_own_saving(model, file_format.save_method):
+    saves_itself = saving.has_own_saving(model, file_format.save_method)
+    if saves_itself and isinstance(file_format, TrainableH5):
+        raise ConfigError(
+            f"{type(model).__name__} has its own save_weights, which saves what is frozen, too. "
+            "Remove that method, or trainable_only=True."
+        )
+    if not known or saves_itself:
         return
     try:
-        file_format.freeze(model, lambda sources: _NoValues())
+        file_format.freeze(model, lambda *_: _NoValues())
     except ConfigError:
         raise
     except NotImplementedError as error:

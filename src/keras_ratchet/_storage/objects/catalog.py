@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 
 from keras_ratchet._storage.listing import SUFFIXES
+from keras_ratchet._storage.manifest import FileEntry
 from keras_ratchet._storage.objects.object_store import ObjectStore
 from keras_ratchet._storage.objects.record import (
     COMMITS,
     Entry,
     Record,
+    StoredObject,
     entry_of_key,
     entry_of_record,
+    mismatch,
     record_of_bytes,
 )
 from keras_ratchet._storage.single_file import METADATA
@@ -21,6 +25,7 @@ from keras_ratchet.types import CheckpointInfo
 
 PINS = ".ratchet/pins"
 STORE_IDS = ".ratchet/store"
+_MIN_BORROWED_BYTES = 1 << 16  # what is smaller is put again in the time of the question
 
 
 class Catalog:
@@ -43,6 +48,7 @@ class Catalog:
         self.check: Callable[[], None] = lambda: None
         self.newest_put_s: float | None = None
         self._entries: dict[str, Entry] = {}
+        self._objects: dict[tuple[str, FileEntry], StoredObject] | None = None
 
     def load(self) -> None:
         """Read the listing."""
@@ -131,13 +137,38 @@ class Catalog:
             raise LoadError(f"{where!r} is not the record of {entry.info.name!r}.")
         return record
 
-    def users_of(self, data_id: str) -> list[Entry]:
-        """Return the checkpoints whose objects are in a directory."""
-        return [e for e in self._entries.values() if data_id and e.data_id == data_id]
+    def is_used(self, key: str) -> bool:
+        """Return whether an object may be one of a checkpoint that is listed."""
+        return any(entry.uses(key) for entry in self._entries.values())
 
-    def data_ids(self) -> Iterable[str]:
-        """Return the directories that are in use."""
-        return {entry.data_id for entry in self._entries.values()}
+    def note_objects(self, record: Record) -> None:
+        """Remember the objects of a snapshot, which the next one may have, too."""
+        self._objects = {
+            (name, record.manifest.files[name]): stored for name, stored in record.objects.items()
+        }
+
+    def find_object(self, name: str, file: FileEntry) -> StoredObject | None:
+        """Return the object of the newest snapshot that is the same file, if it is still there.
+
+        Args:
+            name: The file's name in the snapshot.
+            file: Its size and digest.
+        """
+        if file.size_bytes < _MIN_BORROWED_BYTES:
+            return None
+        if self._objects is None:
+            self._objects = {}
+            snapshots = [entry for entry in self.entries() if entry.info.is_directory]
+            with contextlib.suppress(LoadError):
+                if snapshots:
+                    self.note_objects(self.record(snapshots[-1]))
+        stored = self._objects.get((name, file))
+        if stored is None or not self.is_used(stored.key):
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            if not mismatch(self.store.stat(stored.key), stored, file):
+                return stored
+        return None
 
 
 def loaded(store: ObjectStore) -> Catalog:

@@ -2,7 +2,8 @@
 
 A checkpoint is whole on the local disk before this begins. To save it:
 
-1. each file is put under a key that was never used, `checkpoints/<id>/<file>`, in parts;
+1. each file is put under a key that was never used, `checkpoints/<id>/<file>`, in parts; a file
+   of a snapshot that the newest snapshot on the store has, too, is not put again;
 2. the store is asked for its length and checksum, which are compared with the file;
 3. the record, which holds the manifest, is put under `.ratchet/commits/`, create-only: this is the
    commit point;
@@ -19,7 +20,8 @@ the newest of a name counts.
 To delete one:
 
 1. its record is deleted: this is the commit point;
-2. its pin and its objects are deleted, unless another record names them.
+2. its pin and its objects are deleted, those in directories of others included, unless another
+   record names them.
 
 A crash leaves objects without a record, as above.
 """
@@ -62,11 +64,18 @@ def put_checkpoint(catalog: Catalog, path: str, manifest: Manifest) -> Entry:
     name, is_directory = os.path.basename(path), os.path.isdir(path)
     own = new_id(manifest.saved_at)
     objects = {}
-    for file in manifest.files:
+    for file, known in manifest.files.items():
+        if is_directory and (stored := catalog.find_object(file, known)):
+            objects[file] = stored
+            continue
         key = data_key(own, file)
         stat = catalog.store.put_file(os.path.join(path, file) if is_directory else path, key)
         objects[file] = StoredObject(key, stat.size_bytes, stat.checksums)
-    return _commit(catalog, own, own, Record(name, is_directory, manifest, objects))
+    record = Record(name, is_directory, manifest, objects)
+    entry = _commit(catalog, own, own, record)
+    if is_directory:
+        catalog.note_objects(record)
+    return entry
 
 
 def _commit(catalog: Catalog, own: str, data_id: str, record: Record) -> Entry:
@@ -123,8 +132,10 @@ def delete_checkpoint(catalog: Catalog, entry: Entry) -> None:
     if not entry.data_id:
         if not catalog.named(entry.info.name):
             catalog.store.delete(entry.info.name)
-    elif not catalog.users_of(entry.data_id):
-        for key in catalog.store.find(f"{DATA}/{entry.data_id}"):
+        return
+    keys = {*catalog.store.find(f"{DATA}/{entry.data_id}"), *(entry.borrowed or ())}
+    for key in sorted(keys):
+        if not catalog.is_used(key):
             catalog.store.delete(key)
 
 
@@ -147,8 +158,7 @@ def sweep(catalog: Catalog, now_s: float | None = None) -> list[str]:
     catalog.load()  # after the objects: what was committed meanwhile is in it
     if catalog.has_unknown:  # a newer version has saved here: whose objects these are is not known
         return []
-    used = set(catalog.data_ids())
-    removed = [key for key in stale if key.split("/")[1] not in used]
+    removed = [key for key in stale if not catalog.is_used(key)]
     for key in removed:
         catalog.store.delete(key)
         _log.info("removed a leftover of a crash: %s/%s", catalog.store.url, key)

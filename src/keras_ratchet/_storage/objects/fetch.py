@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Mapping
@@ -119,7 +120,7 @@ def verify_entry(catalog: Catalog, entry: Entry, read: bool) -> Verification:
         record = catalog.record(entry)
     except LoadError as error:
         return Verification(path, "corrupt", str(error))
-    stats: Mapping[str, Stat] = {} if read else _stats(catalog, entry)
+    stats: Mapping[str, Stat] = {} if read else _stats(catalog, entry, record)
     total = 0
     for name, expected in record.manifest.files.items():
         stored = record.objects[name]
@@ -138,7 +139,11 @@ def verify_entry(catalog: Catalog, entry: Entry, read: bool) -> Verification:
     return Verification(path, "ok", size_bytes=total)
 
 
-def _stats(catalog: Catalog, entry: Entry) -> Mapping[str, Stat]:
-    if entry.data_id:
-        return catalog.store.find(f"{DATA}/{entry.data_id}")
-    return catalog.store.find_here()
+def _stats(catalog: Catalog, entry: Entry, record: Record) -> Mapping[str, Stat]:
+    if not entry.data_id:
+        return catalog.store.find_here()
+    found = catalog.store.find(f"{DATA}/{entry.data_id}")
+    for key in record.borrowed(entry.data_id):
+        with contextlib.suppress(FileNotFoundError):
+            found[key] = catalog.store.stat(key)
+    return found

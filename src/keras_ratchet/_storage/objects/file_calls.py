@@ -52,8 +52,9 @@ class FileCalls:
         draft = AtomicFile(target)
         try:
             draft.write(fill)
+            draft.sync()
         except BaseException:
-            disk.discard(draft.path)
+            draft.discard()
             raise
         return draft
 

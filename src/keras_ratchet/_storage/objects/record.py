@@ -81,6 +81,16 @@ class Record:
     manifest: Manifest
     objects: Mapping[str, StoredObject]
 
+    def borrowed(self, data_id: str) -> tuple[str, ...]:
+        """Return the keys of objects that were put for another checkpoint, which has the same file.
+
+        Args:
+            data_id: Id of the directory that has its own objects; "" if there is none.
+        """
+        own = f"{DATA}/{data_id}/"
+        keys = sorted(stored.key for stored in self.objects.values()) if data_id else []
+        return tuple(key for key in keys if not key.startswith(own))
+
     def to_bytes(self) -> bytes:
         """Return the record as JSON, sealed."""
         data = {
@@ -183,6 +193,7 @@ def _summaries(data_id: str, record: Record) -> list[list[Any]]:
     size = sum(entry.size_bytes for entry in m.files.values())
     head = [record.name, int(record.is_directory), data_id, m.saved_at, m.run, size]
     whole = [*head, where, metrics, m.ranking, m.reason, m.series, m.fingerprint, dict(m.versions)]
+    whole += [borrowed] if (borrowed := record.borrowed(data_id)) else []
     return [whole, [*head, where], head]
 
 
@@ -196,6 +207,7 @@ class Entry:
         data_id: Which directory has its objects; "" if a file of its name is the object.
         info: What is known about it; its path is a URL.
         is_whole: Whether `info` has everything; if not, the record tells the rest.
+        borrowed: Keys of its objects that are in directories of others; None if that is unknown.
     """
 
     id: str
@@ -203,6 +215,15 @@ class Entry:
     data_id: str
     info: CheckpointInfo
     is_whole: bool = True
+    borrowed: tuple[str, ...] | None = ()
+
+    def uses(self, key: str) -> bool:
+        """Return whether an object may be one of this checkpoint's."""
+        return (
+            self.borrowed is None
+            or key in self.borrowed
+            or (bool(self.data_id) and key.startswith(f"{DATA}/{self.data_id}/"))
+        )
 
 
 def entry_of_key(key: str, url: str) -> Entry | None:
@@ -220,7 +241,9 @@ def entry_of_key(key: str, url: str) -> Entry | None:
         packed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
         raw = zlib.decompressobj().decompress(packed, _MAX_UNPACKED)
         data = json.loads(raw)
-        return Entry(match["id"], key, _checked_id(data[2]), _info(data, url), match["cut"] == "w")
+        own, info, is_whole = _checked_id(data[2]), _info(data, url), match["cut"] == "w"
+        borrowed = tuple(map(_checked_data_key, data[13] if len(data) > 13 else ()))
+        return Entry(match["id"], key, own, info, is_whole, borrowed if is_whole else None)
     except (*MALFORMED, zlib.error, IndexError):
         return None
 
@@ -230,6 +253,13 @@ def _checked_id(data_id: str) -> str:
     if data_id and not _ID.fullmatch(data_id):
         raise ValueError(f"{data_id!r} is not the name of a directory of objects")
     return data_id
+
+
+def _checked_data_key(key: str) -> str:
+    """Return the key of an object, which may be deleted."""
+    if not is_data_key(key):
+        raise ValueError(f"{key!r} is not the key of an object")
+    return key
 
 
 def _info(data: list[Any], url: str) -> CheckpointInfo:
@@ -264,7 +294,7 @@ def _info(data: list[Any], url: str) -> CheckpointInfo:
 def entry_of_record(record_id: str, key: str, data_id: str, record: Record, url: str) -> Entry:
     """Return the entry of a record that is known whole."""
     info = info_of(record.manifest, f"{url}/{record.name}", is_directory=record.is_directory)
-    return Entry(record_id, key, data_id, info)
+    return Entry(record_id, key, data_id, info, borrowed=record.borrowed(data_id))
 
 
 def mismatch(found: Stat | None, stored: StoredObject, entry: FileEntry) -> str:

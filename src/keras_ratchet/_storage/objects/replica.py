@@ -192,14 +192,14 @@ class Replica:
         is_whole = True
         for info in self.pending():
             try:
-                self._put(info, preserves_others)
+                size_bytes = self._put(info, preserves_others)
             except (CorruptError, FileNotFoundError) as error:
                 if os.path.exists(info.path) and name in (info.name, None):
                     raise
                 _log.warning("%s is left out: %s", info.name, error)
                 is_whole = False
                 continue
-            done(info.size_bytes)
+            done(size_bytes)
         if is_whole:  # else what was to go may be all that there is
             self._delete_dropped()
         self._log.write(self.entries())
@@ -230,10 +230,11 @@ class Replica:
             self._journal.put()
             self._log.position = self._journal.position
 
-    def _put(self, info: CheckpointInfo, preserves_others: bool) -> None:
+    def _put(self, info: CheckpointInfo, preserves_others: bool) -> int:
+        """Put a checkpoint; return how many bytes that were."""
         manifest = _manifest(info)
         if manifest is None:  # deleted meanwhile
-            return
+            return 0
         outcome = verify(info.path)
         if not outcome:
             raise CorruptError(f"{info.path!r} is not put on the store: {outcome.problem}.")
@@ -253,6 +254,8 @@ class Replica:
                     _log.warning("%s of an earlier run is damaged: %s", info.name, error)
                     continue
             commit.delete_checkpoint(self.catalog, entry)
+        there = {key.rpartition("/")[2] for key in new.borrowed or ()}
+        return sum(e.size_bytes for name, e in manifest.files.items() if name not in there)
 
     def _find_renamed(self, info: CheckpointInfo) -> Entry | None:
         """Return the same checkpoint under the name that it had before it was preserved."""
