@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import xxhash
 
+from keras_ratchet._formats.safetensors import read_arrays, write_arrays
 from keras_ratchet._storage import atomic, disk
 
 PAGE = 4096
@@ -73,6 +74,7 @@ def write(path, pieces, watched, monkeypatch):
         [paged(4 * PAGE), paged(5 * PAGE + 1), paged(9)],
         [paged(4 * PAGE - 1), paged(4 * PAGE)],
         [paged(33), paged(8 * PAGE)],
+        [paged(2 * PAGE), paged(8 * PAGE)],
         [paged(8 * PAGE, shift=8)],
         [paged(8 * PAGE), paged(7 * PAGE, shift=64), paged(4 * PAGE)],
         [paged(0), paged(9 * PAGE)],
@@ -96,6 +98,21 @@ def test_whole_pages_are_written_from_where_they_are(tmp_path, monkeypatch):
         (start + 8 * PAGE, 2 * PAGE, True),
     ]
     assert [size for _, size, _ in watched.writes[3:]] == [5]
+
+
+def test_arrays_that_fill_pages_are_written_from_where_they_are(tmp_path, monkeypatch):
+    """The header of the file ends a page, whatever its length."""
+    memory, watched = np.frombuffer(paged(20 * PAGE), np.float32), Watched()
+    arrays = {f"{'name' * 99}/{i}": memory[i * 512 : (i + 1) * 512] for i in range(40)}
+    monkeypatch.setattr(disk, "current", watched)
+    with contextlib.closing(atomic.HashingFile(str(tmp_path / "file"))) as file:
+        write_arrays(arrays, file)
+        file.sync()
+    start = atomic._address(memory.data.cast("B"))
+    assert {start + i * 4 * PAGE for i in range(5)} <= {place for place, _, _ in watched.writes}
+    found = read_arrays(str(tmp_path / "file"))
+    for name, array in arrays.items():
+        assert found[name].tobytes() == array.tobytes()
 
 
 def test_pages_that_begin_elsewhere_in_the_file_are_gathered(tmp_path, monkeypatch):

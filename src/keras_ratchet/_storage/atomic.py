@@ -203,9 +203,10 @@ class HashingFile(io.RawIOBase):
     def _write_pages(self, view: memoryview) -> int:
         """Write whole pages without copying them, if they are many; return the number of bytes."""
         whole = len(view) - len(view) % _ALIGNMENT
-        misplaced = self._filled or not self._in_order or self._size % _ALIGNMENT
+        misplaced = not self._in_order or self._size % _ALIGNMENT or self._filled % _ALIGNMENT
         if whole < _BLOCK_BYTES or misplaced or _address(view) % _ALIGNMENT:
             return 0
+        self._put(bypass=True)  # what comes before
         for start in range(0, whole, _BLOCK_BYTES):
             block = view[start : min(start + _BLOCK_BYTES, whole)]
             for at in range(0, len(block), _CHUNK_BYTES):

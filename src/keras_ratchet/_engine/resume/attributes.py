@@ -9,7 +9,7 @@ Dropout), the rest does not.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -43,7 +43,9 @@ _SMALL_BYTES = 1 << 20
 _UNCHANGING = (str, bytes, bool, int, float, type(None))
 _PARTS = (keras.layers.Layer, keras.metrics.Metric, keras.losses.Loss, keras.Variable)
 _OTHERS = (keras.optimizers.Optimizer, keras.callbacks.Callback, keras.random.SeedGenerator)
+_OBJECTS = (*_PARTS, *_OTHERS)
 _LIBRARIES = ("keras", "tensorflow", "torch", "jax", "jaxlib", "keras_ratchet")
+_Attribute = tuple[str, Any, str, Any]  # key and object that has it, name, value
 _LOST = (
     "changed during training and cannot be saved. Use numbers, arrays, or lists and dicts of them "
     "there, or Keras variables."
@@ -75,11 +77,12 @@ class AttributeStates:
             position: What is done.
             found: What is reachable in the model now.
         """
-        changed = self.capture(model, found)
+        maybe = list(self._maybe_changed(model, found))
+        changed = self._data_of(maybe)
         if not (position.epoch or position.batch):
             return changed
         eager = keras.backend.backend() == "torch" or bool(getattr(model, "run_eagerly", False))
-        sentences = self.complaints(model, not eager, found)
+        sentences = self._complaints(maybe, not eager)
         if not self._has_looked_for_ops:
             self._has_looked_for_ops = True
             if ops := _backends.current().random_ops(getattr(model, "train_function", None)):
@@ -90,11 +93,19 @@ class AttributeStates:
 
     def capture(self, model: Model, found: Reach | None = None) -> dict[str, dict[str, Any]]:
         """Return what has changed and can be saved, as plain data, by owner and name."""
-        changed: dict[str, dict[str, Any]] = {}
-        for key, _, name, value in _attributes(model, found):
+        return self._data_of(self._maybe_changed(model, found))
+
+    def _maybe_changed(self, model: Model, found: Reach | None) -> Iterator[_Attribute]:
+        """Yield the attributes but for constants that are what they were, as most are."""
+        for key, owner, name, value in _attributes(model, found):
             begun = self._begun.get((key, name))
-            if begun is not None and begun.is_same(value):
-                continue
+            if begun is None or not begun.is_same(value):
+                yield key, owner, name, value
+
+    def _data_of(self, attributes: Iterable[_Attribute]) -> dict[str, dict[str, Any]]:
+        changed: dict[str, dict[str, Any]] = {}
+        for key, _, name, value in attributes:
+            begun = self._begun.get((key, name))
             digest, _ = _digest(value)
             if digest and (begun is None or begun.has_changed(value, digest)):
                 changed.setdefault(key, {})[name] = owned(plain(value))
@@ -116,11 +127,14 @@ class AttributeStates:
 
     def complaints(self, model: Model, compiled: bool, found: Reach | None = None) -> list[str]:
         """Return, once for each, sentences about what has changed and will not be exact."""
+        return self._complaints(self._maybe_changed(model, found), compiled)
+
+    def _complaints(self, attributes: Iterable[_Attribute], compiled: bool) -> list[str]:
         lost, baked = [], []
-        for key, owner, name, value in _attributes(model, found):
+        for key, owner, name, value in attributes:
             kind: Any = type(owner)
             begun, title = self._begun.get((key, name)), f"{type(owner).__name__}.{name}"
-            if begun is None or title in self._told or begun.is_same(value):
+            if begun is None or title in self._told:
                 continue
             digest, _ = _digest(value)
             if not begun.has_changed(value, digest):
@@ -167,7 +181,7 @@ class _Begun:
         return bool(inside(value) != self._inside)
 
 
-def _attributes(model: Model, found: Reach | None = None) -> Iterator[tuple[str, Any, str, Any]]:
+def _attributes(model: Model, found: Reach | None = None) -> Iterator[_Attribute]:
     """Yield key, owner, name and value of each attribute that the user may set.
 
     What holds a framework's state (a `tf.Variable`) is left to `model_state`.
@@ -175,7 +189,9 @@ def _attributes(model: Model, found: Reach | None = None) -> Iterator[tuple[str,
     state_of = _backends.current().state_of
     for key, owner in _owners(model, found or reach(model)).items():
         for name, value in {**settings(owner), **own_attributes(owner)}.items():
-            if not isinstance(value, (*_PARTS, *_OTHERS)) and state_of(value) is None:
+            if type(value) in _UNCHANGING or (
+                not isinstance(value, _OBJECTS) and state_of(value) is None
+            ):
                 yield key, owner, name, value
 
 

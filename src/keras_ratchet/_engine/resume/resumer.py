@@ -362,7 +362,7 @@ class Resumer:
             else self.attributes.look(model, position, found),
             elapsed_s=self.elapsed_s,
             finished=finished,
-            alike=alike(at_places),
+            alike=alike(at_places) if self.store.ranks.world_size > 1 else (),
             candidates=looked.candidates,
             unchanged=looked.unchanged,
         )
