@@ -120,7 +120,7 @@ class Backend(Protocol):
         """
 
     def is_on_host(self, variable: Any) -> bool:
-        """Return whether a variable's whole value is in the host's memory, where `view` is cheap."""
+        """Return whether all of a variable is in the host's memory, where `view` is cheap."""
 
     def capture(self, variables: Sequence[Any], buffers: Buffers) -> Resolve:
         """Capture the values of variables, so that they stay the same while training continues.

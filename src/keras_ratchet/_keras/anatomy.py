@@ -20,11 +20,13 @@ methods' bytecode is that list, right for every version.
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import functools
 import inspect
+import threading
 import types
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import numpy as np
@@ -39,12 +41,43 @@ _CONSTANT = ("int8", "int4", "gptq", "awq")  # modes of quantization
 _STEPS = ("call", "train_step", "test_step", "compute_loss", "compute_metrics", "update_state")
 
 
+_walks = threading.local()
+
+
+@contextlib.contextmanager
+def one_walk() -> Iterator[None]:
+    """Walk over a model once inside this block, in which its layers and variables stay the same."""
+    if getattr(_walks, "known", None) is not None:
+        yield
+        return
+    _walks.known = {}
+    try:
+        yield
+    finally:
+        _walks.known = None
+
+
+def _once(model: Model, what: str, walk: Callable[[], list[Any]]) -> list[Any]:
+    known: dict[tuple[int, str], list[Any]] | None = getattr(_walks, "known", None)
+    if known is None:
+        return walk()
+    key = id(model), what
+    if key not in known:
+        known[key] = walk()
+    return list(known[key])
+
+
 def layers_of(model: Model) -> list[Any]:
     """Return the model and all layers in it, each once; none if it is no Keras model."""
     flatten = getattr(model, "_flatten_layers", None)
     if flatten is None:
         return []
-    return list({id(layer): layer for layer in flatten()}.values())
+    return _once(model, "", lambda: list({id(layer): layer for layer in flatten()}.values()))
+
+
+def listed(model: Model, name: str) -> list[Any]:
+    """Return the `weights`, `variables` or `metrics` of a model, for each of which Keras walks."""
+    return _once(model, name, lambda: list(getattr(model, name, None) or ()))
 
 
 def own_variables(layer: Any) -> list[Any]:

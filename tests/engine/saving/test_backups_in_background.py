@@ -14,7 +14,7 @@ from support.resuming import Kill, Script
 from support.sources import Batches
 
 import keras_ratchet
-from keras_ratchet._engine.resume.snapshot_store import SnapshotStore
+from keras_ratchet._engine.resume.snapshot_save import SnapshotSave
 from keras_ratchet._storage import journal
 from keras_ratchet.errors import SaveError
 
@@ -73,15 +73,15 @@ def hold_up():
 def test_an_error_is_raised_at_the_next_hook_with_the_traceback_of_its_thread(
     tmp_path, monkeypatch
 ):
-    real = SnapshotStore._write_files
+    real = SnapshotSave.write
 
-    def no_space(this, name, save):
+    def no_space(this, directory, name, *more):
         if name == LAST:
             assert threading.current_thread() is not threading.main_thread()
             raise OSError(errno.ENOSPC, "No space left on device")
-        return real(this, name, save)
+        return real(this, directory, name, *more)
 
-    monkeypatch.setattr(SnapshotStore, "_write_files", no_space)
+    monkeypatch.setattr(SnapshotSave, "write", no_space)
     block = Block()
     callbacks = [backup_to(tmp_path, every_s=1e6), At(4, block.stand), At(6, block.go)]
     with pytest.raises(SaveError, match="No space left on device") as caught:
@@ -94,14 +94,14 @@ def test_an_error_is_raised_at_the_next_hook_with_the_traceback_of_its_thread(
 
 
 def test_flush_raises_what_went_wrong_in_the_background(tmp_path, monkeypatch):
-    real = SnapshotStore._write_files
+    real = SnapshotSave.write
 
-    def no_space(this, name, save):
+    def no_space(this, directory, name, *more):
         if name == LAST and not raised:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return real(this, name, save)
+        return real(this, directory, name, *more)
 
-    monkeypatch.setattr(SnapshotStore, "_write_files", no_space)
+    monkeypatch.setattr(SnapshotSave, "write", no_space)
     block, raised = Block(), []
 
     def flush():

@@ -15,6 +15,7 @@ from keras_ratchet._backends.slices import held_as, is_like
 from keras_ratchet._engine.capture.device_copies import DeviceCopies, KeepOn
 from keras_ratchet._engine.capture.model_state import finalize, weights_beyond
 from keras_ratchet._engine.capture.optimizers import AllOptimizers, optimizers_of
+from keras_ratchet._keras import anatomy
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.types import Model
 
@@ -214,6 +215,8 @@ def check_optimizer(model: Model, optimizer: Any) -> None:
 
 def weights_of(model: Model) -> list[Any] | None:
     """Return the model's weight variables, or None if it only has get_weights/set_weights."""
+    if anatomy.is_layer(model):
+        return anatomy.listed(model, "weights")
     weights = getattr(model, "weights", None)
     return list(weights) if isinstance(weights, list | tuple) else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from keras_ratchet._engine.capture.model_state import Reach, items_of, reach
-from keras_ratchet._keras.anatomy import layers_of
+from keras_ratchet._keras.anatomy import layers_of, listed
 from keras_ratchet._keras.marks import Marks, are_same
 from keras_ratchet.types import Model
 
@@ -29,9 +29,9 @@ class LastReach:
         made_of = [
             model,
             *layers_of(model),
-            *getattr(model, "variables", ()),
-            *getattr(model, "metrics_variables", ()),
-            *(getattr(model, "metrics", None) or ()),
+            *listed(model, "variables"),
+            *listed(model, "metrics_variables"),
+            *listed(model, "metrics"),
             getattr(model, "loss", None),
         ]
         if self._found is None or not are_same(made_of, self._made_of) or not self._is_still_so():

@@ -157,13 +157,11 @@ def reach(model: Model) -> Reach:
     layers = layers_of(model)
     if not layers:
         return found
-    variables = {
-        kind: list(getattr(model, kind, ())) for kind in ("variables", "metrics_variables")
-    }
+    variables = {kind: anatomy.listed(model, kind) for kind in ("variables", "metrics_variables")}
     found.know([v for group in variables.values() for v in group], layers)
     for i, layer in enumerate(layers):
         found.follow(f"{i:04d}", layer, top=True)
-    for i, metric in enumerate(getattr(model, "metrics", None) or ()):
+    for i, metric in enumerate(anatomy.listed(model, "metrics")):
         found.follow(f"metric {i:02d}", metric)
     found.follow("loss", getattr(model, "loss", None))
     for kind, group in variables.items():
@@ -285,7 +283,7 @@ class Places:
         named: dict[str, Any] = {}
         if "model" in collections:
             layers = [(path, anatomy.own_variables(one)) for path, one in self._layers.items()]
-            named |= self._of_layers.of([*layers, (_REST, list(getattr(model, "variables", ())))])
+            named |= self._of_layers.of([*layers, (_REST, anatomy.listed(model, "variables"))])
         if "optimizer" in collections:
             named |= self._of_optimizers.of(optimizers.grouped_variables(model))
         if "metrics" in collections:
@@ -299,7 +297,7 @@ class Places:
 
     def _look(self, model: Model) -> None:
         layers = anatomy.layers_of(model)
-        metrics = list(getattr(model, "metrics", None) or ())
+        metrics = anatomy.listed(model, "metrics")
         made_of = [id(model), *map(id, layers), 0, *map(id, metrics)]
         if made_of == self._made_of:
             return

@@ -46,6 +46,7 @@ from keras_ratchet._engine.resume.train_state import (
     shape_differences,
 )
 from keras_ratchet._keras import fit
+from keras_ratchet._keras.anatomy import one_walk
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import ResumeError
 from keras_ratchet.types import Model, Position
@@ -314,6 +315,7 @@ class Resumer:
         metrics = self.places.variables(model, ("metrics",))
         return BeforeValidation(capture_variables(metrics), rng.capture())
 
+    @one_walk()
     def capture(
         self,
         model: Model,

@@ -36,6 +36,7 @@ from keras_ratchet._engine.saving.locked_directory import LockedDirectory
 from keras_ratchet._engine.saving.model_file import save_error
 from keras_ratchet._engine.saving.no_mirror import NoMirror
 from keras_ratchet._engine.saving.provenance import manifest_for, save_time, state_bytes
+from keras_ratchet._keras.anatomy import one_walk
 from keras_ratchet._storage import atomic, disk, journal, single_file, snapshot_directory
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet._storage.verify import verify
@@ -177,6 +178,7 @@ class SnapshotStore:
         """
         return self._unchanged.look(named, captures_all=self.ranks.world_size > 1)
 
+    @one_walk()
     def save(self, model: Model, state: TrainState, reason: str, blocked_s: float) -> Saved | None:
         """Write a snapshot, here or in the background, then delete those beyond `keep`.
 

@@ -38,6 +38,7 @@ from keras_ratchet._engine.saving.retaining import Retaining
 from keras_ratchet._engine.saving.said_once import SaidOnce
 from keras_ratchet._formats import Holds, format_of
 from keras_ratchet._formats.base import Format
+from keras_ratchet._keras.anatomy import one_walk
 from keras_ratchet._storage import single_file, space
 from keras_ratchet._storage.earlier_runs import next_name, original_name, preserve
 from keras_ratchet._storage.listing import FileCatalog, delete_unless_changed, in_order
@@ -266,6 +267,7 @@ class CheckpointStore:
             self._buffers.gather(whole_variables(model, self._format), self.ranks)
 
     @on_first_rank
+    @one_walk()
     def save(
         self,
         model: Model,
