@@ -20,8 +20,9 @@ def apart(monkeypatch):
     if BACKEND == "torch":
         from support.device_queues import Queues
 
-        from keras_ratchet._backends import torch_device
+        from keras_ratchet._backends import torch, torch_device
 
+        monkeypatch.setattr(torch, "_is_on_host", lambda value: False)
         monkeypatch.setattr(torch_device, "is_apart", lambda value: True)
         monkeypatch.setattr(torch_device, "streams_of", lambda device: Queues(at_once=True))
     if BACKEND == "jax":
@@ -40,6 +41,30 @@ class Copies(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.weights.append([np.array(w) for w in self.model.get_weights()])
+
+
+def test_a_model_that_leaves_the_host_between_two_saves_is_saved_as_it_is(tmp_path, monkeypatch):
+    if BACKEND != "torch":
+        pytest.skip("elsewhere captures share no memory with the file")
+    from keras_ratchet._backends import torch
+
+    model = network()
+    path = str(tmp_path / "{epoch}.weights.h5")
+    saver = keras_ratchet.ModelCheckpoint(path, save_weights_only=True, background=True)
+    places = [True, True, False, False, True, True]
+    monkeypatch.setattr(torch, "_is_on_host", lambda value: places[len(seen)])
+    callbacks = keras.callbacks.CallbackList([saver], model=model, epochs=len(places))
+    callbacks.on_train_begin()
+    seen = []
+    for epoch in range(len(places)):
+        model.set_weights([w + 1 for w in model.get_weights()])
+        callbacks.on_epoch_end(epoch, {"loss": 1.0})
+        saver.flush()
+        seen.append(model.get_weights())
+    callbacks.on_train_end()
+    for epoch, weights in enumerate(seen, 1):
+        model.load_weights(path.format(epoch=epoch))
+        assert [w.tobytes() for w in model.get_weights()] == [w.tobytes() for w in weights]
 
 
 def network():
@@ -64,6 +89,7 @@ def test_files_have_the_values_of_their_hooks(suffix, tmp_path):
         assert [w.tobytes() for w in found] == [w.tobytes() for w in weights]
 
 
+@pytest.mark.filterwarnings("ignore:This process has already trained another model")
 def test_a_snapshot_has_the_values_of_its_hook(tmp_path):
     x, y = data(64)
     ends = []

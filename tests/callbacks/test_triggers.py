@@ -183,3 +183,17 @@ def test_mtbf_s_saves_at_dalys_interval_for_the_true_cost(step_s, save):
     training.run(10 * daly(save.cost_s, 3600))
     expected = save.cost_s + daly(save.cost_s, 3600)
     assert median(training.gaps) == pytest.approx(expected, rel=0.1, abs=1.5 * step_s)
+
+
+@pytest.mark.parametrize("interval", [Interval(overhead=0.05), Interval(mtbf_s=100)])
+def test_an_upload_that_hangs_keeps_no_save_from_the_disk(interval):
+    training = Training(interval, 0.1, "even", Save(0.1, 0.2, 0.1))
+    training._writer = lambda: SimpleNamespace(
+        busy=True, is_saving=training.now < training.written_at
+    )
+    training._save()
+    for _ in range(1000):
+        training._step(0.1)
+        if training.schedule.check(1):
+            training._save()
+    assert len(training.saved_at) > 5

@@ -86,3 +86,16 @@ def test_of_two_manifests_the_one_that_matches_counts_each_time(tmp_path):
     assert catalog.list_files(tmp_path)[0].position.epoch == 2
     path.write_bytes(content)
     assert catalog.list_files(tmp_path)[0].position.epoch == 1
+
+
+def test_a_manifest_that_was_half_written_at_the_last_look_is_read_again(tmp_path):
+    do(tmp_path, "save", "a.keras", 1)
+    [path] = single_file.named_manifests(str(tmp_path))["a.keras"]
+    whole = Path(path).read_bytes()
+    with open(path, "r+b") as file:
+        file.truncate(len(whole) // 2)
+    catalog = FileCatalog()
+    assert catalog.list_files(tmp_path) == []
+    with open(path, "r+b") as file:
+        file.write(whole)
+    assert [info.name for info in catalog.list_files(tmp_path)] == ["a.keras"]

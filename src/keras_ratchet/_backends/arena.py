@@ -1,15 +1,15 @@
 """Memory on the host that is copied to at each save, laid out as a file wants it.
 
-It is mapped rather than allocated, so its first byte lies at the start of a page, and in large
-pages where the system has them: then it can be handed to the disk as it is, past the page cache.
+It is mapped rather than allocated, so its first byte lies at the start of a page: then it can be
+handed to the disk as it is, past the page cache.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import mmap
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_LARGE_PAGE_BYTES = 1 << 21
+_MORE_BYTES = 1 << 16
+_SMALL_BYTES = 1 << 22  # memory of this size is kept, however little of it is used
 _SPARE = 1 << 7  # a part of the memory that is left for what a file has besides its arrays
 
 
@@ -61,17 +62,11 @@ class Buffers(list[Any]):
         if wanted is None or wanted.sizes != sizes:
             ends = tuple(itertools.accumulate(sizes, initial=0))
             wanted = Arrangement(ends[:-1], sizes, ends[-1])
-        if wanted.total > len(self.memory):
+        if not wanted.total <= len(self.memory) <= 4 * wanted.total + _SMALL_BYTES:
             self.memory = np.empty(0, np.uint8)  # freed first
             self.memory = _mapped(wanted.total)
         self.places = wanted
         return wanted
-
-    def release(self) -> None:
-        """Free everything."""
-        self.clear()
-        self.wanted = self.places = None
-        self.memory = np.empty(0, np.uint8)
 
     def array(self, index: int, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """Return one of the arrays; it need not be aligned as its dtype would be."""
@@ -82,9 +77,9 @@ class Buffers(list[Any]):
 
 def _mapped(size: int) -> NDArray[np.uint8]:
     """Return memory of at least some bytes; what is never written to costs nothing."""
-    size += size // _SPARE + _LARGE_PAGE_BYTES
-    memory = mmap.mmap(-1, size)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without them
-            memory.madvise(mmap.MADV_HUGEPAGE)
+    size += size // _SPARE + _MORE_BYTES
+    if os.name == "nt":
+        return np.frombuffer(mmap.mmap(-1, size), np.uint8)
+    # private: a child made by `fork` that goes on saving does not write to its parent's
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return np.frombuffer(memory, np.uint8)

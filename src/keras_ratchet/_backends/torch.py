@@ -81,11 +81,12 @@ def capture(variables: Sequence[Any], buffers: Buffers) -> Resolve:
     is_split = _may_be_split() and sys.modules[_DTENSORS].DTensor in set(map(type, tensors))
     values = [_local(tensor.detach()) for tensor in tensors] if is_split else tensors
     if not all(map(_is_on_host, values)):
+        buffers.places = None
         read = torch_device.capture([value.detach() for value in values], buffers)
         return lambda: [_as_held(t, _array(v)) for t, v in zip(tensors, read(), strict=True)]
     copies = buffers[0] if buffers else None
     if not isinstance(copies, _Copies) or not copies.serve(values, buffers):
-        buffers[:] = []
+        copies, buffers[:] = None, []  # freed before there are others
         copies = _Copies(values, buffers)
         buffers[:] = [copies]
     copies.fill(values)

@@ -137,8 +137,10 @@ def missing_weights(path: str) -> list[str] | None:
 
     Only a `.weights.h5` file that was saved with `trainable_only=True` leaves any out.
 
+    A whole file is only opened here; `open_weights` checks whether it is safe to read.
+
     Raises:
-        LoadError: If it is not a Keras file, or is not safe to read.
+        LoadError: If it is not an HDF5 file; if it leaves out weights and is not safe to read.
     """
     if not path.endswith(".weights.h5"):
         return None

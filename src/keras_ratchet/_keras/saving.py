@@ -161,7 +161,8 @@ class Links:
         self.marks = Marks(owner)
         kinds = (KerasSaveable, list, dict, tuple, set)
         skipped = _skipped(owner._obj_type())
-        values = [v for k, v in vars(owner).items() if k not in skipped and isinstance(v, kinds)]
+        found = {k: v for k, v in vars(owner).items() if k not in skipped and isinstance(v, kinds)}
+        values = list(found.values())
         self._containers: list[Any] | None = [v for v in values if not isinstance(v, KerasSaveable)]
         if hasattr(owner, "layers"):
             values.append(owner.layers)
@@ -172,7 +173,7 @@ class Links:
         self._inside = [list(_items(each)) for each in self._containers or ()]
         if any(isinstance(item, kinds[1:]) and item for inner in self._inside for item in inner):
             self._containers = None  # one in another
-        self._to = len(values), *_identities(values, kinds)
+        self._to = *found, len(values), *_identities(values, kinds)
 
     def are_those_of(self, owner: Any) -> bool:
         """Return whether the object's attributes are the same, and what is in containers.

@@ -78,7 +78,10 @@ class Disk:
         """
         files = [partial(self.sync, fd) for fd in fds]
         calls = [*files, *(partial(self.sync_directory, path) for path in directories)]
-        _overlap(calls) if len(calls) > 1 else calls[0]()
+        if len(calls) > 1:
+            _overlap(calls)
+        elif calls:
+            calls[0]()
 
     def replace(self, source: str, target: str) -> None:
         """Rename a file over another, atomically."""
@@ -124,10 +127,12 @@ def _overlap(calls: Sequence[Callable[[], None]]) -> None:
         beside.start()
     except RuntimeError:  # no thread can be started, as when the interpreter ends
         call(0)
-    for number in range(1, len(calls)):
-        call(number)
-    if beside.ident is not None:
-        beside.join()  # the caller closes the descriptors
+    try:
+        for number in range(1, len(calls)):
+            call(number)
+    finally:
+        if beside.ident is not None:
+            beside.join()  # the caller closes the descriptors
     found = [error for error in errors if error is not None]
     for error in sorted(found, key=lambda error: isinstance(error, Exception)):
         raise error  # of several the first one; but Ctrl-C comes before an error of the disk

@@ -75,8 +75,9 @@ class FileCatalog:
     """Lists single-file checkpoints, and reads again only what has changed since the last time.
 
     A run that keeps a thousand files lists all of them before it deletes one. Both directories are
-    read anew each time, and a manifest only if its name or inode was not there before: manifests
-    are made and replaced by a rename, never changed. 1,000 files take 1 ms rather than 70.
+    read anew each time, and a manifest only if its name or inode was not there before, or it could
+    not be read then: it may have been half written, but once whole it never changes. 1,000 files
+    take 1 ms rather than 70.
     """
 
     def __init__(self) -> None:
@@ -95,7 +96,7 @@ class FileCatalog:
         infos = {}
         for name in manifests.keys() & present:
             known = None if name in changed else self._last.infos.get(name)
-            if known is not None and len(manifests[name]) == 1:
+            if known is not None and known[1].has_manifest and len(manifests[name]) == 1:
                 infos[name] = known
                 continue
             with contextlib.suppress(FileNotFoundError):  # deleted meanwhile

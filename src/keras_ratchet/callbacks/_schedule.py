@@ -157,8 +157,13 @@ class Schedule:
         return by_clock if self.talked and not verdict else verdict
 
     def _may_save(self, interval: Interval) -> bool:
-        """Return whether the last save is on the disk, and measured if its cost matters."""
-        return not self._is_saving and not (interval.needs_cost and self._slowdown.is_open)
+        """Return whether the last save is on the disk, and measured if its cost matters.
+
+        An upload, which may be waiting for a network that is gone, keeps no save from the disk.
+        """
+        is_uploading = self._is_writing and not self._is_saving
+        is_measuring = interval.needs_cost and self._slowdown.is_open and not is_uploading
+        return not self._is_saving and not is_measuring
 
     def start_save(self) -> float:
         """Restart the interval, since a save starts; return the time."""

@@ -21,6 +21,7 @@ RULES = [
     KeepBest(4),
     KeepLast(3),
     KeepBest(1) | KeepLast(3),
+    KeepLast(2) | KeepBest(5),
     KeepEvery(3),
     KeepNewer(1e12) | KeepBest(1),
 ]

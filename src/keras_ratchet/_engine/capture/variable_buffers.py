@@ -95,6 +95,8 @@ class VariableBuffers:
         if not background:
             return Values(tuple(sources), lambda: [backend.view(v) for v in variables], others)
         self._buffers.wanted = None if places is None else _without(places, others.keys())
+        if self._buffers.wanted != self._buffers.places:
+            self._image = None  # which holds the memory
         resolve = backend.capture(variables, self._buffers)
         return Values(tuple(sources), resolve, others, self._image_of(places, others.keys()))
 

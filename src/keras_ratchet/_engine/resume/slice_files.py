@@ -84,6 +84,7 @@ def write_fragment(directory: str, rank: int, arrays: Arrays) -> None:
         name, data = _names(rank)
         with contextlib.closing(HashingFile(os.path.join(directory, name))) as file:
             _write(file, arrays)
+            file.sync()
             entry = file.entry()
         assert entry is not None
         draft = os.path.join(directory, f"{data}.part")
@@ -105,7 +106,6 @@ def _names(rank: int) -> tuple[str, str]:
 
 def _write(file: HashingFile, arrays: Arrays) -> None:
     write_arrays({key: part for key, (_, part) in _owned(arrays).items()}, file)
-    file.sync()
 
 
 def _described(arrays: Arrays, entry: FileEntry) -> dict[str, Any]:

@@ -56,13 +56,13 @@ class SnapshotSave:
             OSError: If the disk refuses; then there is no such snapshot.
         """
         state = self.state
-        data, arrays = state.pack()
-        plan = unchanged.plan(arrays, state.candidates, state.unchanged)
-        space.require(directory, plan.size_bytes)
-        if plan.unchanged:
-            data = {**data, UNCHANGED: dict(plan.unchanged)}
-        text = json.dumps(data, allow_nan=False).encode()
         with self.draft or SnapshotDraft(directory, name) as draft:
+            data, arrays = state.pack()
+            plan = unchanged.plan(arrays, state.candidates, state.unchanged)
+            space.require(directory, plan.size_bytes)
+            if plan.unchanged:
+                data = {**data, UNCHANGED: dict(plan.unchanged)}
+            text = json.dumps(data, allow_nan=False).encode()
             plan.write(draft)
             draft.write(ARRAYS, lambda file: write_arrays(plan.written, file))
             draft.write(DATA, lambda file: _put(file, text))

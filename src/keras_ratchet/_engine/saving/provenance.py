@@ -132,23 +132,26 @@ def state_bytes(model: Model, holds: Holds = "weights") -> int:
     """
     weights = weights_of(model) or ()
     counted = [v for v in weights if v.trainable] if holds == "trainable" else weights
-    return _of_variables(model, [*counted, *all_variables(model)], _sum_bytes)
+    return _of_variables(model, [*counted, *all_variables(model)], _sum_bytes, holds)
 
 
 def _sum_bytes(variables: list[Any]) -> int:
     return sum(map(_bytes, variables))
 
 
-def _of_variables(model: Model, variables: list[Any], compute: Callable[[list[Any]], _T]) -> _T:
+def _of_variables(
+    model: Model, variables: list[Any], compute: Callable[[list[Any]], _T], which: str = ""
+) -> _T:
     """Return what follows from variables, which is computed again only if they are others."""
     try:
         known = _known.setdefault(model, {})
         held = [weakref.ref(variable) for variable in variables]
     except TypeError:  # objects of classes that are no keys, or cannot be referred to
         return compute(variables)
-    if compute not in known or not are_same([v() for v in known[compute][0]], variables):
-        known[compute] = held, compute(variables)
-    found: _T = known[compute][1]
+    key = compute, which
+    if key not in known or not are_same([v() for v in known[key][0]], variables):
+        known[key] = held, compute(variables)
+    found: _T = known[key][1]
     return found
 
 

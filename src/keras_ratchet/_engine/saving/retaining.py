@@ -61,9 +61,9 @@ class Retaining:
         """
         if self._rule is None:
             return None
-        if self._count is not None:
+        if self._count is not None and self._is_ranked(manifest.metrics):
             self._count += 1  # too many, if it took the place of one that was there
-            if spares(self._rule, self._count, self._is_ranked(manifest.metrics)):
+            if spares(self._rule, self._count, all_ranked=True):
                 self._changed_ns = self._last_change()
                 return None
         return self._look(self._rule, list_own(), resumed_from, drop)

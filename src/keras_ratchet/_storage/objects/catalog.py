@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -23,6 +24,7 @@ from keras_ratchet._storage.single_file import METADATA
 from keras_ratchet.errors import LoadError
 from keras_ratchet.types import CheckpointInfo
 
+_log = logging.getLogger("keras_ratchet")
 PINS = ".ratchet/pins"
 STORE_IDS = ".ratchet/store"
 _MIN_BORROWED_BYTES = 1 << 16  # what is smaller is put again in the time of the question
@@ -84,8 +86,9 @@ class Catalog:
                 continue
             try:
                 record = record_of_bytes(found[entry.key], f"{self.store.url}/{entry.key}")
-            except LoadError:
-                continue  # found out when it is used
+            except LoadError as error:  # nobody knows which objects it shares
+                _log.warning("%s Until it is gone, nothing is deleted there.", error)
+                continue
             entries[entry.id] = entry_of_record(
                 entry.id, entry.key, entry.data_id, record, self.store.url
             )
