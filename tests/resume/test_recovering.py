@@ -12,7 +12,6 @@ from support.resuming import Kill, Script, arrays, model
 import keras_ratchet
 from keras_ratchet import BackupAndRestore, ReduceLROnPlateau, Rollback, TerminateOnNaN
 from keras_ratchet._engine.resume import snapshot_paths
-from keras_ratchet._formats.safetensors import read_arrays
 
 PER_EPOCH = 10
 
@@ -147,7 +146,7 @@ def test_a_stop_at_nan_after_a_kill_ends_with_the_weights_it_would_have_ended_wi
 
 def finite(path):
     """Say whether the weights and the optimizer of a snapshot are finite (metrics may be not)."""
-    saved = read_arrays(str(Path(path) / snapshot_paths.ARRAYS))
+    saved = snapshot_paths.read_state(str(path)).variables
     kept = {n: a for n, a in saved.items() if n.startswith(("model/", "optimizer/"))}
     assert len(kept) > 4
     return all(np.isfinite(a).all() for a in kept.values() if a.dtype.kind == "f")
