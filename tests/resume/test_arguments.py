@@ -5,9 +5,11 @@ import warnings
 
 import keras
 import pytest
+from support.models import dense, fit
 from support.resuming import Kill, Script, model
 from support.sources import numpy_arrays
 
+import keras_ratchet
 from keras_ratchet._engine.resume.comparison import arguments_of, changes
 from keras_ratchet._engine.resume.resumer import Resumer
 from keras_ratchet.errors import ConfigError
@@ -112,3 +114,9 @@ def test_the_saved_rate_leaves_a_resume_exact(tmp_path):
     script = Script(str(tmp_path), numpy_arrays, make=net)
     whole = script.uninterrupted()
     assert script.chain(Kill(epoch=0)).differences(whole) == []
+
+
+def test_two_backups_in_one_list_are_refused(tmp_path):
+    backups = [keras_ratchet.BackupAndRestore(tmp_path / name) for name in "ab"]
+    with pytest.raises(ConfigError, match="two BackupAndRestore in one list"):
+        fit(dense(), backups)

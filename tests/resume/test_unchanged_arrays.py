@@ -13,7 +13,7 @@ import pytest
 import keras_ratchet
 from keras_ratchet import _backends
 from keras_ratchet._engine.capture.model_state import Places, named_extras
-from keras_ratchet._engine.resume import unchanged_arrays
+from keras_ratchet._engine.resume import snapshot_save, unchanged_arrays
 from keras_ratchet._engine.resume.snapshot_paths import newest_first, read_state
 from keras_ratchet._engine.saving.no_mirror import NoMirror
 from keras_ratchet._storage import disk
@@ -338,6 +338,30 @@ def test_a_file_that_somebody_changes_between_two_saves_is_written_anew(tmp_path
     backup.flush()
     assert len(written) == 2
     assert verify(snapshots(tmp_path)[0])
+    assert values(train(tmp_path)[0]) == values(train()[0])
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced"])
+def test_a_snapshot_that_is_deleted_while_the_next_is_written_costs_nothing(
+    tmp_path, how, monkeypatch
+):
+    """What was not captured is in the older snapshot's file only."""
+    write, done = snapshot_save.SnapshotSave.write, []
+
+    def spoil(save, *arguments):
+        for path in snapshots(tmp_path):
+            done.append(path)
+            if how == "deleted":
+                shutil.rmtree(path)
+            else:
+                os.unlink(os.path.join(path, NAME))
+                shutil.copy(__file__, os.path.join(path, NAME))
+        return write(save, *arguments)
+
+    monkeypatch.setattr(snapshot_save.SnapshotSave, "write", spoil)
+    train(tmp_path, at_8=cut)
+    monkeypatch.undo()
+    assert len(done) >= 6 and verify(snapshots(tmp_path)[0])
     assert values(train(tmp_path)[0]) == values(train()[0])
 
 

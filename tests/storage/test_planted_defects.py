@@ -250,7 +250,7 @@ def test_a_part_of_a_snapshot_that_is_not_synced_is_caught(left_out, quick_path,
 def test_a_shared_file_that_moves_into_the_next_snapshot_is_caught(
     scenario, quick_path, monkeypatch
 ):
-    def link(draft, name, source, entry):
+    def link(draft, name, source, entry, opened):
         disk.current.rename(source, os.path.join(draft.path, name))
         draft.add(name, entry)
 

@@ -374,7 +374,9 @@ class SnapshotLink(SnapshotScenario):
             else:
                 older = os.path.join(root, source)
                 entry = snapshot_directory.snapshot_manifest(older).files["base.bin"]
-                draft.link("base.bin", os.path.join(older, "base.bin"), entry)
+                path = os.path.join(older, "base.bin")
+                with open(path, "rb", buffering=0) as opened:
+                    draft.link("base.bin", path, entry, opened)
             draft.commit(facts(version))
 
     def expected_files(self, state):

@@ -64,7 +64,7 @@ class _Plan:
     def add(self, place: str, owner: Any, values: dict[str, NDArray[Any]]) -> None:
         """Plan to give an object its values, or raise."""
         if owner is None:
-            if place.partition("/")[0] != OPTIMIZER:  # a model that is not compiled has none
+            if OPTIMIZER not in place.split("/"):  # a model that is not compiled has none
                 raise self._misfit(f"it has values for {place!r}, which the model does not have")
             return
         is_layer = anatomy.is_layer(owner)

@@ -37,6 +37,7 @@ from keras_ratchet.errors import ConfigError
 from keras_ratchet.types import Model
 
 _CHANGED = "_keras_ratchet_changed"
+_LAYERS = "_keras_ratchet_changed_layers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,8 @@ class TrainableH5(WeightsH5):
         parts = self.parts(model).savers
         layers = [part.owner for part in parts if anatomy.is_layer(part.owner)]
         state = (id(variable) for layer in layers for variable in anatomy.changing_state(layer))
-        changes = _ever_changing(model, {*trains, *state})
+        changes = _ever_changing(model, {*trains, *state, *_made_of_changed(model, layers)})
+        _note_layers(model, layers, changes)
         shares = [_Share(part, changes) for part in parts]
         if all(share.is_whole for share in shares):
             return super().freeze(model, capture, head_bytes)
@@ -114,16 +116,45 @@ def _ever_changing(model: Any, changes: set[int]) -> frozenset[int]:
 
     What is frozen again has no longer the value of the base. So the model itself remembers it.
     """
-    known: frozenset[int] = getattr(model, _CHANGED, frozenset())
+    known = _changed(model)
     if not changes <= known:
         known |= changes
-        setattr(model, _CHANGED, known)
+        setattr(model, _CHANGED, (id(model), known))
     return known
+
+
+def _changed(model: Any) -> frozenset[int]:
+    """Return what the model remembers; a copy of it has other variables, and remembers nothing."""
+    noted: tuple[int, frozenset[int]] = getattr(model, _CHANGED, (0, frozenset()))
+    owner, known = noted
+    return known if owner == id(model) else frozenset()
+
+
+def _note_layers(model: Any, layers: Iterable[Any], changes: Container[int]) -> None:
+    """Remember the weights of the layers that have changed, by the layer."""
+    weights = {id(layer): set(map(id, anatomy.own_weights(layer))) for layer in layers}
+    known = {layer: own for layer, own in weights.items() if any(i in changes for i in own)}
+    setattr(model, _LAYERS, (id(model), known))
+
+
+def _made_of_changed(model: Any, layers: Iterable[Any]) -> set[int]:
+    """Return the weights that have taken the place of others that had changed (`quantize`)."""
+    noted: tuple[int, dict[int, set[int]]] = getattr(model, _LAYERS, (0, {}))
+    owner, known = noted
+    if owner != id(model):
+        return set()
+    changed = _changed(model)
+    found: set[int] = set()
+    for layer in layers:
+        own, before = set(map(id, anatomy.own_weights(layer))), known.get(id(layer), set[int]())
+        if any(gone in changed for gone in before - own):
+            found |= own - before
+    return found
 
 
 def changed_weights(model: Any) -> list[int]:
     """Return the numbers of the weights of a model that were in a file once, for the next run."""
-    known: frozenset[int] = getattr(model, _CHANGED, frozenset())
+    known = _changed(model)
     return [i for i, weight in enumerate(model.weights) if id(weight) in known] if known else []
 
 

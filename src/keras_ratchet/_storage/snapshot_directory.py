@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -92,21 +93,22 @@ class SnapshotDraft:
         """
         self._files[check_name(name)] = entry or entry_of(os.path.join(self.path, name))
 
-    def link(self, name: str, source: str, entry: FileEntry) -> None:
+    def link(self, name: str, source: str, entry: FileEntry, opened: io.FileIO) -> None:
         """Add a file that an older snapshot has: a second name of it, or a copy.
 
         Args:
             name: Its name.
-            source: The file, whose bytes are durable.
+            source: Where it is, if nobody has deleted it; its bytes are durable.
             entry: What the older snapshot's manifest tells of it.
+            opened: The file, open for reading.
 
         Raises:
             OSError: If the disk refuses, or a copy is not what was saved.
         """
-        if links.link(source, os.path.join(self.path, check_name(name))):
+        if links.link_to(opened, source, os.path.join(self.path, check_name(name))):
             self._files[name] = entry
             return
-        self.write(name, lambda file: links.copy_into(source, file))
+        self.write(name, lambda file: links.copy_opened(opened, file))
         if self._files[name] != entry:
             raise OSError(errno.EIO, f"{source!r} is damaged: it is not what was saved")
 

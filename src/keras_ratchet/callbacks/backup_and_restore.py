@@ -202,7 +202,12 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
         self._last.set_model(self._model)
         self._last.callback_list = self._list
         if self._list is not None:
-            others = (c for c in self._list.callbacks if not isinstance(c, LastInList))
+            others = [c for c in self._list.callbacks if not isinstance(c, LastInList)]
+            if any(isinstance(c, BackupAndRestore) and c is not self for c in others):
+                raise ConfigError(
+                    "There are two BackupAndRestore in one list of callbacks, and each would have "
+                    "to be the first. Keep one; a second copy of the snapshots is mirror=..."
+                )
             self._list.callbacks = [self, *(c for c in others if c is not self), self._last]
 
     def on_train_begin(self, logs: Any = None) -> None:

@@ -55,6 +55,14 @@ class SnapshotSave:
         Raises:
             OSError: If the disk refuses; then there is no such snapshot.
         """
+        try:
+            return self._write(directory, name, unchanged, ranks)
+        finally:
+            unchanged.release()
+
+    def _write(
+        self, directory: str, name: str, unchanged: UnchangedArrays, ranks: Any
+    ) -> tuple[Manifest, int]:
         state = self.state
         with self.draft or SnapshotDraft(directory, name) as draft:
             data, arrays = state.pack()

@@ -150,6 +150,7 @@ class SnapshotStore:
     def end(self) -> None:
         """Release the lock and free memory; each rank may call it at any time."""
         self.buffers.free()
+        self._unchanged.release()
         self.mirror.end()
         self._place.unlock()
 

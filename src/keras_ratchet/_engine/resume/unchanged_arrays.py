@@ -19,6 +19,7 @@ changing.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Collection, Container, Iterable, Mapping
@@ -153,6 +154,7 @@ class Plan:
         new: What is in a file that is written now; None if there is none.
         older: The file of an older snapshot that is used again.
         digests: Of all arrays that may not have changed.
+        opened: That older file, if it was opened when the state was captured.
     """
 
     written: Arrays
@@ -160,6 +162,7 @@ class Plan:
     new: Arrays | None = None
     older: _File | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
+    opened: io.FileIO | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -178,7 +181,8 @@ class Plan:
         if new is not None:
             draft.write(NAME, lambda file: write_arrays(new, file))
         elif older is not None:
-            draft.link(NAME, older.path, older.entry)
+            with self.opened or open(older.path, "rb", buffering=0) as opened:
+                draft.link(NAME, older.path, older.entry, opened)
 
 
 class UnchangedArrays:
@@ -187,6 +191,13 @@ class UnchangedArrays:
     def __init__(self) -> None:
         self._file: _File | None = None
         self._last: Mapping[str, str] = {}
+        self._opened: io.FileIO | None = None  # by `look`: what is not captured is in it only
+
+    def release(self) -> None:
+        """Close what `look` has opened for a save."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
 
     def resume_from(self, snapshot: str, digests: Mapping[str, str], arrays: Arrays) -> None:
         """Share the file of a snapshot that was just verified.
@@ -221,7 +232,8 @@ class UnchangedArrays:
         """
         candidates = _candidates(named)
         unchanged: dict[str, str] = {}
-        if self._file is not None and self._file.is_there and not captures_all:
+        self.release()
+        if self._file is not None and not captures_all and self._open(self._file):
             backend, known = _backends.current(), self._file.digests
             unchanged = {
                 name: known[name]
@@ -232,6 +244,16 @@ class UnchangedArrays:
             }
         captured = {name: v for name, v in named.items() if name not in unchanged}
         return Looked(captured, candidates, unchanged)
+
+    def _open(self, file: _File) -> bool:
+        """Open the file for a save, during which it may be deleted; return whether it is there."""
+        if not file.is_there:
+            return False
+        try:
+            self._opened = open(file.path, "rb", buffering=0)  # noqa: SIM115  closed by `release`
+        except OSError:
+            return False
+        return True
 
     def plan(self, arrays: Arrays, candidates: Iterable[str], left_out: Mapping[str, str]) -> Plan:
         """Return how a snapshot is written.
@@ -255,7 +277,8 @@ class UnchangedArrays:
         more_bytes = sum(arrays[name].nbytes for name in still - same)
         if file is not None and file.is_worth_it(same, more_bytes):
             written = {name: array for name, array in arrays.items() if name not in same}
-            return Plan(written, {name: digests[name] for name in same}, None, file, digests)
+            used = {name: digests[name] for name in same}
+            return Plan(written, used, None, file, digests, self._opened)
         whole = {**arrays, **(_read(file, left_out) if file is not None else {})}
         new = {name: whole[name] for name in still}
         if sum(array.nbytes for array in new.values()) < _MIN_FILE_BYTES:

@@ -141,8 +141,8 @@ class Catalog:
         return record
 
     def is_used(self, key: str) -> bool:
-        """Return whether an object may be one of a checkpoint that is listed."""
-        return any(entry.uses(key) for entry in self._entries.values())
+        """Return whether an object may be one of a checkpoint, as far as this version can tell."""
+        return self.has_unknown or any(entry.uses(key) for entry in self._entries.values())
 
     def note_objects(self, record: Record) -> None:
         """Remember the objects of a snapshot, which the next one may have, too."""
