@@ -144,7 +144,8 @@ def report(results):
         for row in found["rows"]:
             cells = [_cell(row["values"].get(variant), row["unit"]) for variant in VARIANTS]
             lines.append(f"| {row['goal']} | {' | '.join(cells)} | {row['verdict']} |")
-    return "\n".join(lines) + "\n"
+    missed = (HERE / "cost_parts" / "missed.md").read_text()
+    return "\n".join([*lines, "", missed])
 
 
 def _cell(value, unit):
