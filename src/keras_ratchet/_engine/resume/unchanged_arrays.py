@@ -26,11 +26,10 @@ from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from keras_ratchet import _backends
+from keras_ratchet._engine.resume import rank_states
 from keras_ratchet._formats.safetensors import read_arrays, write_arrays
 from keras_ratchet._storage.manifest import FileEntry
 from keras_ratchet._storage.snapshot_directory import SnapshotDraft, snapshot_manifest
@@ -47,10 +46,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 def digest(array: NDArray[Any]) -> str:
     """Return 32 hexadecimal digits that tell an array from others; it is read, not copied."""
-    dense = np.ascontiguousarray(array)
-    hasher = xxhash.xxh3_128(f"{dense.dtype}{dense.shape}".encode())
-    hasher.update(dense.reshape(-1).view(np.uint8).data)
-    return str(hasher.hexdigest())
+    return rank_states.digest(array).hex()
 
 
 def _candidates(named: Mapping[str, Any]) -> list[str]:
@@ -306,13 +302,11 @@ class UnchangedArrays:
 
 def _read(file: _File, digests: Mapping[str, str]) -> dict[str, NDArray[Any]]:
     """Return arrays of the older file, compared with their digests."""
-    if not digests:
-        return {}
-    found = read_arrays(file.path)
-    for name, expected in digests.items():
-        if name not in found or digest(found[name]) != expected:
+    found = read_unchanged(os.path.dirname(file.path), digests)
+    for name, array in found.items():
+        if digest(array) != digests[name]:
             raise LoadError(f"{file.path!r} is damaged: {name!r} is not what was saved.")
-    return {name: found[name] for name in digests}
+    return found
 
 
 def read_unchanged(snapshot: str, digests: Mapping[str, str]) -> dict[str, NDArray[Any]]:
