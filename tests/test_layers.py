@@ -44,12 +44,15 @@ LOWER = {
     | {"loading", "errors", "types"},
     "refitting": {"_engine", "policy", "_keras", "callbacks", "loading", "errors", "types"},
     "run": {"callbacks", "errors", "types"},
+    "_doctor": {"policy", "_storage", "errors", "types", "_formats.readers", "_formats.numeric"},
+    "_supervisor": {"_storage", "errors", "types"},
+    "following": {"_storage", "errors", "types"},
     "integrations": {"callbacks", "_storage", "_distributed", "errors", "types"},
     "plots": {"_storage", "errors", "types"},
-    "cli": {"policy", "_storage", "plots", "errors", "types"}
+    "cli": {"policy", "_storage", "plots", "errors", "types", "_doctor", "_supervisor", "following"}
     | {"_formats.readers", "_formats.safetensors", "_formats.numeric", "_formats.patching"},
     "__init__": {"_distributed", "errors", "types", "callbacks", "data", "policy", "plots", "run"}
-    | {"_storage", "loading", "averaging", "refitting"},
+    | {"_storage", "loading", "averaging", "refitting", "following"},
 }
 for name in LOWER.keys() - {"errors", "types", "policy"}:
     LOWER[name] = LOWER[name] | {"_warn", "_json"}

@@ -18,6 +18,7 @@ from keras_ratchet._storage.anywhere import path_or_url
 from keras_ratchet.callbacks._abandoned_locks import watch_lock
 from keras_ratchet.callbacks._agreement import is_agreement
 from keras_ratchet.callbacks._backup_options import RunInfo, WhichRate, checked_keep, options_of
+from keras_ratchet.callbacks._companions import is_companion
 from keras_ratchet.callbacks._drop_in import stand_in
 from keras_ratchet.callbacks._list_ends import LastInList
 from keras_ratchet.callbacks._session import Session
@@ -234,7 +235,7 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
             self._store,
             self._signals,
             self.model,
-            [c for c in inner if c not in (self, self._last) and not is_agreement(c)],
+            [c for c in inner if c not in (self, self._last) and not _is_added(c)],
             epochs=None if epochs is None else int(epochs),
             steps=None if steps is None else int(steps),
             info=self._info,
@@ -310,3 +311,8 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
     @property
     def _prev_training_metadata_path(self) -> str:
         return self._store.file(1, DATA)
+
+
+def _is_added(callback: Any) -> bool:
+    """Return whether a callback was put into the list by this package, and is no part of a run."""
+    return is_agreement(callback) or is_companion(callback)

@@ -16,6 +16,7 @@ from keras_ratchet._keras.callbacks import calling_list, make_synchronous
 from keras_ratchet._keras.ema import ema_pairs, swap_callback
 from keras_ratchet.callbacks._abandoned_locks import keep_locks, watch_lock
 from keras_ratchet.callbacks._agreement import join_list, leave_list
+from keras_ratchet.callbacks._companions import add_companions
 from keras_ratchet.callbacks._drop_in import check_subclass
 from keras_ratchet.callbacks._engine_checks import (
     EpochDrift,
@@ -69,8 +70,10 @@ class RatchetCallback(keras.callbacks.Callback):
         keras.callbacks.Callback.set_model(self, model)
         self._model = self.model  # what Keras takes out of a DistributedDataParallel
         self._list = calling_list()
-        if self._list is not None and self._needs_batch_hooks:
-            make_synchronous(self._list)
+        if self._list is not None:
+            if self._needs_batch_hooks:
+                make_synchronous(self._list)
+            add_companions(self._list, model)
 
     @property
     def _needs_batch_hooks(self) -> bool:

@@ -35,6 +35,10 @@ COMMANDS = {
     "export": "Write the weights as safetensors, npz or torch.",
     "pull": "Bring checkpoints from an object store to a local directory.",
     "push": "Put the checkpoints of a local directory on an object store.",
+    "branch": "Start a new run's directory from a snapshot.",
+    "watch": "Show a run while it trains.",
+    "run": "Start a training script, and start it again after a crash or a hang.",
+    "doctor": "Prove on your own script that a killed run ends as a whole one does.",
 }
 _MODULES = {"unpin": "pin"}
 _TALKATIVE = ("fsspec", "s3fs", "gcsfs", "adlfs", "azure", "botocore", "aiobotocore", "google")

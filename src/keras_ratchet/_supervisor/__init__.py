@@ -1,0 +1,1 @@
+"""WATCH: a script is started, watched and started again. No Keras."""
