@@ -28,7 +28,9 @@ LOWER = {
         "errors",
         "types",
     },
+    "_probe": {"_engine", "_storage", "_backends", "_keras", "errors", "types"},
     "callbacks": {
+        "_probe",
         "_distributed",
         "_engine",
         "policy",
@@ -50,7 +52,8 @@ LOWER = {
     "integrations": {"callbacks", "_storage", "_distributed", "errors", "types"},
     "plots": {"_storage", "errors", "types"},
     "cli": {"policy", "_storage", "plots", "errors", "types", "_doctor", "_supervisor", "following"}
-    | {"_formats.readers", "_formats.safetensors", "_formats.numeric", "_formats.patching"},
+    | {"_formats.readers", "_formats.safetensors", "_formats.numeric", "_formats.patching"}
+    | {"_formats.load_trial"},
     "__init__": {"_distributed", "errors", "types", "callbacks", "data", "policy", "plots", "run"}
     | {"_storage", "loading", "averaging", "refitting", "following"},
 }

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import keras
 
+from keras_ratchet.callbacks._companions import show_batch
 from keras_ratchet.callbacks._ranks import check_batches
 from keras_ratchet.callbacks.backup_and_restore import BackupAndRestore
 from keras_ratchet.callbacks.base import abandon
@@ -32,7 +33,8 @@ class Run:
         data: The training data if it has a state of its own: a torch DataLoader with a
             `generator`, or anything with `state_dict` and `load_state_dict`.
         **backup: Further arguments of `BackupAndRestore`: `save_freq`, `every_s`, `keep`,
-            `delete_checkpoint`, `signals`, `deadline`, `mirror`, `coordinator`, and so on.
+            `delete_checkpoint`, `signals`, `deadline`, `mirror`, `coordinator`, `resume_from`,
+            `on_saved`, `on_deleted`, `metadata`, and so on.
 
     Attributes:
         backup: The `BackupAndRestore` behind it.
@@ -166,6 +168,7 @@ class Run:
                 continue
             session.resumer.optimizer.begin_batch()
             self._list.on_train_batch_begin(index)
+            show_batch(self._list, batch)
             yield batch
             self._list.on_train_batch_end(index, dict(self._epoch_logs))
             if self.stopping:

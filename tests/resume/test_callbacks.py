@@ -121,6 +121,7 @@ def test_stopping_and_plateaus_decide_as_without_a_kill(saves, tmp_path):
         assert getattr(whole[1], name) == getattr(cut[1], name)
 
 
+@pytest.mark.filterwarnings("ignore:This state of callbacks is lost")  # what they have seen
 def test_a_logger_can_ask_where_the_run_goes_on(tmp_path):
     """As one that drops rows whose step is not above the largest that it has seen."""
 
@@ -280,11 +281,29 @@ def test_what_the_constructor_set_is_the_scripts_to_decide(tmp_path):
 
 def test_what_cannot_be_kept_is_named_in_one_warning(tmp_path):
     script = Script(str(tmp_path / "b"), numpy_arrays, callbacks=lambda: [Forgetful(), Forgetful()])
-    with pytest.warns(UserWarning, match="are lost") as caught:
+    with pytest.warns(UserWarning, match="is lost") as caught:
         script.run()
-    said = [str(w.message) for w in caught if "are lost" in str(w.message)]
+    said = [str(w.message) for w in caught if "is lost" in str(w.message)]
     assert len(said) == 1
-    assert "training is interrupted: Forgetful.handle, Forgetful.tally. Give" in said[0]
+    assert "training is interrupted: Forgetful.handle; Forgetful.tally. Give" in said[0]
+
+
+def test_state_that_only_a_function_has_is_named(tmp_path):
+    def counting():
+        count, untouched = 0, [1, 2]
+
+        def step(batch, logs=None):
+            nonlocal count
+            count += len(untouched)
+
+        return [C.LambdaCallback(on_train_batch_end=step)]
+
+    script = Script(str(tmp_path / "b"), numpy_arrays, callbacks=counting)
+    with pytest.warns(UserWarning, match="is lost") as caught:
+        script.run()
+    (said,) = [str(w.message) for w in caught if "is lost" in str(w.message)]
+    assert "interrupted: count, in the closure of step (test_callbacks.py:" in said
+    assert "untouched" not in said
 
 
 class Slotted:
@@ -313,7 +332,7 @@ class Drawing(C.Callback):
 
 def test_iterators_and_slots_that_change_are_named(tmp_path):
     script = Script(str(tmp_path / "b"), numpy_arrays, callbacks=lambda: [Drawing()])
-    names = ", ".join(f"Drawing.{n}" for n in ("count", "left", "squares", "memo", "inner"))
+    names = "; ".join(f"Drawing.{n}" for n in ("count", "left", "squares", "memo", "inner"))
     with pytest.warns(UserWarning, match=f"interrupted: {names}. Give"):
         script.run(save_freq="epoch")
 

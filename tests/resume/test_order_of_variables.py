@@ -138,6 +138,7 @@ def test_flags_of_shared_and_nested_layers_are_put_back_one_by_one():
     assert net.trainable and not net.inner.trainable and not net.first.kernel.trainable
 
 
+@pytest.mark.filterwarnings("ignore:This state of callbacks is lost")  # what they have seen
 def test_values_of_the_kill_are_there_when_training_goes_on(tmp_path):
     seen = {}
 

@@ -244,6 +244,7 @@ def live(model):
 
 
 @pytest.mark.parametrize(("seed", "on_host"), [(0, True), (1, True), (2, False), (3, False)])
+@pytest.mark.filterwarnings("ignore:This state of callbacks is lost")  # what they have seen
 def test_each_snapshot_has_the_values_of_its_moment(tmp_path, seed, on_host, monkeypatch):
     """As on an accelerator, too, where values are looked at where they are written."""
     if not on_host:

@@ -5,7 +5,7 @@ take no part in what is saved.
 
 | variable | set by | what comes into the list |
 |---|---|---|
-| `RATCHET_DOCTOR`, a directory | `ratchet doctor` | `Probe`: notes there what happens, with all values |
+| `RATCHET_DOCTOR`, a directory | `ratchet doctor` | `Probe`: notes what happens, with all values |
 | `RATCHET_RUN`, a directory | `ratchet run` | `Heartbeat`: notes there that training moves on |
 """
 
@@ -15,10 +15,10 @@ import os
 from typing import Any
 
 from keras_ratchet._keras.callbacks import make_synchronous
+from keras_ratchet._probe.probe import Probe
 from keras_ratchet.callbacks._heartbeat import Heartbeat
-from keras_ratchet.callbacks._probe import Probe
 
-_KINDS = {"RATCHET_DOCTOR": Probe, "RATCHET_RUN": Heartbeat}
+_KINDS: dict[str, Any] = {"RATCHET_DOCTOR": Probe, "RATCHET_RUN": Heartbeat}
 
 
 def add_companions(callback_list: Any, model: Any) -> None:
@@ -43,3 +43,10 @@ def add_companions(callback_list: Any, model: Any) -> None:
 def is_companion(callback: Any) -> bool:
     """Return whether a callback is one of these."""
     return isinstance(callback, tuple(_KINDS.values()))
+
+
+def show_batch(callback_list: Any, batch: Any) -> None:
+    """Show a batch of a hand-written loop to the companions that look at batches."""
+    for callback in callback_list.callbacks:
+        if isinstance(callback, Probe):
+            callback.see(batch)

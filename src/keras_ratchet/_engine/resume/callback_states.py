@@ -26,6 +26,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_ratchet._engine.resume.closures import Closures
 from keras_ratchet._engine.resume.state_codec import (
     NO_DATA,
     RANDOM,
@@ -72,6 +73,7 @@ class CallbackStates:
             for key, c in self._callbacks.items()
         }
         self._traces = {key: _traces(c) for key, c in self._callbacks.items()}
+        self._closures = Closures(callbacks)
         self.identities = {key: identity(c) for key, c in self._callbacks.items()}
         self._matched: dict[str, str] | None = None
         self._told: set[str] = set()
@@ -102,13 +104,17 @@ class CallbackStates:
         return sorted(set(states) - set(self._matched.values()))
 
     def lost(self) -> list[str]:
-        """Return `Class.attribute` for what has changed since the run started and is not saved."""
-        return [
+        """Return what has changed since the run started and is not saved.
+
+        It is named `Class.attribute`, or by the function that keeps it.
+        """
+        attributes = [
             f"{type(callback).__name__}.{name}"
             for key, callback in self._callbacks.items()
             for name, trace in _traces(callback).items()
             if self._traces[key].get(name) != trace
         ]
+        return [*attributes, *self._closures.changed()]
 
     def warn_of_lost(self) -> None:
         """Warn, of each attribute once, of what an interruption will lose."""
@@ -116,8 +122,8 @@ class CallbackStates:
         self._told.update(lost)
         if lost:
             warn(
-                f"These attributes of callbacks are lost if training is interrupted: "
-                f"{', '.join(lost)}. Give the callback state_dict() and load_state_dict()."
+                f"This state of callbacks is lost if training is interrupted: "
+                f"{'; '.join(lost)}. Give the callback state_dict() and load_state_dict()."
             )
 
     def _state_of(self, key: str, callback: Any) -> dict[str, Any]:

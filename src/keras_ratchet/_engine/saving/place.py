@@ -32,6 +32,8 @@ def place_of(
     Raises:
         ConfigError: If the arguments exclude each other.
     """
+    if outside := os.environ.get("RATCHET_DOCTOR_OUTSIDE"):
+        return _of_doctor(os.fsdecode(path), outside), NoMirror()
     if is_url(path):
         if mirror is not None:
             raise ConfigError(
@@ -60,3 +62,16 @@ def place_of(
             f"{os.fsdecode(path)!r}."
         )
     return os.fsdecode(path), NoMirror()
+
+
+def _of_doctor(path: str, outside: str) -> str:
+    """Return where `ratchet doctor` has a script save what it would save to a path or URL.
+
+    It runs the script in a directory of its own, so relative paths stay what they are, unless it
+    was asked to run the script in place: then nothing may be saved where the user's snapshots are.
+    """
+    if not os.path.isabs(path) and not is_url(path):
+        if "RATCHET_DOCTOR_IN_PLACE" not in os.environ:
+            return path
+        path = os.path.abspath(path)
+    return os.path.join(outside, path.replace("://", "/").lstrip("/").replace(":", "_"))
