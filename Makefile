@@ -19,7 +19,7 @@ export JAX_PLATFORMS ?= cpu
 #                      only the tests in which that makes a difference
 #   LONG=1             test-resume, test-ranks: hundreds of SIGKILLs instead of tens
 #   NEXT=1             any of them: with keras-nightly
-.PHONY: demo demo-ranks test test-backend test-resume test-ranks test-all lint test-wheel test-floors hunt \
+.PHONY: demo demo-ranks test test-backend test-resume test-ranks test-integrations test-all lint test-wheel test-floors hunt \
   bench bench-costs bench-stopping bench-stores clean
 
 demo: $(STAMP)
@@ -33,7 +33,7 @@ demo-ranks: $(STAMP)
 # Everything on PyTorch but kills and exact resume.
 TESTS := $(filter-out tests/test_run.py,$(wildcard tests/test_*.py)) tests/policy tests/drop_in \
   tests/callbacks tests/engine tests/formats tests/keras/test_names.py tests/plots tests/cli \
-  tests/backends tests/conformance tests/storage src
+  tests/backends tests/conformance tests/storage tests/supervisor tests/doctor src
 
 test: $(STAMP)
 	KERAS_BACKEND=torch $(PYTEST) $(TESTS) $(ARGS)
@@ -82,11 +82,23 @@ $(RANKS_RAY)/.installed: constraints-ray.txt $(STAMP)
 	  --target $(RANKS_RAY) -r constraints-ray.txt
 	touch $@
 
+# Trackers, the Hub and tuners: their clients are beside the environment, as Ray is.
+INTEGRATIONS := build/integrations
+
+test-integrations: $(STAMP) $(INTEGRATIONS)/.installed
+	KERAS_BACKEND=torch RATCHET_INTEGRATIONS=$(abspath $(INTEGRATIONS)) $(PYTEST) tests/integrations $(ARGS)
+
+$(INTEGRATIONS)/.installed: constraints-integrations.txt $(STAMP)
+	rm -rf $(INTEGRATIONS)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-compile \
+	  --target $(INTEGRATIONS) -r constraints-integrations.txt
+	touch $@
+
 # What has to pass before a change lands, in under an hour on two cores: two parts at a time, the
 # longest first. It is all of test and test-resume on PyTorch; on the other backends test-backend
 # and, of test-resume, what depends most on the backend. The public CI runs the rest.
 PARTS := ranks resume test exact-tensorflow backend-tensorflow exact-jax backend-jax background \
-  wheel
+  integrations wheel
 EXACT_TESTS := tests/crash/test_resume_chains.py tests/crash/test_full_disk.py \
   tests/hunt/test_hunt.py tests/resume/test_endings.py tests/resume/test_extra_state.py \
   tests/resume/test_negative_controls.py tests/resume/test_callbacks.py tests/resume/test_stores.py
@@ -100,6 +112,7 @@ part-test: ; @$(MAKE) test
 part-resume: ; @$(MAKE) test-resume KERAS_BACKEND=torch
 part-background: ; @$(MAKE) test-resume KERAS_BACKEND=torch BACKGROUND=1
 part-ranks: ; @$(MAKE) demo-ranks && $(MAKE) test-ranks
+part-integrations: ; @$(MAKE) test-integrations
 part-wheel: ; @$(MAKE) test-wheel KERAS_BACKEND=torch
 part-backend-tensorflow part-backend-jax: part-backend-%: ; @$(MAKE) test-backend KERAS_BACKEND=$*
 part-exact-tensorflow part-exact-jax: part-exact-%: ; @$(MAKE) test-resume KERAS_BACKEND=$* RESUME_TESTS="$(EXACT_TESTS)"

@@ -26,6 +26,7 @@ PUBLIC = [
     "refit",
     "checkpoints",
     "verify",
+    "follow",
     "KeepBest",
     "KeepLast",
     "KeepEvery",

@@ -11,6 +11,7 @@ r"""Training that never loses ground: Keras 3 callbacks for stopping, best weigh
 | `soup`, `mean` | averages of saved weights that are better than the best of them |
 | `refit` | train again on all the data, for the best number of epochs |
 | `checkpoints`, `verify` | what a directory holds; whether its bytes are what was saved |
+| `follow` | the checkpoints of a run as they are committed, for an evaluator in another process |
 | `KeepBest`, `KeepLast`, `KeepEvery`, `KeepNewer` | which files stay; combined with `\|` |
 | `policy` | when to stop: `Patience(10) \| Reaches(0.99) \| AfterSeconds(3600)` and more |
 | `plots` | pictures of a run |
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from keras_ratchet.callbacks.reduce_lr_on_plateau import ReduceLROnPlateau
     from keras_ratchet.callbacks.rollback import Rollback
     from keras_ratchet.callbacks.terminate_on_nan import TerminateOnNaN
+    from keras_ratchet.following import follow
     from keras_ratchet.loading import load_model, load_weights
     from keras_ratchet.policy.retention import KeepBest, KeepEvery, KeepLast, KeepNewer
     from keras_ratchet.refitting import refit
@@ -70,6 +72,7 @@ __all__ = [
     "refit",
     "checkpoints",
     "verify",
+    "follow",
     "KeepBest",
     "KeepLast",
     "KeepEvery",
@@ -101,6 +104,7 @@ _HOME = {
     "refit": "keras_ratchet.refitting",
     "checkpoints": "keras_ratchet._storage.anywhere",
     "verify": "keras_ratchet._storage.anywhere",
+    "follow": "keras_ratchet.following",
     "KeepBest": "keras_ratchet.policy.retention",
     "KeepLast": "keras_ratchet.policy.retention",
     "KeepEvery": "keras_ratchet.policy.retention",

@@ -224,12 +224,14 @@ class CheckpointInfo:
         ranking: Names of the metrics that rank it and their modes, the first one first.
         reason: Why it was saved.
         series: The file name template it was saved under.
-        run: Which run saved it; "" if unknown. A resumed run stays the same one.
+        run: Which run saved it; "" if unknown. A resumed run stays the same one. Of a snapshot:
+            which branch it is of, if it is of one.
         saved_at: Seconds since 1970, UTC.
         size_bytes: Size of its files.
         versions: Of keras, backend, python and keras_ratchet.
         fingerprint: Digest of the model's weight names, shapes and dtypes.
         pinned: Whether it is protected from retention.
+        metadata: What `metadata=` has added: plain JSON data.
     """
 
     name: str
@@ -247,6 +249,7 @@ class CheckpointInfo:
     versions: Mapping[str, str] = field(default_factory=dict)
     fingerprint: str = ""
     pinned: bool = False
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Optimizer(Protocol):

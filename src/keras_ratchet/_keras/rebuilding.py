@@ -20,7 +20,7 @@ from typing import Any
 from keras_ratchet.types import Model
 
 _MOST_WEIGHTS = 1_000_000  # a layer that is larger may load a network of its own when it is made
-_RUNS_CODE = ("Lambda", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer")
+RUNS_CODE = ("Lambda", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer")
 
 
 def own_layers(model: Model) -> list[Any]:
@@ -35,7 +35,7 @@ def own_layers(model: Model) -> list[Any]:
 def layers_that_run_code(model: Model) -> list[str]:
     """Return the classes of layers that Keras makes again only with `safe_mode=False`."""
     names = dict.fromkeys(type(layer).__name__ for layer in _in_config(model))
-    return [name for name in names if name in _RUNS_CODE]
+    return [name for name in names if name in RUNS_CODE]
 
 
 def _in_config(model: Any) -> Iterator[Any]:

@@ -17,12 +17,16 @@ class Tail:
     Args:
         directory: The directory whose journal it is; it need not exist yet.
         from_start: Whether to begin with the oldest event, not with those to come.
+
+    Attributes:
+        directory: The directory.
+        at: Up to where it has read, in bytes; may be set.
     """
 
     def __init__(self, directory: str, from_start: bool = False) -> None:
         self.directory = directory
         self._path = os.path.join(directory, METADATA, NAME)
-        self._at = 0 if from_start else self._size()
+        self.at = 0 if from_start else self._size()
 
     def _size(self) -> int:
         try:
@@ -39,16 +43,16 @@ class Tail:
 
     def _lines(self) -> list[bytes]:
         """Return the next lines that are complete."""
-        if self._size() < self._at:  # the directory was emptied, and there is a new journal
-            self._at = 0
+        if self._size() < self.at:  # the directory was emptied, and there is a new journal
+            self.at = 0
         try:
             with open(self._path, "rb") as file:
-                file.seek(self._at)
+                file.seek(self.at)
                 data = file.read(_MOST_BYTES)
         except OSError:
             return []
         end = data.rfind(b"\n") + 1
         if not end and len(data) == _MOST_BYTES:  # no line of ours is as long
             end = len(data)
-        self._at += end
+        self.at += end
         return data[:end].splitlines()

@@ -202,13 +202,13 @@ def _file_info(path: str, manifest_paths: list[str]) -> CheckpointInfo:
     manifests = [manifest for manifest in manifests if name in manifest.files]
     if len(manifests) > 1:
         manifests = [m for m in manifests if matches(path, m.files[name])] or manifests[:1]
-    return _info(path, manifests[0]) if manifests else _bare_info(path)
+    return described(path, manifests[0]) if manifests else _bare_info(path)
 
 
 def _list_snapshots(directory: str) -> Iterator[CheckpointInfo]:
     for _, path in list_snapshots(directory):
         try:
-            yield _info(path, snapshot_manifest(path))
+            yield described(path, snapshot_manifest(path))
         except LoadError:
             yield _bare_info(path)
 
@@ -220,7 +220,8 @@ def _bare_info(path: str) -> CheckpointInfo:
     return CheckpointInfo(os.path.basename(path), path, size_bytes=size, saved_at=info.st_mtime)
 
 
-def _info(path: str, manifest: Manifest) -> CheckpointInfo:
+def described(path: str, manifest: Manifest) -> CheckpointInfo:
+    """Return what a manifest tells of a local checkpoint."""
     pinned = os.path.exists(pin_path(path))
     return info_of(manifest, path, is_directory=os.path.isdir(path), pinned=pinned)
 
@@ -252,4 +253,5 @@ def info_of(
         versions=dict(manifest.versions),
         fingerprint=manifest.fingerprint,
         pinned=pinned,
+        metadata=dict(manifest.metadata),
     )

@@ -61,10 +61,12 @@ class Manifest:
         ranking: Names and modes of the metrics that rank it, the most important first.
         reason: Why it was saved.
         series: The file name template that it was saved under.
-        run: Which run saved it; a resumed run stays the same one.
+        run: Which run saved it; a resumed run stays the same one. Of a snapshot: which branch it
+            is of, if it is of one.
         saved_at: Seconds since 1970, UTC.
         versions: Of keras, backend, python and keras_ratchet.
         fingerprint: Digest of the model's weight names, shapes and dtypes.
+        metadata: What the user has added: plain JSON data.
     """
 
     files: Mapping[str, FileEntry]
@@ -77,6 +79,7 @@ class Manifest:
     saved_at: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
     fingerprint: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """Return the manifest as strict JSON, sealed, with a trailing newline."""
@@ -99,6 +102,7 @@ class Manifest:
             "saved_at": self.saved_at,
             "versions": dict(self.versions),
             "fingerprint": self.fingerprint,
+            **({"metadata": dict(self.metadata)} if self.metadata else {}),
         }
         return seal(json.dumps(data, indent=1, allow_nan=False).encode())
 
@@ -180,7 +184,15 @@ def _parse(data: Any) -> Manifest:
         saved_at=_time(data.get("saved_at", 0.0)),
         versions={str(k): str(v) for k, v in data.get("versions", {}).items()},
         fingerprint=str(data.get("fingerprint", "")),
+        metadata=checked_metadata(data.get("metadata", {})),
     )
+
+
+def checked_metadata(data: Any) -> dict[str, Any]:
+    """Return metadata if it is an object, or raise a ValueError."""
+    if not isinstance(data, dict):
+        raise ValueError(f"metadata is a {type(data).__name__}, not an object")
+    return data
 
 
 def check_name(name: str) -> str:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+import keras
+
+from keras_ratchet._engine.resume.branch import Branch
+from keras_ratchet._storage.anywhere import path_or_url
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy._arguments import whole_number
 from keras_ratchet.policy.monitor import one_of
@@ -22,6 +28,14 @@ class RunInfo:
     resumed_from: Position | None = None
     stop_reason: StopReason | None = None
     elapsed_s: float = 0.0
+    branched_from: str = ""
+
+    def set_branch(self, source: str, callbacks: Iterable[Any]) -> None:
+        """Set the snapshot that the run goes on from; History has it in its `params`, too."""
+        self.branched_from = source
+        for callback in callbacks:
+            if source and isinstance(callback, keras.callbacks.History):
+                callback.params = {**(callback.params or {}), "branched_from": source}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +53,7 @@ class BackupOptions:
         script_sets_rate: Whether the script's learning rate counts, not the saved one.
         is_loop: Whether the loop is written by hand, and skips batches itself.
         optimizer: The optimizer of such a loop.
+        branch: The branch that the run is on, if it is on one.
     """
 
     every_epoch: bool
@@ -51,6 +66,7 @@ class BackupOptions:
     script_sets_rate: bool
     is_loop: bool = False
     optimizer: Any = None
+    branch: Branch = field(default_factory=lambda: Branch("", None))
 
     @property
     def are_periodic(self) -> bool:
@@ -69,6 +85,8 @@ def options_of(
     data: Any,
     exit_code: int | None,
     learning_rate: WhichRate,
+    resume_from: str | os.PathLike[str] | None,
+    storage_options: Mapping[str, Any] | None,
 ) -> BackupOptions:
     """Return the options that arguments of BackupAndRestore ask for.
 
@@ -86,7 +104,19 @@ def options_of(
         data=data,
         exit_code=exit_code,
         script_sets_rate=learning_rate == "script",
+        branch=Branch(_source(resume_from), storage_options),
     )
+
+
+def _source(resume_from: str | os.PathLike[str] | None) -> str:
+    if resume_from is None:
+        return ""
+    if not isinstance(resume_from, str | os.PathLike) or not os.fspath(resume_from):
+        raise ConfigError(
+            "resume_from must be the path or URL of a snapshot, the name of one in backup_dir, or "
+            f"'best'. Got: {resume_from!r}."
+        )
+    return path_or_url(resume_from, "resume_from")
 
 
 def checked_keep(keep: int, double_checkpoint: bool) -> int:

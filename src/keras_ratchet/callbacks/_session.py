@@ -19,11 +19,11 @@ from keras_ratchet._engine.resume.train_state import BeforeValidation, TrainStat
 from keras_ratchet._engine.saving.background import Saved
 from keras_ratchet._keras import fit
 from keras_ratchet.callbacks._backup_options import BackupOptions, RunInfo
+from keras_ratchet.callbacks._best_by import best_by
 from keras_ratchet.callbacks._divergence import has_diverged
 from keras_ratchet.callbacks._ranks import Pace
 from keras_ratchet.callbacks._schedule import Schedule
 from keras_ratchet.callbacks._signals import CtrlC, Signals
-from keras_ratchet.errors import RatchetError
 from keras_ratchet.policy.deadline import Deadline
 from keras_ratchet.types import Position, StopReason
 
@@ -106,7 +106,11 @@ class Session:
     def resume(self) -> None:
         """Restore the newest snapshot, if there is one, and tell `fit` the first epoch."""
         self._cursor.warn()
+        branch = self._options.branch
+        taken = branch.take(self._store, self._model, lambda: best_by(self._callbacks))
+        self._info.set_branch(taken, self._callbacks)
         state = self.resumer.find(self._model, self._epochs)
+        branch.require(state or self.resumer.stage.is_done, taken)
         self._first = state is not None and not state.finished
         if self.resumer.stage.is_done:
             self._skip_all_epochs()
@@ -245,7 +249,7 @@ class Session:
             self._save(position, logs, "training ended", finished=mark)
         stage.end(self._callbacks)
         if self._options.deletes_at_end:
-            self._store.clear()
+            self._settle(self._store.clear)
 
     def wait(self) -> None:
         """Wait for the save that is being written.
@@ -355,13 +359,14 @@ class Session:
         self._settle(self._store.writer.wait)
 
     def _settle(self, action: Callable[[], Saved | None]) -> None:
-        """Act on the outcome of a save, if there is one; if it failed, all callbacks clean up."""
+        """Act on the outcome of a save, if there is one; if that fails, all callbacks clean up."""
         try:
             self._record(action())
-        except RatchetError as error:
+        except Exception as error:  # the user's functions may raise any
             self._leave(error)
 
     def _record(self, saved: Saved | None) -> None:
+        self._store.events.deliver(saved, self._store.ranks)
         if saved is not None and saved.error is not None:
             raise saved.error
         if saved and saved.duration_s:  # an upload has none

@@ -13,8 +13,10 @@ import keras
 from keras_ratchet._distributed import Coordinator
 from keras_ratchet._engine.resume.snapshot_paths import ARRAYS, DATA
 from keras_ratchet._engine.resume.snapshot_store import SnapshotStore
+from keras_ratchet._engine.saving.events import Events, Listener, Metadata
 from keras_ratchet._engine.saving.place import place_of
 from keras_ratchet._storage.anywhere import path_or_url
+from keras_ratchet._storage.objects.location import is_url
 from keras_ratchet.callbacks._abandoned_locks import watch_lock
 from keras_ratchet.callbacks._agreement import is_agreement
 from keras_ratchet.callbacks._backup_options import RunInfo, WhichRate, checked_keep, options_of
@@ -74,12 +76,23 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
         mirror: For a local `backup_dir`: the URL of a directory on a store that gets a copy of
             every snapshot. A run resumes from it if the local directory has none.
         storage_options: For URLs: arguments of their fsspec file system.
+        resume_from: Go on from this snapshot, in a branch of its own (docs/events.md): the path or
+            URL of a snapshot of any run, the name of one in `backup_dir`, or "best". A run that
+            is started again resumes from the newest snapshot of its branch. The snapshots of
+            other branches stay.
+        on_saved: A function that is called with the `CheckpointInfo` of each snapshot once it is
+            durable, in the training thread and on rank 0.
+        on_deleted: The same for each snapshot that was deleted.
+        metadata: A dict of plain JSON data that goes into every manifest, or a function that
+            returns one and is called at each save.
 
     Attributes:
         initial_epoch: Index of the epoch that this run started with.
         resumed_from: The `Position` of the snapshot that it resumed from: completed epochs, and
             batches of the next one; None if it started from scratch. Known when the first epoch
             begins.
+        branched_from: The snapshot that `resume_from` stands for, "" without one; known when the
+            first epoch begins. `History.params` has it, too.
         elapsed_s: Seconds of training, those before an interruption included.
         stop_reason: A `StopReason` after a signal or a deadline, else None.
 
@@ -117,12 +130,18 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
         coordinator: Coordinator | None = None,
         mirror: str | os.PathLike[str] | None = None,
         storage_options: Mapping[str, Any] | None = None,
+        resume_from: str | os.PathLike[str] | None = None,
+        on_saved: Listener | None = None,
+        on_deleted: Listener | None = None,
+        metadata: Metadata | None = None,
     ) -> None:
         super().__init__(coordinator=coordinator)
         if not backup_dir:
             raise ConfigError(f"Empty `backup_dir` argument passed. Got: {backup_dir!r}.")
         self.backup_dir = path_or_url(backup_dir, "backup_dir")
-        where, store = place_of(self.backup_dir, "backup_dir", mirror, storage_options, False)
+        options = None if mirror is None and is_url(resume_from or "") else storage_options
+        options = storage_options if is_url(self.backup_dir) else options
+        where, store = place_of(self.backup_dir, "backup_dir", mirror, options, False)
         self.save_freq = save_freq
         self.double_checkpoint = double_checkpoint
         self.sync_logs = sync_logs
@@ -138,9 +157,12 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
             data=data,
             exit_code=exit_code,
             learning_rate=learning_rate,
+            resume_from=resume_from,
+            storage_options=storage_options,
         )
         self._signals = Signals(signals, grace_s, deadline)
-        self._store = SnapshotStore(where, self.keep, background, store)
+        events = Events(on_saved, on_deleted, metadata)
+        self._store = SnapshotStore(where, self.keep, background, store, events)
         self._last = LastInList(
             self._open_session,
             self._needs_batch_hooks,
@@ -173,6 +195,11 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
     def resumed_from(self) -> Position | None:
         """The `Position` of the snapshot that this run resumed from, if it did."""
         return self._info.resumed_from
+
+    @property
+    def branched_from(self) -> str:
+        """The snapshot that `resume_from` stands for, "" without one."""
+        return self._info.branched_from
 
     @property
     def stop_reason(self) -> StopReason | None:
@@ -272,7 +299,10 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
         """
         if self._last.session is not None:
             self._last.session.wait()
-        elif (saved := self._store.writer.wait()) is not None and saved.error is not None:
+            return
+        saved = self._store.writer.wait()
+        self._store.events.deliver(saved, self._store.ranks)
+        if saved is not None and saved.error is not None:
             raise saved.error
 
     def _without_run(self) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
 
 import keras
 
@@ -28,6 +29,8 @@ from keras_ratchet.callbacks._ranks import agree_on_logs, check_same
 from keras_ratchet.callbacks._signals import CtrlC, Loop, watch_ctrl_c
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.types import Model
+
+T = TypeVar("T")
 
 
 class RatchetCallback(keras.callbacks.Callback):
@@ -225,6 +228,14 @@ class RatchetCallback(keras.callbacks.Callback):
         """Make all callbacks clean up, then raise."""
         abandon([*getattr(self._list, "callbacks", ()), self], error)
         raise error
+
+    def _or_abandon(self, action: Callable[[], T]) -> T:
+        """Return what an action returns; if it raises, all callbacks clean up first."""
+        try:
+            return action()
+        except Exception as error:
+            abandon(getattr(self._list, "callbacks", []), error)
+            raise
 
     def _swap(self) -> Any:
         """Return the SwapEMAWeights of the same list, or None."""

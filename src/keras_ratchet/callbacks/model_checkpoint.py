@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from types import MethodType
-from typing import Any, TypeVar
+from typing import Any
 
 import keras
 
 from keras_ratchet._distributed import Coordinator
 from keras_ratchet._engine.saving.checkpoint_store import CheckpointStore
 from keras_ratchet._engine.saving.checkpointer import Checkpointer
+from keras_ratchet._engine.saving.events import Events, Listener, Metadata
 from keras_ratchet._engine.saving.place import place_of
 from keras_ratchet._engine.saving.provenance import run_of
 from keras_ratchet._formats.trainable_h5 import changed_weights, note_changed_weights
@@ -33,17 +34,15 @@ from keras_ratchet.callbacks._arguments import (
 )
 from keras_ratchet.callbacks._drop_in import stand_in
 from keras_ratchet.callbacks._journal import note_stops
+from keras_ratchet.callbacks._load_check import LoadCheck
 from keras_ratchet.callbacks._logs import batches_ended, moment_of
 from keras_ratchet.callbacks._ranks import agree_on_logs
 from keras_ratchet.callbacks._schedule import Schedule
-from keras_ratchet.callbacks.base import abandon
 from keras_ratchet.callbacks.monitor_callback import MonitorCallback
-from keras_ratchet.errors import SaveError, UnknownDirectionError
+from keras_ratchet.errors import UnknownDirectionError
 from keras_ratchet.policy.retention import Ranking, Retention, Ties, combined
 from keras_ratchet.policy.schedule import IfBusy, interval_of
 from keras_ratchet.types import Moment
-
-T = TypeVar("T")
 
 
 @stand_in
@@ -108,6 +107,13 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
         mirror: For a local `filepath`: the URL of a directory on a store that gets a copy of
             every file.
         storage_options: For URLs: arguments of their fsspec file system.
+        on_saved: A function that is called with the `CheckpointInfo` of each checkpoint once it is
+            durable, in the training thread and on rank 0 (docs/events.md).
+        on_deleted: The same for each checkpoint that retention has deleted.
+        metadata: A dict of plain JSON data that goes into every manifest, or a function that
+            returns one and is called at each save.
+        check_load: Whether the first file is loaded, once, in a new process beside training; a
+            warning says if that fails, and what it needs (docs/following.md).
 
     Attributes:
         best: The metric of the best save, or None.
@@ -147,6 +153,10 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
         coordinator: Coordinator | None = None,
         mirror: str | os.PathLike[str] | None = None,
         storage_options: Mapping[str, Any] | None = None,
+        on_saved: Listener | None = None,
+        on_deleted: Listener | None = None,
+        metadata: Metadata | None = None,
+        check_load: bool = False,
     ) -> None:
         names, modes = check_monitors(monitor, mode)
         self.filepath = path_or_url(filepath, "filepath")
@@ -155,8 +165,10 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
         holds = check_filepath(self.filepath, save_weights_only, trainable_only)
         check_placeholders(self.filepath, rule, save_best_only and save_at_end)
         check_choices(on_save_error, if_busy)
+        self._load_check = LoadCheck(on_saved, check_load)
+        events = Events(self._load_check.listener, on_deleted, metadata)
         self._checkpointer = Checkpointer(
-            CheckpointStore(where, rule, Ranking((), ties), holds, background, store),
+            CheckpointStore(where, rule, Ranking((), ties), holds, background, store, events),
             best_only=save_best_only,
             warn_only=on_save_error == "warn",
             say=self._say,
@@ -168,16 +180,14 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
         self.save_weights_only = save_weights_only
         self.save_freq = save_freq
         self.initial_value_threshold = initial_value_threshold
-        self.save_at_end = save_at_end
         self.ties: Ties = ties
-        self.fresh = fresh
+        self.save_at_end, self.fresh = save_at_end, fresh
         self._tie_breakers = tuple(zip(names[1:], modes[1:], strict=True))
         self._needs_order = save_best_only or keep_best is not None or retention is not None
         self._order_is_known = self._has_epoch = False
-        self._current_epoch = 0
         self._last_batch: int | None = None
         self._unsaved: Moment | None = None
-        self._reason = "a batch ended"
+        self._current_epoch, self._reason = 0, "a batch ended"
         self._rules = batch_rule(save_freq), interval_of(every_s, overhead, mtbf_s)
         self._schedule = Schedule(*self._rules)
         self._disarm()
@@ -288,13 +298,14 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
         note_stops(store, self._list)
         try:
             self.flush()
-            unsaved = self._unsaved or self._checkpointer.failed
+            unsaved = self._checkpointer.left_unsaved(self._unsaved)
             if self.save_at_end and unsaved is not None:
                 self._consider(replace(unsaved, metrics={}), reason, last=True)
                 self.flush()
         finally:
             store.note("end", reason=reason)
             store.end()
+        self._load_check.finish(self._list, waits=reason == "training ended")
 
     def _release_lock(self) -> bool:
         """Release the lock after a `fit` that an exception has ended; return whether it could."""
@@ -355,14 +366,6 @@ class ModelCheckpoint(MonitorCallback, keras.callbacks.ModelCheckpoint):
         if not self._has_epoch:
             self._has_epoch = True
             self._checkpointer.start_first_epoch(self._model, epoch, self.fresh)
-
-    def _or_abandon(self, action: Callable[[], T]) -> T:
-        """Return what an action returns; if it raises a SaveError, all callbacks clean up."""
-        try:
-            return action()
-        except SaveError as error:
-            abandon(getattr(self._list, "callbacks", []), error)
-            raise
 
     def _set_order(self) -> None:
         """Determine the order of the metrics; if it is not needed, an unknown one is no error."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from keras_ratchet._storage import anywhere, single_file
+from keras_ratchet._storage import anywhere, metadata, single_file
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet._storage.objects.location import is_url
 from keras_ratchet._storage.space import readable
@@ -17,7 +18,7 @@ from keras_ratchet.policy.retention import Ranking
 from keras_ratchet.types import CheckpointInfo, Position
 
 if TYPE_CHECKING:
-    _ParamType = click.ParamType[tuple[str, float]]
+    _ParamType = click.ParamType[tuple[str, Any]]
 else:
     _ParamType = click.ParamType  # takes no parameter before click 8.4
 
@@ -36,6 +37,22 @@ class _Metric(_ParamType):
             self.fail(f"{value!r} is not of the form val_loss=0.123.", param, ctx)
 
 
+class _Added(_ParamType):
+    name = "NAME=VALUE"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Any]:
+        """Return name and value."""
+        name, equals, text = value.partition("=")
+        if not name or not equals:
+            self.fail(f"{value!r} is not of the form lr=0.1.", param, ctx)
+        try:
+            return name, json.loads(text)
+        except ValueError:
+            return name, text
+
+
 @click.command()
 @click.argument(
     "paths",
@@ -45,6 +62,13 @@ class _Metric(_ParamType):
     type=_output.Place(exists=True, dir_okay=False),
 )
 @click.option("--metric", "values", type=_Metric(), multiple=True, help="As in val_loss=0.123.")
+@click.option(
+    "--metadata",
+    "added",
+    type=_Added(),
+    multiple=True,
+    help="As in lr=0.1; a value that is not JSON is a string.",
+)
 @click.option(
     "--mode",
     type=click.Choice(["min", "max"]),
@@ -57,6 +81,7 @@ def adopt(
     paths: tuple[str, ...],
     *,
     values: Sequence[tuple[str, float]],
+    added: Sequence[tuple[str, Any]],
     mode: str | None,
     epoch: int,
     force: bool,
@@ -76,6 +101,7 @@ def adopt(
     versions = {path: keras_version(files[path]) for path in paths}  # raises unless Keras's own
     for path in paths:
         _refuse_known(path, force)
+    kept = {path: _select.one(path).metadata for path in paths}
     for path in paths:
         manifest = Manifest(
             files={},
@@ -86,6 +112,7 @@ def adopt(
             series=os.path.basename(path),
             saved_at=_modified_s(path),
             versions={"keras": version} if (version := versions[path]) else {},
+            metadata=metadata.checked({**kept[path], **dict(added)}),
         )
         _adopt(path, manifest)
     _report([_select.one(path) for path in paths], as_json)

@@ -20,12 +20,14 @@ _COLORS = {
     "epoch": "white",
     "save": "green",
     "skip": "bright_black",
+    "check_load": "cyan",
     "save_error": "red",
     "upload": "green",
     "upload_error": "red",
     "drop": "blue",
     "aside": "blue",
     "resume": "cyan",
+    "branch": "cyan",
     "preempted": "yellow",
     "rollback": "magenta",
     "reduce_lr": "magenta",
@@ -34,6 +36,13 @@ _COLORS = {
     "stop": "yellow",
     "gone_bad": "red",
     "end": "bright_white",
+    "start": "bright_white",
+    "exit": "yellow",
+    "signal": "yellow",
+    "unwatched": "yellow",
+    "hang": "red",
+    "requeue": "cyan",
+    "give_up": "red",
 }
 _SENTENCES = {
     "begin": "training started",
@@ -64,7 +73,7 @@ def history(directory: str, most: int, epochs: bool, as_json: bool) -> None:
     if len(events) > most:
         _output.say(f"({len(events) - most} earlier; --most {len(events)} shows all)")
     headers = ["time", "event", "epoch", "file", "what"]
-    rows = [[_time(e), e["event"], _epoch(e), _file(e), _what(e)] for e in shown]
+    rows = [[_time(e), e["event"], _epoch(e), _file(e), sentence(e)] for e in shown]
     _output.table(headers, rows, {"epoch"}, [_COLORS.get(e["event"]) for e in shown])
 
 
@@ -96,7 +105,7 @@ def _file(event: Mapping[str, Any]) -> str:
     return str(event.get("name") or event.get("series") or "")
 
 
-def _what(event: Mapping[str, Any]) -> str:
+def sentence(event: Mapping[str, Any]) -> str:
     """Return the reason of an event, and its other details."""
     parts = [str(event[key]) for key in ("reason", "problem") if event.get(key)]
     if not parts and event["event"] in _SENTENCES:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import click
 
 from keras_ratchet._storage.space import readable
 from keras_ratchet._storage.verify import Verification
-from keras_ratchet.cli import PROBLEM, _output, _select
+from keras_ratchet.cli import PROBLEM, _columns, _output, _select
 from keras_ratchet.policy.retention import ranking_of
 from keras_ratchet.types import CheckpointInfo
 
@@ -19,9 +20,16 @@ _NO_MANIFEST = "no manifest"
 @click.command()
 @_output.directory_argument
 @click.option("--verify", is_flag=True, help="Compare each file with its digest.")
+@click.option(
+    "--columns",
+    metavar="NAME,...",
+    help="Show these: epoch, size, a metric, metadata (lr, or meta.lr), and so on.",
+)
 @_output.json_option
 @click.pass_context
-def ls(ctx: click.Context, directory: str, verify: bool, as_json: bool) -> None:
+def ls(
+    ctx: click.Context, directory: str, *, verify: bool, columns: str | None, as_json: bool
+) -> None:
     """List the checkpoints of a directory.
 
     Oldest first. "best" marks the checkpoint that `ratchet best` prints, "last" the newest one,
@@ -30,11 +38,17 @@ def ls(ctx: click.Context, directory: str, verify: bool, as_json: bool) -> None:
     show` prints all metrics. Without --verify no file is read; on a store, --verify asks for the
     lengths and checksums of the objects.
     """
+    names = _columns.split(columns)
     snapshots = _select.checkpoints_in(directory)
+    _columns.check(names, snapshots)
     outcomes = _select.verify_all(snapshots) if verify else {}
     marks = _select.marks(snapshots)
-    if as_json:
+    if as_json and names:
+        _output.emit([_chosen(names, s, marks[s.name], outcomes) for s in snapshots])
+    elif as_json:
         _output.emit([_data(s, marks[s.name], outcomes) for s in snapshots])
+    elif snapshots and names:
+        _print_chosen(names, snapshots, marks, outcomes)
     elif snapshots:
         _print(snapshots, marks, outcomes)
     else:
@@ -73,6 +87,33 @@ def _print(
     ]
     colors = [_color(marks[s.name], outcomes.get(s.path)) for s in snapshots]
     _output.table(headers, rows, {"epoch", "step", "size", "age", *names}, colors)
+
+
+def _chosen(
+    names: Sequence[str],
+    snapshot: CheckpointInfo,
+    marks: list[str],
+    outcomes: Mapping[str, Verification],
+) -> dict[str, Any]:
+    """Return the values of the columns that were asked for."""
+    looked = {_columns.MARKS: marks, _columns.VERIFIED: _status(snapshot, outcomes)}
+    return {n: looked[n] if n in looked else _columns.value(n, snapshot) for n in names}
+
+
+def _print_chosen(
+    names: Sequence[str],
+    snapshots: Sequence[CheckpointInfo],
+    marks: Mapping[str, list[str]],
+    outcomes: Mapping[str, Verification],
+) -> None:
+    found = [_chosen(names, s, marks[s.name], outcomes) for s in snapshots]
+    rows = [
+        [" ".join(v) if n == _columns.MARKS else _columns.cell(v) for n, v in values.items()]
+        for values in found
+    ]
+    numbers = {n for n in names if any(isinstance(values[n], int | float) for values in found)}
+    colors = [_color(marks[s.name], outcomes.get(s.path)) for s in snapshots]
+    _output.table(names, rows, {*numbers, "size", "age"}, colors)
 
 
 def _metric_names(snapshots: Sequence[CheckpointInfo]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 
 from keras_ratchet._storage import anywhere
@@ -51,6 +53,7 @@ def _facts(snapshot: CheckpointInfo, marks: list[str]) -> list[tuple[str, str]]:
         ("why", snapshot.reason or "-"),
         ("position", where),
         *[(f"metric {name}", repr(value)) for name, value in snapshot.metrics.items()],
+        *[(f"meta {name}", json.dumps(value)) for name, value in snapshot.metadata.items()],
         ("ranked by", ", then ".join(ranked) or "-"),
         ("series", snapshot.series or "-"),
         ("run", snapshot.run or "-"),

@@ -11,7 +11,6 @@ Checked with ray 2.60: Train V2 and Tune.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import secrets
@@ -20,7 +19,7 @@ import socket
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 import keras
 import ray.train
@@ -28,12 +27,12 @@ import ray.train.collective
 import ray.tune
 
 from keras_ratchet._storage import single_file
-from keras_ratchet._storage.atomic import AtomicFile
 from keras_ratchet.callbacks._logs import metrics_of
 from keras_ratchet.callbacks.backup_and_restore import BackupAndRestore
 from keras_ratchet.callbacks.base import RatchetCallback
 from keras_ratchet.callbacks.model_checkpoint import ModelCheckpoint
 from keras_ratchet.errors import ConfigError
+from keras_ratchet.integrations._notes import read_note, write_note
 
 _KEY = "keras_ratchet"  # in the metadata of a checkpoint of Ray's
 _log = logging.getLogger("keras_ratchet")
@@ -153,7 +152,7 @@ class RayReportCallback(RatchetCallback):
         _sessions.add(self._directory)
         if self._backup is not None and self._ranks.rank == 0:
             try:
-                _write(self._note_path(), {"run": self._run, "epoch": done})
+                write_note(self._backup._store.directory, "ray", {"run": self._run, "epoch": done})
             except OSError as error:
                 _log.warning(
                     "it cannot be noted that epoch %d was reported: %s. After a restart it may be "
@@ -202,12 +201,8 @@ class RayReportCallback(RatchetCallback):
         """Return the last epoch that was reported, before an interruption too; on rank 0."""
         if self._backup is None or self._ranks.rank:
             return self._reported
-        note = _read(self._note_path())
+        note = read_note(self._backup._store.directory).get("ray", {})
         return max(self._reported, note["epoch"] if note.get("run") == self._run else 0)
-
-    def _note_path(self) -> str:
-        backup = cast(BackupAndRestore, self._backup)
-        return os.path.join(backup._store.directory, single_file.METADATA, single_file.REPORTED)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that a resumed run needs."""
@@ -296,20 +291,3 @@ def _copy_file(path: str, directory: str) -> None:
     manifest = single_file.manifest_of(path)
     if manifest is not None:
         single_file.write_manifest(os.path.join(directory, name), manifest)
-
-
-def _write(path: str, content: dict[str, Any]) -> None:
-    with AtomicFile(path) as draft:
-        draft.write(lambda file: _put(file, json.dumps(content).encode()))
-        draft.commit()
-
-
-def _put(file: Any, data: bytes) -> None:
-    file.write(data)
-
-
-def _read(path: str) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError), open(path, "rb") as file:
-        content = json.load(file)
-        return content if isinstance(content, dict) else {}
-    return {}

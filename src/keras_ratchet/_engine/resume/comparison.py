@@ -242,6 +242,11 @@ def _losses(loss: Any) -> Iterator[Any]:
         yield loss if isinstance(loss, str | int | float) else getattr(loss, "__name__", "loss")
 
 
+def is_first_stage(model: Model, directory: str) -> bool:
+    """Return whether no run of a model with a directory has ended in this process."""
+    return not _finished.get(model, {}).get(os.path.realpath(directory))
+
+
 @dataclass(slots=True)
 class Stage:
     """One run, by its place among those of its model with one directory.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from typing import Any
@@ -11,21 +12,27 @@ from keras_ratchet._engine.resume.train_state import UNCHANGED, TrainState
 from keras_ratchet._engine.resume.unchanged_arrays import read_unchanged
 from keras_ratchet._engine.saving.no_mirror import NoMirror
 from keras_ratchet._formats.safetensors import read_arrays
+from keras_ratchet._storage.listing import described
 from keras_ratchet._storage.snapshot_directory import list_snapshots, snapshot_manifest
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import LoadError
+from keras_ratchet.policy.retention import age
+from keras_ratchet.types import CheckpointInfo
 
 ARRAYS = "state.safetensors"
 DATA = "state.json"
 _MAX_DATA_BYTES = 1 << 30
 
 
-def newest_first(directory: str, mirror: NoMirror, by_file_time: bool = False) -> list[str]:
+def newest_first(
+    directory: str, mirror: NoMirror, branch: str | None = None, by_file_time: bool = False
+) -> list[str]:
     """Return the paths of the snapshots, newest first; some may be on the store only.
 
     Args:
         directory: The local directory.
         mirror: The store.
+        branch: Of which branch they are; None for all.
         by_file_time: Whether the time of a snapshot whose manifest is damaged is that of its
             directory, rather than counting as oldest: it may be the newest one, and then the
             damage must be reported.
@@ -34,24 +41,54 @@ def newest_first(directory: str, mirror: NoMirror, by_file_time: bool = False) -
     found = [
         (info.saved_at, info.position.epoch, info.position.batch, info.path)
         for info in mirror.remote_only(local)
+        if branch in (None, info.run)
     ]
     for path in local.values():
         try:
             manifest = snapshot_manifest(path)
         except LoadError:
-            found.append((os.path.getmtime(path) if by_file_time else 0.0, 0, 0, path))
+            if by_file_time or not branch:  # else it may be of another branch
+                found.append((os.path.getmtime(path) if by_file_time else 0.0, 0, 0, path))
+            continue
+        if branch not in (None, manifest.run):
             continue
         position = manifest.position
         found.append((manifest.saved_at, position.epoch, position.batch, path))
     return [path for *_, path in sorted(found, reverse=True)]
 
 
-def candidates(directory: str, mirror: NoMirror) -> list[str]:
-    """Return the paths of the snapshots to resume from, newest first.
+def infos(directory: str, mirror: NoMirror) -> list[CheckpointInfo]:
+    """Return what is known about the snapshots of all branches, oldest first.
+
+    Args:
+        directory: The local directory.
+        mirror: The store.
+    """
+    local = dict(list_snapshots(directory))
+    found = []
+    for path in local.values():
+        with contextlib.suppress(LoadError):
+            found.append(described(path, snapshot_manifest(path)))
+    return sorted([*found, *mirror.remote_only(local)], key=age)
+
+
+def unreadable(directory: str) -> list[str]:
+    """Return the paths of the snapshots whose manifests cannot be read."""
+    found = []
+    for _, path in list_snapshots(directory):
+        try:
+            snapshot_manifest(path)
+        except LoadError:
+            found.append(path)
+    return found
+
+
+def candidates(directory: str, mirror: NoMirror, branch: str | None) -> list[str]:
+    """Return the paths of the snapshots of a branch to resume from, newest first.
 
     If the store has a copy of the directory, it is asked only where the directory has none.
     """
-    paths = newest_first(directory, mirror, by_file_time=True)
+    paths = newest_first(directory, mirror, branch, by_file_time=True)
     local = [path for path in paths if os.path.exists(path)]
     if mirror.is_cache or not local:
         return paths

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from keras_ratchet._distributed.agreement import on_first_rank
 from keras_ratchet._distributed.one import One
 from keras_ratchet._engine.capture.variable_buffers import VariableBuffers
+from keras_ratchet._engine.resume import snapshot_paths
 from keras_ratchet._engine.resume.drift import DriftWatch
 from keras_ratchet._engine.resume.shared_directory import is_shared
 from keras_ratchet._engine.resume.sliced_save import Opened, SlicedSave, has_split
-from keras_ratchet._engine.resume.snapshot_paths import (
-    candidates,
-    newest_first,
-    read_state,
-)
+from keras_ratchet._engine.resume.snapshot_paths import candidates, newest_first, read_state
 from keras_ratchet._engine.resume.snapshot_save import SnapshotSave
 from keras_ratchet._engine.resume.train_state import TrainState
 from keras_ratchet._engine.resume.unchanged_arrays import Looked, UnchangedArrays
@@ -32,17 +28,18 @@ from keras_ratchet._engine.saving.background import (
     open_jobs,
     runs_in_background,
 )
+from keras_ratchet._engine.saving.events import Events
 from keras_ratchet._engine.saving.locked_directory import LockedDirectory
 from keras_ratchet._engine.saving.model_file import save_error
 from keras_ratchet._engine.saving.no_mirror import NoMirror
 from keras_ratchet._engine.saving.provenance import manifest_for, save_time, state_bytes
 from keras_ratchet._keras.anatomy import one_walk
-from keras_ratchet._storage import atomic, disk, journal, single_file, snapshot_directory
+from keras_ratchet._storage import atomic, branching, disk, single_file, snapshot_directory
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet._storage.verify import verify
 from keras_ratchet._warn import warn
-from keras_ratchet.errors import CorruptError, LoadError
-from keras_ratchet.types import Model
+from keras_ratchet.errors import CorruptError
+from keras_ratchet.types import CheckpointInfo, Model, Position
 
 _log = logging.getLogger("keras_ratchet")
 
@@ -56,16 +53,21 @@ class SnapshotStore:
         keep: How many are kept, at least 1.
         background: Whether they are written in the background; None for large ones.
         mirror: The store to which they go.
+        events: What the user is told of it.
 
     Attributes:
         writer: Runs the saves that are written in the background.
         buffers: Captures the variables of a model.
+        branch: The one that the run is on, "" for none; snapshots of others are left alone. None
+            for all, before the run has started.
     """
 
     directory: str
     keep: int
     background: bool | None = None
     mirror: NoMirror = field(default_factory=NoMirror)
+    events: Events = field(default_factory=Events)
+    branch: str | None = field(default=None, init=False)
     writer: BackgroundWriter = field(default_factory=BackgroundWriter, init=False)
     buffers: VariableBuffers = field(default_factory=VariableBuffers, init=False)
     ranks: Any = field(default_factory=One, init=False)
@@ -143,6 +145,8 @@ class SnapshotStore:
             if self.ranks.world_size > 1:  # which may not see this disk
                 self.mirror.push_now()
             self.mirror.upload_pending(self.writer, model)
+            infos = self.infos()
+            self.branch = infos[-1].run if infos else ""
         except BaseException:
             self.end()
             raise
@@ -156,7 +160,24 @@ class SnapshotStore:
 
     def list_paths(self) -> list[str]:
         """Return the paths of the snapshots, newest first; some may be on the store only."""
-        return newest_first(self.directory, self.mirror)
+        return newest_first(self.directory, self.mirror, self.branch)
+
+    def infos(self) -> list[CheckpointInfo]:
+        """Return what is known about the snapshots of all branches, oldest first."""
+        return snapshot_paths.infos(self.directory, self.mirror)
+
+    def time(self) -> float:
+        """Return the time now, in seconds: after that of the newest snapshot."""
+        return save_time(info.saved_at for info in self.infos())
+
+    def free_name(self, position: Position, finished: bool) -> str:
+        """Return a name for a new snapshot."""
+        base = branching.snapshot_name(position, finished)
+        name, number = base, 1
+        while os.path.lexists(os.path.join(self.directory, name)) or self.mirror.has(name):
+            number += 1
+            name = f"{base}-{number}"
+        return name
 
     def file(self, back: int, name: str) -> str:
         """Return the path of a file in the newest snapshot (0) or in one further back."""
@@ -206,7 +227,7 @@ class SnapshotStore:
     @on_first_rank
     def _open_draft(self, model: Model, state: TrainState) -> Opened | Saved:
         """Make the directory into which all ranks write."""
-        name = self._name(state)
+        name = self.free_name(state.position, bool(state.finished))
         try:
             disk.make_directories(self.directory)
             self._sliced.draft = snapshot_directory.SnapshotDraft(self.directory, name)
@@ -233,20 +254,25 @@ class SnapshotStore:
 
     def _write(self, save: SnapshotSave, model: Model, blocks: bool = False) -> Saved:
         """Write a snapshot, on any thread."""
-        name = self._name(save.state) if save.draft is None else save.draft.name
+        name = (
+            self.free_name(save.state.position, bool(save.state.finished))
+            if save.draft is None
+            else save.draft.name
+        )
         path = os.path.join(self.directory, name)
         if any(job.failed for job in save.earlier):
             self.note("skip", name=name, reason="a save that it depends on has failed")
             if save.draft is not None:
                 save.draft.discard()
             return Saved(path)
+        manifest, deleted = None, list[CheckpointInfo]()
         try:
             save.state.materialize()
             disk.make_directories(self.directory)
             manifest, reused = save.write(self.directory, name, self._unchanged, self.ranks)
-            self._apply_keep(bool(save.state.finished))
+            self._apply_keep(bool(save.state.finished), deleted)
         except OSError as error:
-            return self._place.failed(path, error)
+            return self.events.tell(self._place.failed(path, error), manifest, deleted)
         except Exception as error:
             return Saved(path, error=error)
         took_s = time.perf_counter() - save.started_s
@@ -254,20 +280,22 @@ class SnapshotStore:
         blocked_s = took_s if blocks else save.blocked_s
         self._place.note_saved(name, manifest, blocked_s, took_s, **more)
         self.mirror.upload(self.writer, model, path)
-        return Saved(path, committed=True, duration_s=took_s)
+        return self.events.tell(Saved(path, committed=True, duration_s=took_s), manifest, deleted)
 
-    def _apply_keep(self, finished: bool) -> None:
+    def _apply_keep(self, finished: bool, deleted: list[CheckpointInfo]) -> None:
         # a run cannot resume from its finished state if there are more epochs: keep one more
         for path in self.list_paths()[self.keep + finished :]:
             if self.mirror.is_putting(path):  # the next time
                 continue
-            self._delete(path)
+            self._delete(path, deleted)
             self.note("drop", name=os.path.basename(path), reason=f"keep={self.keep}")
 
-    def _delete(self, path: str) -> None:
+    def _delete(self, path: str, deleted: list[CheckpointInfo]) -> None:
+        infos = self.infos() if self.events.hears_of_deletions else ()
         self.mirror.drop(os.path.basename(path))
         if os.path.lexists(path):
             snapshot_directory.delete_snapshot(path)
+        deleted += [info for info in infos if info.path == path]
 
     @on_first_rank
     def wait_for_upload(self, limit_s: float) -> str:
@@ -277,14 +305,7 @@ class SnapshotStore:
             limit_s: How many seconds are left. If it takes longer, at the speed of the uploads
                 before, nothing is waited for.
         """
-        need_s = self.mirror.upload_s()
-        if need_s <= limit_s and self.writer.wait_for_upload(max(limit_s, 0.0)):
-            return ""
-        about = f"takes about {need_s:.1f} s" if need_s > limit_s else "has not ended"
-        return (
-            f"; saved on this disk only: the upload to {self.mirror.url} {about}, and "
-            f"{max(limit_s, 0.0):.1f} s were left"
-        )
+        return self.mirror.wait(self.writer, limit_s)
 
     def newest(self, fits: Callable[[TrainState], bool]) -> tuple[TrainState, str] | None:
         """Return the newest state that verifies and fits, with its path, or None.
@@ -310,7 +331,7 @@ class SnapshotStore:
     @on_first_rank
     def _newest(self, fits: Callable[[TrainState], bool], found: list[TrainState]) -> str | None:
         problems: list[str] = []
-        for path in candidates(self.directory, self.mirror):
+        for path in candidates(self.directory, self.mirror, self.branch):
             try:
                 self.mirror.ensure(path)
             except CorruptError as error:
@@ -338,39 +359,40 @@ class SnapshotStore:
         return None
 
     @on_first_rank
-    def clear(self) -> None:
-        """Delete our snapshots, journal and lock, and the directory if it is then empty."""
-        self.mirror.clear()
-        for _, path in snapshot_directory.list_snapshots(self.directory):
+    def clear(self) -> Saved:
+        """Delete our snapshots, journal and lock, and the directory if it is then empty.
+
+        If there are snapshots of other branches, those and the journal stay.
+
+        Returns:
+            What was deleted.
+        """
+        own, infos = self.list_paths(), self.infos()
+        others = [info.name for info in infos if info.path not in own]
+        gone = Saved(self.directory, deleted=tuple(i for i in infos if i.path in own))
+        self.mirror.clear([os.path.basename(path) for path in own] if others else None)
+        for path in filter(os.path.lexists, own):
             snapshot_directory.delete_snapshot(path)
         self.end()
-        metadata = os.path.join(self.directory, single_file.METADATA)
-        for name in (journal.NAME, single_file.REPORTED, single_file.BACKUP_LOCK):
-            disk.discard(os.path.join(metadata, name))
-        disk.remove_empty(metadata)
-        disk.remove_empty(self.directory)
+        if others:
+            _log.warning("%s stay in %s: they are of another branch", others, self.shown_directory)
+            return gone
+        self._place.remove()
+        return gone
 
     def note(self, event: str, **fields: Any) -> None:
         """Add a line to the journal."""
         if self.ranks.rank == 0:
             self._place.note(event, **fields)
 
-    def _name(self, state: TrainState) -> str:
-        position = state.position
-        base = f"epoch-{position.epoch:05d}-batch-{position.batch:07d}"
-        base = f"{base}-finished" if state.finished else base
-        name, number = base, 1
-        while os.path.lexists(os.path.join(self.directory, name)) or self.mirror.has(name):
-            number += 1
-            name = f"{base}-{number}"
-        return name
-
-    def _times(self) -> Iterator[float]:
-        yield from (info.saved_at for info in self.mirror.remote_only(()))
-        for _, path in snapshot_directory.list_snapshots(self.directory):
-            with contextlib.suppress(LoadError):
-                yield snapshot_directory.snapshot_manifest(path).saved_at
-
     def _manifest(self, model: Model, state: TrainState, reason: str) -> Manifest:
         """Return a manifest without its files."""
-        return manifest_for(model, state.position, state.logs, reason, save_time(self._times()))
+        return manifest_for(
+            model,
+            state.position,
+            state.logs,
+            reason,
+            self.time(),
+            run=self.branch or "",
+            metadata=self.events.metadata(),
+        )

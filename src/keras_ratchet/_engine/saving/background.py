@@ -28,6 +28,7 @@ from typing import Any
 
 from keras_ratchet._distributed.agreement import on_first_rank
 from keras_ratchet._distributed.one import One
+from keras_ratchet.types import CheckpointInfo
 
 _log = logging.getLogger("keras_ratchet")
 _SILENT_S = 10.0  # for which an upload is waited for without a word
@@ -59,6 +60,8 @@ class Saved:
         committed: Whether the checkpoint is there.
         uploaded: Whether it is on the store, too, or (with an error) was to be put there.
         duration_s: How long the save took, until it was on the disk.
+        info: What was committed, if the user wants to be told.
+        deleted: Likewise, what was deleted then.
     """
 
     path: str
@@ -67,6 +70,8 @@ class Saved:
     committed: bool = False
     uploaded: bool = False
     duration_s: float = 0.0
+    info: CheckpointInfo | None = None
+    deleted: tuple[CheckpointInfo, ...] = ()
 
     def __bool__(self) -> bool:
         return self.committed

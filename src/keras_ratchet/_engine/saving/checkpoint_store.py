@@ -12,6 +12,7 @@ from keras_ratchet._distributed.agreement import on_first_rank
 from keras_ratchet._distributed.one import One
 from keras_ratchet._engine.capture.finite import FiniteWatch
 from keras_ratchet._engine.capture.variable_buffers import VariableBuffers
+from keras_ratchet._engine.saving import file_names
 from keras_ratchet._engine.saving.background import (
     BackgroundWriter,
     Saved,
@@ -19,6 +20,7 @@ from keras_ratchet._engine.saving.background import (
     drain,
     runs_in_background,
 )
+from keras_ratchet._engine.saving.events import Events
 from keras_ratchet._engine.saving.locked_directory import LockedDirectory
 from keras_ratchet._engine.saving.model_file import (
     freeze_model,
@@ -46,7 +48,6 @@ from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import ConfigError
 from keras_ratchet.policy import naming
-from keras_ratchet.policy.monitor import missing_message
 from keras_ratchet.policy.retention import Ranking, Retention
 from keras_ratchet.types import CheckpointInfo, Model, Moment
 
@@ -64,6 +65,7 @@ class CheckpointStore:
         holds: What is in the files; with "model" the whole one, even in a `.weights.h5`.
         background: Whether files are written in the background; None for large ones.
         mirror: The store to which they go.
+        events: What the user is told of it.
 
     Attributes:
         run: The run that the files are saved for. Files that other runs saved under this template
@@ -79,6 +81,7 @@ class CheckpointStore:
     holds: Holds = "weights"
     background: bool | None = None
     mirror: NoMirror = field(default_factory=NoMirror)
+    events: Events = field(default_factory=Events)
     run: str = field(default="", init=False)
     writer: BackgroundWriter = field(default_factory=BackgroundWriter, init=False)
     watch: FiniteWatch = field(default_factory=FiniteWatch, init=False)
@@ -248,18 +251,7 @@ class CheckpointStore:
 
     def path_of(self, moment: Moment) -> str:
         """Return the file that a moment is saved to; warn once of each metric that is missing."""
-        position = moment.position
-        values: dict[str, float] = {"epoch": moment.epoch + 1}
-        if position.batch:
-            values["batch"] = position.batch
-        values |= moment.metrics
-        path, missing = naming.render(self.template, values)
-        for name in missing:
-            if name in naming.fields(os.path.dirname(self.template)) and "val_" not in name:
-                raise ConfigError(naming.unknown_directory_message(self.template, name))
-            what = missing_message(name, values)
-            self.warn_once(name, f"filepath {self.template!r}: {what}")
-        return path
+        return file_names.path_of(self.template, moment, self.warn_once)
 
     def gather(self, model: Model) -> None:
         """Give rank 0 what is split over processes, for the next `save`; all ranks call this."""
@@ -324,8 +316,16 @@ class CheckpointStore:
     def _manifest(self, model: Model, moment: Moment, reason: str) -> Manifest:
         """Return a manifest without its files."""
         self._newest_s = save_time([self._newest_s])
-        own = {"ranking": self.ranking.metrics, "series": self.name, "run": self.run}
-        return manifest_for(model, moment.position, moment.metrics, reason, self._newest_s, **own)
+        return manifest_for(
+            model,
+            moment.position,
+            moment.metrics,
+            reason,
+            self._newest_s,
+            ranking=self.ranking.metrics,
+            metadata=self.events.metadata(),
+            **{"series": self.name, "run": self.run},
+        )
 
     def _write(self, save: PendingSave, model: Model, blocks: bool = False) -> Saved:
         """Write a file, on any thread."""
@@ -359,7 +359,8 @@ class CheckpointStore:
         self._catalog.forget(os.path.basename(save.path))
         problem = self._retaining.end_save(manifest, self.list_own, self._resumed_from, self._drop)
         self.mirror.upload(self.writer, model, save.path, save.preserves_others)
-        return Saved(save.path, error=problem, committed=True, duration_s=took_s)
+        saved = Saved(save.path, error=problem, committed=True, duration_s=took_s)
+        return self.events.tell(saved, manifest, self._retaining.deleted)
 
     def _preserve(self, path: str, save: PendingSave) -> None:
         """Give a file of another run another name, just before a save takes its place."""
@@ -377,14 +378,15 @@ class CheckpointStore:
         self._latest.checked.wait()
         return self._latest.bad_weight is None
 
-    def _drop(self, info: CheckpointInfo, reason: str) -> None:
-        """Delete a file, unless it has changed since we wrote it."""
+    def _drop(self, info: CheckpointInfo, reason: str) -> bool:
+        """Delete a file, unless it has changed since we wrote it; return whether it is gone."""
         if os.path.exists(info.path) and not delete_unless_changed(info):
             _log.warning("%s has changed since it was saved, so it is not deleted", info.path)
-            return
+            return False
         self.mirror.drop(info.name)
         self.note("drop", name=info.name, reason=reason, epoch=info.position.epoch)
         _log.info("deleted %s: %s", info.path, reason)
+        return True
 
     def note(self, event: str, **fields: Any) -> None:
         """Add a line to the journal."""

@@ -37,6 +37,7 @@ class Checkpointer:
     Attributes:
         best: The value that the first metric has to beat, or None.
         failed: The moment of the last save if it failed.
+        saved: The moment of the last save in this run that did not.
         save_s: How long the last save took until it was on the disk.
     """
 
@@ -46,6 +47,7 @@ class Checkpointer:
     say: Callable[[str], None]
     skip_if_busy: bool = False
     failed: Moment | None = None
+    saved: Moment | None = None
     save_s: float = 0.0
     best: float | None = None
     _best_metrics: Mapping[str, float] = field(default_factory=dict)
@@ -64,7 +66,7 @@ class Checkpointer:
             fresh: Whether it is; None to decide by `provenance.earlier`.
             initial_epoch: Index of the first epoch.
         """
-        self._notice, self._resumed = "", False
+        self._notice, self._resumed, self.saved = "", False, None
         if self.store.run and not fresh:  # the same callback once more: as in Keras
             self._continues = True
             return
@@ -293,8 +295,11 @@ class Checkpointer:
             return
         if not saved:
             self._restore_previous_best()
+        elif self._pending is not None:
+            self.saved = self._pending[0]
         self._pending = None
         self.save_s = saved.duration_s or self.save_s
+        self.store.events.deliver(saved, self.store.ranks)
         if saved.bad_weight is not None:
             self.store.note("skip", reason=str(saved), epoch=_epoch_of(self.failed))
             self.store.warn_once(
@@ -308,6 +313,17 @@ class Checkpointer:
             self.store.warn_once(f"{saved.error.errno}", message, per_run=True)
         else:
             raise saved.error
+
+    def left_unsaved(self, last: Moment | None) -> Moment | None:
+        """Return the moment that is not saved when training ends, or None.
+
+        Args:
+            last: The last one, if no save of it has returned.
+        """
+        moment = last or self.failed
+        if moment is None or self.saved is None or moment.position != self.saved.position:
+            return moment
+        return None
 
     def _restore_previous_best(self) -> None:
         """Restore what was best before a save that has failed."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from keras_ratchet._engine.saving.background import Saved
 from keras_ratchet._engine.saving.model_file import save_error
-from keras_ratchet._storage import journal, single_file
+from keras_ratchet._storage import disk, journal, single_file
 from keras_ratchet._storage.lock import FileLock
 from keras_ratchet._storage.manifest import Manifest
 from keras_ratchet._warn import warn
@@ -53,6 +53,14 @@ class LockedDirectory:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+    def remove(self) -> None:
+        """Delete journal and lock of a directory of snapshots, and the directory if it is empty."""
+        metadata = os.path.join(self.path, single_file.METADATA)
+        for name in (journal.NAME, single_file.REPORTED, single_file.BACKUP_LOCK):
+            disk.discard(os.path.join(metadata, name))
+        disk.remove_empty(metadata)
+        disk.remove_empty(self.path)
 
     def restore(self) -> None:
         """Make the directory again, with a warning, if it was deleted during the run."""

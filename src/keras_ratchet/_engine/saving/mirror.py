@@ -287,8 +287,28 @@ class Mirror(NoMirror):
             return 0.0
         return float(sum(i.size_bytes for i in self._replica.pending())) / self._bytes_per_s
 
-    def clear(self) -> None:
-        """Delete the series from the store.
+    def wait(self, writer: BackgroundWriter, limit_s: float) -> str:
+        """Wait until what was saved is on the store; return what to say if it is not, else "".
+
+        Args:
+            writer: What uploads it.
+            limit_s: How many seconds are left. If it takes longer, at the speed of the uploads
+                before, nothing is waited for.
+        """
+        need_s = self.upload_s()
+        if need_s <= limit_s and writer.wait_for_upload(max(limit_s, 0.0)):
+            return ""
+        about = f"takes about {need_s:.1f} s" if need_s > limit_s else "has not ended"
+        return (
+            f"; saved on this disk only: the upload to {self.url} {about}, and "
+            f"{max(limit_s, 0.0):.1f} s were left"
+        )
+
+    def clear(self, names: Collection[str] | None = None) -> None:
+        """Delete the series from the store, or some of its checkpoints.
+
+        Args:
+            names: Which; None for all.
 
         Raises:
             SaveError: If the store refuses.
@@ -296,7 +316,12 @@ class Mirror(NoMirror):
         if self._replica is None:
             return
         try:
-            self._replica.clear()
+            if names is None:
+                self._replica.clear()
+                return
+            for name in names:
+                self._replica.drop(name)
+            self._replica.push(False, _ignore)
         except RatchetError:
             raise
         except Exception as error:

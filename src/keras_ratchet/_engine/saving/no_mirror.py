@@ -67,7 +67,11 @@ class NoMirror:
     def push_now(self) -> None:
         """Do nothing."""
 
-    def clear(self) -> None:
+    def wait(self, writer: BackgroundWriter, limit_s: float) -> str:
+        """Return "": there is nothing to wait for."""
+        return ""
+
+    def clear(self, names: Collection[str] | None = None) -> None:
         """Do nothing."""
 
     def shown(self, path: str) -> str:

@@ -22,6 +22,9 @@ class Retaining:
     others do to the files meanwhile is seen by the time of the last change of `.ratchet`. File
     systems count it in steps of some milliseconds, so it may miss what happens right after a save:
     then a file that has to go stays longer. Nothing is deleted without a look at the directory.
+
+    Attributes:
+        deleted: What was deleted after the last save.
     """
 
     def __init__(self) -> None:
@@ -30,6 +33,7 @@ class Retaining:
         self._metadata = ""
         self._count: int | None = None  # of the run's files; None if unknown
         self._changed_ns: int | None = None
+        self.deleted: list[CheckpointInfo] = []
 
     def begin_save(self, directory: str, rule: Retention | None, ranking: Ranking) -> None:
         """Look, before a save, whether somebody else has changed something.
@@ -42,14 +46,14 @@ class Retaining:
         self._metadata = os.path.join(directory, METADATA)
         if ranking != self._ranking or self._changed_ns != self._last_change():
             self._count = None
-        self._rule, self._ranking = rule, ranking
+        self._rule, self._ranking, self.deleted = rule, ranking, []
 
     def end_save(
         self,
         manifest: Manifest,
         list_own: Callable[[], list[CheckpointInfo]],
         resumed_from: str | None,
-        drop: Callable[[CheckpointInfo, str], None],
+        drop: Callable[[CheckpointInfo, str], bool],
     ) -> SaveError | None:
         """Delete, after a save, the files that the rule does not keep; return what went wrong.
 
@@ -57,7 +61,7 @@ class Retaining:
             manifest: What was saved.
             list_own: Lists the files of this run.
             resumed_from: Name of the file that the model was loaded from, which stays.
-            drop: Deletes a file, for a reason.
+            drop: Deletes a file, for a reason; returns whether it is gone.
         """
         if self._rule is None:
             return None
@@ -73,14 +77,15 @@ class Retaining:
         rule: Retention,
         infos: list[CheckpointInfo],
         resumed_from: str | None,
-        drop: Callable[[CheckpointInfo, str], None],
+        drop: Callable[[CheckpointInfo, str], bool],
     ) -> SaveError | None:
         self._count = None
         decisions = plan(infos, rule, self._ranking, time.time(), resumed_from)
         others = [decision for decision in decisions if not decision.keep]
         for decision in others:
             try:
-                drop(decision.checkpoint, decision.reason)
+                if drop(decision.checkpoint, decision.reason):
+                    self.deleted.append(decision.checkpoint)
             except OSError as error:
                 what = f"saved, but could not delete {decision.checkpoint.path!r}"
                 return caused(SaveError(error.errno, f"{what}: {error.strerror}"), error)

@@ -31,6 +31,7 @@ from keras_ratchet._storage.manifest import (
     Manifest,
     check_name,
     check_seal,
+    checked_metadata,
     manifest_of_bytes,
     seal,
 )
@@ -193,7 +194,8 @@ def _summaries(data_id: str, record: Record) -> list[list[Any]]:
     size = sum(entry.size_bytes for entry in m.files.values())
     head = [record.name, int(record.is_directory), data_id, m.saved_at, m.run, size]
     whole = [*head, where, metrics, m.ranking, m.reason, m.series, m.fingerprint, dict(m.versions)]
-    whole += [borrowed] if (borrowed := record.borrowed(data_id)) else []
+    borrowed, metadata = record.borrowed(data_id), dict(m.metadata)
+    whole += [borrowed, metadata] if metadata else [borrowed] if borrowed else []
     return [whole, [*head, where], head]
 
 
@@ -277,6 +279,7 @@ def _info(data: list[Any], url: str) -> CheckpointInfo:
             "series": str(data[10]),
             "fingerprint": str(data[11]),
             "versions": {str(k): str(v) for k, v in data[12].items()},
+            "metadata": checked_metadata(data[14]) if len(data) > 14 else {},
         }
     return CheckpointInfo(
         name,
