@@ -296,7 +296,9 @@ def test_a_training_is_followed_from_another_thread_to_its_end(backup, tmp_path)
     model.compile("sgd", "mse")
     callbacks = [ModelCheckpoint(tmp_path / "run" / "e{epoch}.keras")]
     callbacks += [BackupAndRestore(tmp_path / "run")] * backup
-    model.fit(np.zeros((8, 2)), np.zeros((8, 1)), epochs=3, verbose=0, callbacks=callbacks)
+    model.fit(
+        np.zeros((8, 2)), np.zeros((8, 1)), epochs=3, verbose=0, shuffle=False, callbacks=callbacks
+    )
     started = time.monotonic()
     evaluator.join(60)
     assert time.monotonic() - started < 30  # by the end of the run, not by the limit

@@ -90,7 +90,7 @@ def test_a_torn_line_is_no_mark(tmp_path):
         (np.float32([np.nan, np.inf]), np.float32([np.nan, np.inf]), 0.0),
         (np.float32([np.nan]), np.float32([1]), np.inf),
         (np.int32([3]), np.int32([5]), 2.0),
-        (np.uint32([3]), np.uint32([5]), None),
+        (np.array(["a"]), np.array(["b"]), None),
         (np.zeros(2), np.zeros(3), None),
         (np.zeros(0), np.zeros(0), 0.0),
         (np.uint16([0x3F80]).view("V2"), np.uint16([0x4000]).view("V2"), 1.0),

@@ -2,7 +2,7 @@
 
 It saves after every second step, and resumes from what it has saved. Its arguments break it:
 
-    doctor_script.py [unseeded | order | noise | stream | closure | lines | position | slow-save ...]
+    doctor_script.py [unseeded | order | noise | stream | closure | lines | position ...]
 """
 
 import json

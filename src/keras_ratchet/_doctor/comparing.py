@@ -26,6 +26,7 @@ _VARIABLES = ("model", "optimizers", "metrics")
 _TIME = re.compile(
     r"(^|[._])(saved_at|started_at|time|times|timestamp|seconds|elapsed\w*|duration|wall\w*)$"
 )
+_SEEDS = "seed_generator_state"
 _SHOWN = 40  # characters of a value
 
 
@@ -43,7 +44,8 @@ def compare_ends(whole: Training, other: Training) -> list[PartOutcome]:
             compared += len(_values(one, part))
             for difference in _differences(one, two, part):
                 name = paths.get(fit, {}).get(difference.name, difference.name)
-                found.append(replace(difference, name=prefix + name))
+                by = None if name.endswith(_SEEDS) else difference.by  # which is no amount
+                found.append(replace(difference, name=prefix + name, by=by))
         if compared or found:
             status = DIFFERS if found else EQUAL
             outcomes.append(PartOutcome(part, status, compared, tuple(found)))
@@ -124,7 +126,7 @@ def array_distance(a: Any, b: Any) -> float | None:
         return None
     if a.dtype.kind == "V" and a.dtype.itemsize == 2:  # how NumPy stores bfloat16
         a, b = (x.view(ml_dtypes.bfloat16).astype(np.float32) for x in (a, b))
-    if a.dtype.kind in "VSUOu":  # unsigned: seeds, which are no amounts
+    if a.dtype.kind in "VSUO":
         return None
     one, two = (x.astype(np.complex128 if x.dtype.kind == "c" else np.float64) for x in (a, b))
     with np.errstate(invalid="ignore"):

@@ -232,14 +232,16 @@ def _save_of(events: Sequence[Event], info: CheckpointInfo | None) -> Event:
 
 def _drafts(directory: str) -> list[Draft]:
     """Return the drafts in a directory, by name."""
-    found = []
+    entries: list[os.DirEntry[str]] = []
     with contextlib.suppress(OSError):
-        for entry in os.scandir(directory):
-            match = LEFTOVER.fullmatch(entry.name)
-            if match and entry.name.startswith(DRAFT_PREFIX):
-                with contextlib.suppress(OSError):  # committed or removed meanwhile
-                    found.append(_draft(match["name"], entry))
-    return sorted(found, key=lambda draft: draft.name)
+        entries = [e for e in os.scandir(directory) if e.name.startswith(DRAFT_PREFIX)]
+    found = []
+    for entry in sorted(entries, key=lambda entry: entry.name):
+        match = LEFTOVER.fullmatch(entry.name)
+        if match:
+            with contextlib.suppress(OSError):  # committed or removed meanwhile
+                found.append(_draft(match["name"], entry))
+    return found
 
 
 def _draft(name: str, entry: os.DirEntry[str]) -> Draft:

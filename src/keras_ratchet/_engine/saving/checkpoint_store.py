@@ -316,16 +316,9 @@ class CheckpointStore:
     def _manifest(self, model: Model, moment: Moment, reason: str) -> Manifest:
         """Return a manifest without its files."""
         self._newest_s = save_time([self._newest_s])
-        return manifest_for(
-            model,
-            moment.position,
-            moment.metrics,
-            reason,
-            self._newest_s,
-            ranking=self.ranking.metrics,
-            metadata=self.events.metadata(),
-            **{"series": self.name, "run": self.run},
-        )
+        own: dict[str, Any] = {"ranking": self.ranking.metrics, "series": self.name}
+        own |= {"run": self.run, "metadata": self.events.metadata()}
+        return manifest_for(model, moment.position, moment.metrics, reason, self._newest_s, **own)
 
     def _write(self, save: PendingSave, model: Model, blocks: bool = False) -> Saved:
         """Write a file, on any thread."""
