@@ -41,14 +41,19 @@ class Probe(keras.callbacks.Callback):
         self._epoch = 0
         self._has_begun = self._validates = False
 
+    def set_model(self, model: Any) -> None:
+        """Store the model; on jax Keras brings its variables up to date whenever it is asked."""
+        super().set_model(model)
+        self._trained = self.model
+
     def on_train_begin(self, logs: Any = None) -> None:
         """Note how everything is before a state is restored."""
         self._fit, self._process.fits = self._process.fits, self._process.fits + 1
         self._has_begun, self._validates, self._epoch = False, False, 0
         others = [c for c in self._list.callbacks if c is not self and not _is_ours_inside(c)]
         self._states = CallbackStates([c for c in others if c is not self._backup])
-        self._closures = Closures([*others, self._model, *getattr(self._model, "layers", ())])
-        self._batches = Batches(self._model)
+        self._closures = Closures([*others, self._trained, *getattr(self._trained, "layers", ())])
+        self._batches = Batches(self._trained)
 
     @property
     def _backup(self) -> Any:
@@ -70,8 +75,8 @@ class Probe(keras.callbacks.Callback):
             resumed=resumed and {"epoch": resumed.epoch, "batch": resumed.batch},
             epochs=params.get("epochs"),
             steps=params.get("steps"),
-            variables=values.digests(values.arrays_of(self._model, self._places)),
-            paths=values.paths_of(self._model, self._places),
+            variables=values.digests(values.arrays_of(self._trained, self._places)),
+            paths=values.paths_of(self._trained, self._places),
             streams=values.streams(),
         )
 
@@ -103,16 +108,16 @@ class Probe(keras.callbacks.Callback):
             epoch=self._epoch,
             batch=batch,
             step=done,
-            variables=values.digests(values.arrays_of(self._model, self._places)),
+            variables=values.digests(values.arrays_of(self._trained, self._places)),
             streams=values.streams(),
-            rate=values.learning_rate(self._model),
+            rate=values.learning_rate(self._trained),
             data=data,
             samples=samples,
             logs=_numbers(logs),
         )
         most = self._process.options.get("steps")
         if most and done is not None and done >= most:
-            self._model.stop_training = True
+            self._trained.stop_training = True
 
     def _steps_done(self, batch: int) -> int | None:
         """Return how many steps of the whole run are done, if the length of an epoch is known."""
@@ -137,7 +142,7 @@ class Probe(keras.callbacks.Callback):
         self._process.mark("epoch_end", fit=self._fit, epoch=epoch, logs=_numbers(logs))
         most = self._process.options.get("epochs")
         if most and epoch + 1 >= most:
-            self._model.stop_training = True
+            self._trained.stop_training = True
 
     def on_train_end(self, logs: Any = None) -> None:
         """Note everything that the run ends with."""
@@ -145,7 +150,7 @@ class Probe(keras.callbacks.Callback):
         assert self._batches is not None and self._states is not None
         assert self._closures is not None
         self._batches.unwatch()
-        arrays = values.arrays_of(self._model, self._places)
+        arrays = values.arrays_of(self._trained, self._places)
         name = f"fit-{self._fit}.npz"
         np.savez(self._process.path(name), **{k.replace("/", "|"): v for k, v in arrays.items()})  # type: ignore[arg-type]
         self._process.mark(
@@ -173,7 +178,7 @@ class Probe(keras.callbacks.Callback):
         history = states.pop("keras.src.callbacks.history.History#1", {})
         return {
             "model": rest,
-            "optimizers": optimizers | values.torch_optimizers(self._model),
+            "optimizers": optimizers | values.torch_optimizers(self._trained),
             "metrics": metrics,
             "history": dict(history.get("history", {})),
             "callbacks": values.flat({_short_name(key): state for key, state in states.items()}),
@@ -203,7 +208,7 @@ class Probe(keras.callbacks.Callback):
 
     def _attributes(self) -> dict[str, str]:
         watched = getattr(self._resumer, "attributes", None)
-        return values.flat(watched.capture(self._model)) if watched is not None else {}
+        return values.flat(watched.capture(self._trained)) if watched is not None else {}
 
 
 def _is_ours_inside(callback: Any) -> bool:
