@@ -19,7 +19,7 @@ export JAX_PLATFORMS ?= cpu
 #                      only the tests in which that makes a difference
 #   LONG=1             test-resume, test-ranks: hundreds of SIGKILLs instead of tens
 #   NEXT=1             any of them: with keras-nightly
-.PHONY: demo demo-ranks test test-backend test-resume test-ranks test-integrations test-all lint test-wheel test-floors hunt \
+.PHONY: demo demo-ranks test test-backend test-resume test-ranks test-integrations doctor-examples test-all lint test-wheel test-floors hunt \
   bench bench-costs bench-stopping bench-stores clean
 
 demo: $(STAMP)
@@ -93,6 +93,13 @@ $(INTEGRATIONS)/.installed: constraints-integrations.txt $(STAMP)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-compile \
 	  --target $(INTEGRATIONS) -r constraints-integrations.txt
 	touch $@
+
+# Each example that trains in one process, under the doctor: for the public CI, as it takes long
+EXAMPLES ?= digits text audio custom_loop
+
+doctor-examples: $(STAMP)
+	cd examples && for example in $(EXAMPLES); do KERAS_BACKEND=torch $(abspath $(BIN))/ratchet doctor \
+	  --kills 3 --epochs 3 --seed 1 -- $(abspath $(BIN))/python $$example.py || exit 1; done
 
 # What has to pass before a change lands, in under an hour on two cores: two parts at a time, the
 # longest first. It is all of test and test-resume on PyTorch; on the other backends test-backend

@@ -24,6 +24,7 @@ class Span:
         number: How many such marks there were up to then, itself included.
         begins_s: When, in seconds since the process was started.
         length_s: How long it took.
+        unsaved: How many steps had been done since the last save: a kill makes them done again.
     """
 
     kind: str
@@ -31,6 +32,7 @@ class Span:
     number: int
     begins_s: float
     length_s: float
+    unsaved: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +63,21 @@ def spans_of(marks: Sequence[Mark], began_at: float) -> dict[str, list[Span]]:
     """
     spans: dict[str, list[Span]] = {kind: [] for kind in KINDS}
     counts: Counter[str] = Counter()
-    open_spans: dict[str, tuple[str, int, float]] = {}
+    open_spans: dict[str, tuple[str, int, float, int]] = {}
+    unsaved = 0
     has_begins = any(mark.kind == "batch_begin" for mark in marks)
 
     def close(kind: str, at: float) -> None:
         if begun := open_spans.pop(kind, None):
-            spans[kind].append(Span(kind, *begun[:2], begun[2] - began_at, at - begun[2]))
+            what, number, since, steps = begun
+            spans[kind].append(Span(kind, what, number, since - began_at, at - since, steps))
 
     def begin(kind: str, mark: Mark) -> None:
-        open_spans[kind] = (mark.kind, counts[mark.kind], mark.t)
+        open_spans[kind] = (mark.kind, counts[mark.kind], mark.t, unsaved)
 
     for mark in marks:
         counts[mark.kind] += 1
+        unsaved = 0 if mark.kind == "save_end" else unsaved + (mark.kind == "step")
         if closes := _CLOSES.get(mark.kind):
             for kind in closes:
                 close(kind, mark.t)
@@ -147,8 +152,14 @@ def earlier(spans: Mapping[str, Sequence[Span]], missed: Instant, random: Random
 
 
 def _within(spans: Sequence[Span], random: Random) -> Instant:
-    """Return an instant in one of the spans; `ANYWHERE` is uniform in time."""
+    """Return an instant in one of the spans; `ANYWHERE` is uniform in time.
+
+    In a batch it is one after which steps have to be done again, if there is one: what was not
+    saved shows then only.
+    """
     first = spans[0]
+    if first.kind == "in a batch":
+        spans = [s for s in spans if s.unsaved] or spans
     weights = [max(s.length_s, 0.0) for s in spans]
     if first.kind == ANYWHERE and sum(weights) > 0:
         span = random.choices(spans, weights)[0]

@@ -157,7 +157,14 @@ def finding_lines(found: Examination) -> list[Line]:
 def _notes(found: Examination) -> list[str]:
     compared = [c for c in (found.whole, *(k.comparison for k in found.kills)) if c is not None]
     notes = dict.fromkeys(f"{p.part}: {p.note}" for c in compared for p in c.parts if p.note)
-    return [*found.notes, *notes]
+    return [*found.notes, *notes, *_of_luck(found)]
+
+
+def _of_luck(found: Examination) -> list[str]:
+    """Return a sentence if no step was trained twice: what a script does then was not tried."""
+    if not found.kills or any(kill.lost_steps for kill in found.kills):
+        return []
+    return ["No kill came after steps that were not saved yet. More of them: --kills."]
 
 
 def cost_line(cost: SaveCost) -> str:
@@ -176,7 +183,7 @@ def _lost_line(kills: Sequence[Kill]) -> str:
     worst = max(kills, key=lambda kill: kill.lost_s)
     mean = sum(steps) / len(steps)
     return (
-        f"A kill costs {mean:.1f} steps on average, at most {count(max(steps), 'step')} "
+        f"A kill costs {mean:.3g} steps on average, at most {count(max(steps), 'step')} "
         f"({seconds(worst.lost_s)} of training), and the start of the script."
     )
 
