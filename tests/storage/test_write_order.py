@@ -129,4 +129,4 @@ def test_every_event_of_the_journal_has_a_colour_and_a_sentence():
         event = {name: "why" for name in re.findall(r"`(\w+)`", members)}
         if "metrics" in event:
             event["metrics"] = {"loss": 1.0}
-        assert history._what({**event, "event": kind}), kind
+        assert history.sentence({**event, "event": kind}), kind

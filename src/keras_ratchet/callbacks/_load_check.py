@@ -97,8 +97,9 @@ class LoadCheck:
             return
         self._is_done = True
         reason = outcome.problem or _how(outcome)
+        directory = self._info.path.rpartition(self._info.name)[0]
         journal.append(
-            self._info.path.rpartition(self._info.name)[0],
+            directory,
             "check_load",
             series=self._info.series,
             name=self._info.name,
