@@ -5,10 +5,15 @@ import os
 import sys
 from pathlib import Path
 
+import keras
+import pytest
 from click.testing import CliRunner
 
+import keras_ratchet
 from keras_ratchet._engine.saving.place import place_of
+from keras_ratchet._probe.process import refuse_keras_backups
 from keras_ratchet.cli import main
+from keras_ratchet.errors import ConfigError
 
 SCRIPT = """
 import os
@@ -48,16 +53,47 @@ def test_a_real_script_that_is_killed_ends_as_a_whole_one_does(tmp_path, monkeyp
     assert not mine.exists() and os.listdir(here) == ["train.py"]
 
 
-def test_in_place_nothing_is_saved_where_the_user_s_snapshots_are(tmp_path, monkeypatch):
-    def place(path):
-        return Path(place_of(str(path), "backup_dir", None, None, False)[0])
+def place(path):
+    return Path(place_of(str(path), "backup_dir", None, None, False)[0])
 
+
+def test_in_place_nothing_is_saved_where_the_user_s_snapshots_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     outside = tmp_path / "outside"
     assert place("backup") == Path("backup")
     monkeypatch.setenv("RATCHET_DOCTOR_OUTSIDE", str(outside))
-    assert place("backup") == Path("backup")
-    assert place(tmp_path / "backup").is_relative_to(outside)
-    assert place("s3://bucket/run").is_relative_to(outside)
-    monkeypatch.setenv("RATCHET_DOCTOR_IN_PLACE", "1")
+    assert place("backup").is_relative_to(outside)
     assert place("backup") == place(tmp_path / "backup")
+    assert place("s3://bucket/run").is_relative_to(outside)
+
+
+def test_in_a_scratch_directory_a_path_that_leads_out_of_it_is_saved_elsewhere(
+    tmp_path, monkeypatch
+):
+    outside, work, mine = (tmp_path / name for name in ("outside", "work", "mine"))
+    work.mkdir()
+    (mine / "sub").mkdir(parents=True)
+    (work / "runs").symlink_to(mine)
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("RATCHET_DOCTOR_OUTSIDE", str(outside))
+    monkeypatch.setenv("RATCHET_DOCTOR_SCRATCH", str(work))
+    for inside in ("backup", work / "backup"):
+        assert place(inside) == Path(inside)
+    for beyond in ("runs/backup", work / "runs" / "backup", "../mine/backup", mine / "backup"):
+        assert place(beyond) == outside / mine.relative_to("/") / "backup"
+    monkeypatch.chdir(mine / "sub")  # what a script does that wants to be where it lies
+    assert place("../backup") == outside / mine.relative_to("/") / "backup"
+
+
+def test_a_backup_of_keras_outside_of_the_scratch_directory_is_refused(tmp_path, monkeypatch):
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "link").symlink_to(tmp_path)
+    monkeypatch.chdir(work)
+    theirs, ours = keras.callbacks.BackupAndRestore, keras_ratchet.BackupAndRestore
+    refuse_keras_backups([theirs(str(tmp_path / "backup"))])  # no doctor
+    monkeypatch.setenv("RATCHET_DOCTOR_SCRATCH", str(work))
+    refuse_keras_backups([theirs("backup"), ours(tmp_path / "ours"), keras.callbacks.Callback()])
+    for outside in (str(tmp_path / "backup"), "link/backup"):
+        with pytest.raises(ConfigError, match="delete it"):
+            refuse_keras_backups([theirs(outside)])

@@ -47,6 +47,25 @@ def test_links_lead_where_they_led(mine, tmp_path):
     assert (target / "data").resolve() == (tmp_path / "elsewhere").resolve()
 
 
+def test_links_inside_lead_to_the_copies(mine, tmp_path):
+    (mine / "data.csv").symlink_to("src/data.csv")
+    (mine / "code").symlink_to(mine / "src")
+    (mine / "again").symlink_to("data.csv")
+    target, _ = copied(mine, tmp_path)
+    for name in ("data.csv", "code/data.csv", "again"):
+        assert (target / name).resolve() == (target / "src" / "data.csv").resolve()
+
+
+def test_a_file_that_is_changed_through_a_link_is_found(mine, tmp_path):
+    (tmp_path / "log.txt").write_text("")
+    (mine / "log.txt").symlink_to("../log.txt")
+    plan = scratch.plan_of(str(mine))
+    target, _ = copied(mine, tmp_path)
+    assert plan.changed() == []
+    (target / "log.txt").write_text("a line")
+    assert plan.changed() == ["log.txt"]
+
+
 def test_noise_and_what_would_be_resumed_is_left_out(mine, tmp_path):
     for name in (".git", "node_modules", "__pycache__", "env", "run"):
         (mine / name).mkdir()
@@ -84,3 +103,22 @@ def test_paths_in_a_command_lead_into_the_copy(mine, tmp_path):
         str(tmp_path / "other.py"),
         *("--lr=0.1", "src", "/nowhere"),
     ]
+
+
+def test_a_script_that_was_copied_is_run_from_its_copy(mine, tmp_path):
+    (mine / "run.sh").write_text("#!/bin/sh\n")
+    (mine / "python").write_bytes(b"\x7fELF")
+    target, _ = copied(mine, tmp_path)
+    for program in ("./run.sh", str(mine / "run.sh")):
+        assert scratch.command_in([program], str(mine), str(target)) == [str(target / "run.sh")]
+    for program in ("./python", "python", "/bin/sh"):
+        [found] = scratch.command_in([program], str(mine), str(target))
+        assert not found.startswith(str(target))
+
+
+def test_a_file_that_is_deleted_meanwhile_is_left_out(mine, tmp_path):
+    plan = scratch.plan_of(str(mine))
+    (mine / "train.py").unlink()
+    assert scratch.mirror(plan, str(tmp_path / "scratch")).keys() == {
+        os.path.join("src", "data.csv")
+    }

@@ -17,6 +17,7 @@ from support.sources import numpy_arrays
 
 import keras_ratchet
 from keras_ratchet._engine.resume.callback_states import CallbackStates
+from keras_ratchet._engine.resume.closures import Closures
 from keras_ratchet._engine.resume.state_codec import decode, encode
 
 C = keras.callbacks
@@ -304,6 +305,26 @@ def test_state_that_only_a_function_has_is_named(tmp_path):
     (said,) = [str(w.message) for w in caught if "is lost" in str(w.message)]
     assert "interrupted: count, in the closure of step (test_callbacks.py:" in said
     assert "untouched" not in said
+
+
+def test_functions_of_one_factory_are_not_taken_for_one_another():
+    def printing(name):
+        return C.LambdaCallback(on_train_batch_end=lambda batch, logs: print(name))
+
+    assert not Closures([printing("a"), printing("b")]).changed()
+
+
+def test_what_a_function_sees_is_looked_at_and_not_printed():
+    class Silent(list):
+        def __repr__(self):
+            raise AssertionError("this is long")
+
+    text, data = "x" * 100_000, [Silent(range(1000))]
+    few = Silent([1])
+    callback = C.LambdaCallback(on_train_batch_end=lambda batch, logs: print(text, data, few))
+    closures = Closures([callback])
+    data.append(0)
+    assert len(closures.changed()) == 1
 
 
 class Slotted:

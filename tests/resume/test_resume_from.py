@@ -2,6 +2,7 @@
 
 import shutil
 
+import fsspec
 import pytest
 from click.testing import CliRunner
 from support.resuming import Kill, Script, scramble
@@ -240,3 +241,44 @@ def test_a_branch_from_a_store_and_on_one(script, source, tmp_path, monkeypatch)
     assert remote.run(**asked).differences(whole) == []
     infos = keras_ratchet.checkpoints(remote.directory)
     assert {info.run.partition("@")[0] for info in infos} == {THIRD}
+
+
+def test_a_source_that_is_gone_from_its_store_does_not_stop_its_branch(
+    script, source, tmp_path, monkeypatch
+):
+    directory, whole = source
+    monkeypatch.setenv("RATCHET_CACHE", str(tmp_path / "cache"))
+    url = f"memory://{tmp_path.name}/run"
+    assert CliRunner().invoke(main, ["push", directory, url]).exit_code == 0
+    branch = elsewhere(script, tmp_path)
+    asked = {"resume_from": f"{url}/{THIRD}"}
+    assert branch.run(Kill(epoch=2), **asked) is None
+    fsspec.filesystem("memory").rm(f"/{tmp_path.name}/run", recursive=True)
+    with pytest.warns(UserWarning, match="no longer there"):
+        assert branch.run(**asked).differences(whole) == []
+
+
+def test_on_a_store_only_the_branch_is_deleted(script, source, tmp_path, monkeypatch):
+    directory, _ = source
+    monkeypatch.setenv("RATCHET_CACHE", str(tmp_path / "cache"))
+    url = f"memory://{tmp_path.name}/run"
+    assert CliRunner().invoke(main, ["push", directory, url]).exit_code == 0
+    before = names(url)
+    remote = Script(url, script.data, fit=script.fit)
+    remote.run(resume_from="epoch-00002", delete_checkpoint=True)
+    assert names(url) == before
+
+
+def test_a_second_fit_stays_on_a_branch_whose_snapshots_are_deleted(script, source):
+    directory, _ = source
+    before = names(directory)
+    scramble()
+    net, data = script.make(), script.data()
+
+    def backup():
+        return keras_ratchet.BackupAndRestore(directory, resume_from="epoch-00002", keep=1)
+
+    net.fit(**data, epochs=4, verbose=0, callbacks=[backup()])
+    net.fit(**data, epochs=6, initial_epoch=4, verbose=0, callbacks=[second := backup()])
+    assert second.resumed_from is None
+    assert names(directory) == before  # the first run's

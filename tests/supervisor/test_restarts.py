@@ -146,9 +146,11 @@ exit {code}
 """
 ASKED = """
 beat(snapshots=True)
-signal.signal(signal.SIGUSR1, lambda *_: None)
+got = []
+signal.signal(signal.SIGUSR1, lambda *_: got.append(1))
 say("waits")
-signal.pause()
+while not got:
+    time.sleep(0.01)
 if {code} == 0:  # then the callbacks have to say that training has not come to its end
     journal.append("here", "preempted")
 sys.exit({code})
@@ -178,6 +180,17 @@ def test_a_slurm_job_whose_time_is_over_is_queued_again(tmp_path, script_code):
     assert requeued(tmp_path) == ["requeue 17"]
     assert code == 75 and output.count("the script is") == 1
     assert "job 17 was put into the queue again" in output
+
+
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGTERM"])
+def test_a_job_whose_time_is_over_between_two_starts_is_queued_again(tmp_path, name):
+    options = ("--slurm-requeue", "--backoff", 60)
+    with supervising.start(tmp_path, "sys.exit(5)\n", *options, env=slurm(tmp_path)) as started:
+        assert started.says("ended with exit code 5")
+        started.signal(getattr(signal, name))
+        code, output = started.end()
+    assert requeued(tmp_path) == ["requeue 17"]
+    assert code == 5 and output.count("the script is") == 1
 
 
 def test_a_job_that_cannot_be_queued_again_says_so_and_goes_on_here(tmp_path):

@@ -1,5 +1,6 @@
 """Signals reach the script once, and what the supervisor's own end means: with real processes."""
 
+import errno
 import fcntl
 import os
 import signal
@@ -10,6 +11,9 @@ import termios
 import pytest
 from support import supervising
 from support.supervising import is_gone
+
+from keras_ratchet._storage import journal
+from keras_ratchet._supervisor.events import Events
 
 COUNTS = """
 got = []
@@ -125,6 +129,15 @@ def test_a_signal_between_two_starts_ends_the_supervisor(tmp_path):
         run.signal(signal.SIGTERM)
         code, output = run.end()
     assert code == 5 and output.count("the script is") == 1
+    assert "SIGTERM came between two starts" in output
+
+
+def test_a_terminal_that_is_closed_ends_no_script(tmp_path):
+    def closed(line):
+        raise OSError(errno.EIO, "Input/output error")
+
+    Events(str(tmp_path), closed).note("signal", reason="SIGHUP passed on")
+    assert [event["reason"] for event in journal.read(str(tmp_path))] == ["SIGHUP passed on"]
 
 
 FAMILY = """

@@ -212,7 +212,7 @@ class _Examiner:
                 return kill
             self._check_first_start(training.starts[0])
             self._missed += 1
-            self._tell(f"kill {number}: came too late, the script had ended")
+            self._tell(f"kill {number}: came too late, training was over")
             self._trials.drop(training)
             chosen = kills.earlier(self._spans, chosen, self._random)
         self._notes.append(f"Kill {number} ({instant.kind}) came too late each time.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 
 from keras_ratchet._doctor import scratch
@@ -16,7 +17,9 @@ from keras_ratchet._storage.snapshot_directory import MANIFEST
 from keras_ratchet.errors import LoadError
 
 MODEL_FILES, OTHER_FILES = "model files", "other files"
+ONLY = ("only the whole run has it", "only the other run has it")
 _MODELS = (".keras", ".h5")
+_CHANCE = re.compile(r"[0-9a-fA-F]*[0-9][0-9a-fA-F]*")
 _CHUNK_BYTES = 1 << 20
 
 
@@ -37,14 +40,22 @@ def compare_files(whole: Training, other: Training) -> list[PartOutcome]:
 def written_by(training: Training) -> dict[str, str]:
     """Return the paths of the files that a training has written, by name; ours left out."""
     backups = {str(mark.data.get("backup")) for mark in training.begins().values()}
-    inside = training.work.lstrip(os.sep) + os.sep  # an absolute path into the scratch directory
     found = {}
     for root in [training.outside] if training.in_place else [training.work, training.outside]:
-        for relative, path in _files(root, {os.path.join(training.work, b) for b in backups}):
-            name = relative.removeprefix(inside)
+        for name, path in _files(root, {os.path.join(training.work, b) for b in backups}):
             if name not in training.copied or scratch.stamp_of(path) != training.copied[name]:
                 found[name] = path
     return found
+
+
+def family(name: str) -> str:
+    """Return what the names of files have in common that have a time or a process in them.
+
+    Example:
+        >>> family("logs/events.1795830916.98.593"), family("run-20260104_9f03ab/x.csv")
+        ('logs/events.*.*.*', 'run-*_*/x.csv')
+    """
+    return _CHANCE.sub("*", name)
 
 
 def _files(root: str, backups: set[str]) -> Iterator[tuple[str, str]]:
@@ -67,8 +78,7 @@ def _is_ours(place: str, name: str, backups: set[str]) -> bool:
 
 def _differences(name: str, one: dict[str, str], two: dict[str, str]) -> Iterator[Difference]:
     if name not in one or name not in two:
-        which = "only the whole run has it" if name in one else "only the other run has it"
-        yield Difference(name, what=which)
+        yield Difference(name, what=ONLY[0] if name in one else ONLY[1])
     elif name.endswith(_MODELS):
         yield from _of_models(name, one[name], two[name])
     elif not _same_bytes(one[name], two[name]):

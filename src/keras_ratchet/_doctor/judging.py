@@ -40,7 +40,8 @@ class Judge:
     Attributes:
         whole: It.
         unlike: Names, by part, that differ between two whole runs although these train the same:
-            times, mostly. They are not compared.
+            times, mostly. They are not compared, nor are files that one of the runs has not, and
+            whose names are like theirs.
     """
 
     whole: Training
@@ -54,10 +55,16 @@ class Judge:
 
     def _without_unlike(self, part: PartOutcome) -> PartOutcome:
         known = self.unlike.get(part.part, set())
-        found = tuple(d for d in part.differences if d.name not in known)
+        families = {files.family(name) for name in known}
+        found = tuple(
+            d
+            for d in part.differences
+            if d.name not in known
+            and not (d.what in files.ONLY and files.family(d.name) in families)
+        )
         if found or not known:
             return replace(part, differences=found, note=_note(known))
-        compared = part.compared - len(known)
+        compared = part.compared - max(len(known), len(part.differences))
         status = EQUAL if compared > 0 else NOT_COMPARED
         return replace(part, status=status, compared=compared, differences=(), note=_note(known))
 
@@ -157,7 +164,8 @@ def writers_of(training: Training) -> dict[str, tuple[str, ...]]:
     for mark in training.marks:
         if mark.kind == "write":
             data = mark.data
-            name = os.path.relpath(str(data.get("path")), training.work)
+            path = os.path.realpath(str(data.get("path")))  # a link may lead out of the directory
+            name = os.path.relpath(path, training.work)
             found.setdefault(name, {})[str(data.get("by"))] = None
     return {name: tuple(lines) for name, lines in found.items()}
 
@@ -192,7 +200,7 @@ def _is_scratch(path: str, training: Training) -> bool:
 def problems_with(training: Training, plan: scratch.Plan) -> list[str]:
     """Return what is wrong besides what was compared."""
     return [
-        f"The script has changed {name} through the link in its scratch directory: files of more "
-        f"than {scratch.MAX_COPIED_BYTES // 1_000_000} MB are not copied."
+        f"The script has changed {name} through the link in its scratch directory: links, and "
+        f"files of more than {scratch.MAX_COPIED_BYTES // 1_000_000} MB, are not copied."
         for name in plan.changed()
     ]

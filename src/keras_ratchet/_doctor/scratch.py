@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ class Plan:
         directories: Relative paths of the directories, those above first.
         copied: Relative paths of the files that are copied.
         linked: Relative paths of the links and of the files that are linked to.
-        large: Size and time of those files, by relative path.
+        large: Size and time of those files, and of files that links lead to, by relative path.
         snapshots: Relative paths of what is left out because a run would resume from it.
         total_bytes: What the copies take.
     """
@@ -48,7 +49,7 @@ class Plan:
     total_bytes: int = 0
 
     def changed(self) -> list[str]:
-        """Return the large files that have changed since: a run has written through its link."""
+        """Return the linked files that have changed since: a run has written through its link."""
         return [
             name
             for name, stamp in self.large.items()
@@ -63,6 +64,8 @@ class Plan:
         """
         if entry.is_symlink():
             self.linked.append(relative)
+            if entry.is_file() and (stamp := stamp_of(entry.path)):
+                self.large[relative] = stamp
         elif entry.is_file(follow_symlinks=False):
             status = entry.stat(follow_symlinks=False)
             if status.st_size > MAX_COPIED_BYTES:
@@ -151,12 +154,17 @@ def mirror(plan: Plan, target: str) -> dict[str, Stamp]:
     for name in plan.directories:
         os.makedirs(os.path.join(target, name), exist_ok=True)
     for name in plan.copied:
-        shutil.copy2(os.path.join(plan.source, name), os.path.join(target, name))
+        with contextlib.suppress(FileNotFoundError):  # another process may have deleted it by now
+            shutil.copy2(os.path.join(plan.source, name), os.path.join(target, name))
+    there = {*plan.directories, *plan.copied, *plan.linked, *plan.snapshots, os.curdir}
     for name in plan.linked:
-        source = os.path.join(plan.source, name)
-        if os.path.islink(source):
-            source = os.path.join(os.path.dirname(source), os.readlink(source))
-        os.symlink(os.path.abspath(source), os.path.join(target, name))
+        goal = os.path.join(plan.source, name)
+        if os.path.islink(goal):
+            goal = os.path.abspath(os.path.join(os.path.dirname(goal), os.readlink(goal)))
+            relative = os.path.relpath(goal, plan.source)
+            if relative in there:  # from the copy to the copy, not back to what is the user's
+                goal = os.path.join(target, relative)
+        os.symlink(goal, os.path.join(target, name))
     stamps = {name: stamp_of(os.path.join(target, name)) for name in [*plan.copied, *plan.large]}
     return {name: stamp for name, stamp in stamps.items() if stamp is not None}
 
@@ -164,13 +172,24 @@ def mirror(plan: Plan, target: str) -> dict[str, Stamp]:
 def command_in(command: list[str], source: str, target: str) -> list[str]:
     """Return a command with its paths as they are in the scratch directory.
 
-    The first word is the program, which stays where it is. An absolute path inside the user's
-    directory becomes the one of the copy; a relative one that leads out of it becomes absolute.
+    The first word is the program, which stays where it is, unless it is a script that was copied.
+    An absolute path inside the user's directory becomes the one of the copy; a relative one that
+    leads out of it becomes absolute.
     """
     program, *arguments = command
-    if os.path.dirname(program) and not os.path.isabs(program):
+    if os.path.dirname(program):
         program = os.path.join(source, program)
+        copy = os.path.join(target, os.path.relpath(program, source))
+        program = copy if _is_script(copy) else program
     return [program, *(_path_in(argument, source, target) for argument in arguments)]
+
+
+def _is_script(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(2) == b"#!"
+    except OSError:
+        return False
 
 
 def _path_in(argument: str, source: str, target: str) -> str:

@@ -111,7 +111,8 @@ def _kill_row(kill: Kill) -> tuple[str, ...]:
     resumed = "the start"
     if kill.resumed is not None:
         epoch, batch = kill.resumed
-        resumed = f"epoch {epoch + 1}, batch {batch}" if batch else f"the end of epoch {epoch}"
+        ended = f"the end of epoch {epoch}" if epoch else "the state at the start"
+        resumed = f"epoch {epoch + 1}, batch {batch}" if batch else ended
     again = f"{count(kill.lost_steps, 'step')}, {seconds(kill.lost_s)}" if kill.lost_steps else "-"
     return (str(kill.number), kill.hit, after, resumed, again, _outcome(kill))
 

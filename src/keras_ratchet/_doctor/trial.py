@@ -13,8 +13,8 @@ from keras_ratchet._doctor.kills import Instant
 from keras_ratchet._doctor.marks import Start, Training
 
 OUTSIDE = "RATCHET_DOCTOR_OUTSIDE"
-IN_PLACE = "RATCHET_DOCTOR_IN_PLACE"
-_NOT_FOR_THE_SCRIPT = ("RATCHET_RUN", IN_PLACE)
+SCRATCH = "RATCHET_DOCTOR_SCRATCH"
+_NOT_FOR_THE_SCRIPT = ("RATCHET_RUN", SCRATCH)
 
 
 @dataclass(slots=True)
@@ -105,7 +105,7 @@ class Trials:
             "PWD": training.work,
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        return environment | ({IN_PLACE: "1"} if self.in_place else {})
+        return environment | ({} if self.in_place else {SCRATCH: training.work})
 
 
 def problem_of(start: Start) -> str | None:

@@ -13,7 +13,7 @@ from keras_ratchet._engine.resume.callback_states import CallbackStates
 from keras_ratchet._engine.resume.closures import Closures
 from keras_ratchet._probe import values
 from keras_ratchet._probe.batches import Batches
-from keras_ratchet._probe.process import process_in
+from keras_ratchet._probe.process import process_in, refuse_keras_backups
 
 _DECISIONS = ("stop_reason", "best", "best_epoch", "stopped_epoch")
 
@@ -45,6 +45,7 @@ class Probe(keras.callbacks.Callback):
         """Store the model; on jax Keras brings its variables up to date whenever it is asked."""
         super().set_model(model)
         self._trained = self.model
+        refuse_keras_backups(self._list.callbacks)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Note how everything is before a state is restored."""

@@ -8,9 +8,12 @@ import json
 import logging
 import os
 import platform
+import sys
 import threading
 import time
 import warnings
+from collections.abc import Iterable
+from types import FrameType
 from typing import Any
 
 import keras
@@ -20,6 +23,8 @@ from keras_ratchet._json import plain
 from keras_ratchet._probe.files import watch_files
 from keras_ratchet._storage import disk
 from keras_ratchet._storage.atomic import DRAFT_PREFIX, PROBE
+from keras_ratchet._warn import warn
+from keras_ratchet.errors import ConfigError
 
 MARKS = "marks.jsonl"
 OPTIONS = "options.json"
@@ -65,6 +70,31 @@ class Process:
         return os.path.join(self.directory, name)
 
 
+def refuse_keras_backups(callbacks: Iterable[Any]) -> None:
+    """Raise if `keras.callbacks.BackupAndRestore` saves where the user's own backup may be.
+
+    It would resume from that one, and delete it. Ours are told to save somewhere else.
+
+    Raises:
+        ConfigError: If one saves outside of the scratch directory.
+    """
+    scratch = os.environ.get("RATCHET_DOCTOR_SCRATCH")
+    if scratch is None:
+        return
+    inside = os.path.realpath(scratch) + os.sep
+    for callback in callbacks:
+        if not isinstance(callback, keras.callbacks.BackupAndRestore):
+            continue
+        directory = getattr(callback, "backup_dir", None)
+        is_ours = hasattr(callback, "resumed_from")
+        if not is_ours and directory and not os.path.realpath(directory).startswith(inside):
+            raise ConfigError(
+                f"keras.callbacks.BackupAndRestore({directory!r}) saves outside of the directory "
+                "of the script: ratchet doctor would resume from that backup, and delete it. Use a "
+                "relative path, or keras_ratchet.BackupAndRestore."
+            )
+
+
 def _options(directory: str) -> dict[str, Any]:
     try:
         with open(os.path.join(directory, OPTIONS), encoding="utf-8") as file:
@@ -100,11 +130,19 @@ def _watch_warnings(process: Process) -> None:
     show = warnings.showwarning
 
     def note_and_show(message: Any, category: Any, *where: Any, **more: Any) -> None:
-        if category is UserWarning:
+        if category is UserWarning and _is_said_by_us():
             process.say("warn", str(message))
         show(message, category, *where, **more)
 
     warnings.showwarning = note_and_show
+
+
+def _is_said_by_us() -> bool:
+    """Return whether the warning that is being shown was given by `keras_ratchet._warn`."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__") in (__name__, "warnings"):
+        frame = frame.f_back
+    return frame is not None and frame.f_globals.get("__name__") == warn.__module__
 
 
 class _MarkedDisk(disk.Disk):

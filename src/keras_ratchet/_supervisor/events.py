@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -28,9 +29,10 @@ class Events:
 
     def note(self, event: str, *, reason: str, **fields: Any) -> None:
         """Print an event, and add it to the journal."""
+        line = f"ratchet run: {reason}"
         if self._as_json:
-            self._say(json.dumps(plain({"event": event, "reason": reason, **fields})))
-        else:
-            self._say(f"ratchet run: {reason}")
+            line = json.dumps(plain({"event": event, "reason": reason, **fields}))
+        with contextlib.suppress(OSError):  # a terminal that was closed must not end the script
+            self._say(line)
         if self._directory is not None:
             journal.append(self._directory, event, reason=reason, **fields)

@@ -105,7 +105,7 @@ class Life:
         found = []
         for directory in {name for beat in self.beats for name in beat.directories}:
             tail = self._tails.setdefault(directory, Tail(directory, from_start=True))
-            found += [e for e in tail.new() if float(e.get("time", 0.0)) >= self._began_s]
+            found += [event for event in tail.new() if _time_of(event) >= self._began_s]
         return found
 
     def _take(self, event: dict[str, Any]) -> None:
@@ -134,6 +134,11 @@ class Life:
     def is_unwatched(self) -> bool:
         """Whether no heartbeat has come for so long that none may come at all."""
         return not self.beats and self._waited_s >= self._patience.start_s
+
+
+def _time_of(event: dict[str, Any]) -> float:
+    time = event.get("time")
+    return float(time) if isinstance(time, int | float) else 0.0
 
 
 _EXPECTED = {

@@ -99,9 +99,8 @@ class Supervisor:
             self._tally, decision = decide(self._tally, self._options.limits, ended)
             if not decision:
                 return self._end(ended, decision.gives_up, decision.reason)
-            self._wait(decision.wait_s, signals)
-            if self._asked:
-                return exit_code(ended.code)
+            if self._is_ended(decision.wait_s, signals):
+                return exit_code(ended.code) or self._options.preempted_code
             reason = self._restart_line(decision.reason)
 
     @property
@@ -221,11 +220,14 @@ class Supervisor:
         """Put the job into the queue again if its time is over; return whether that was done."""
         heard = "SIGUSR1" if "SIGUSR1" in self._heard else (self._heard or [""])[-1]
         preempted = ended.cause == "preempted" or life.was_preempted
-        job = slurm.job(os.environ)
         if not slurm.is_job_ending(heard, preempted, os.environ):
             return False
         if ended.code == 0 and not life.was_preempted:  # it has ended by itself before
             return False
+        return self._queue_again()
+
+    def _queue_again(self) -> bool:
+        job = slurm.job(os.environ)
         problem = slurm.requeue(job) if job else f"{slurm.JOB} is not set"
         if problem:
             self._events.note(
@@ -265,14 +267,20 @@ class Supervisor:
                 "cannot be seen; --start-after S says when there has to be one",
             )
 
-    def _wait(self, seconds: float, signals: Signals) -> None:
-        """Wait before a restart, unless a signal asks the supervisor to end."""
+    def _is_ended(self, seconds: float, signals: Signals) -> bool:
+        """Wait before a restart; return whether a signal says that there is to be none."""
         until = time.monotonic() + seconds
         while True:
-            self._asked += [name for name in signals.take() if name in ENDING]
+            for name in signals.take():
+                is_end = self._options.requeues and slurm.is_job_ending(name, False, os.environ)
+                if name not in ENDING and not is_end:
+                    continue
+                self._events.note("signal", reason=f"{name} came between two starts")
+                if (is_end and self._queue_again()) or name in ENDING:
+                    return True
             left_s = until - time.monotonic()
-            if self._asked or left_s <= 0:
-                return
+            if left_s <= 0:
+                return False
             select.select([signals], [], [], left_s)
 
     def _end(self, ended: Ended, gives_up: bool, reason: str) -> int:

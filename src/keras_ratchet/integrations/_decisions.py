@@ -16,6 +16,7 @@ from typing import Any
 from keras_ratchet._storage import anywhere
 from keras_ratchet._storage.journal_tail import Tail
 from keras_ratchet._warn import warn
+from keras_ratchet.callbacks._companions import is_examined
 from keras_ratchet.callbacks._logs import metrics_of
 from keras_ratchet.callbacks.backup_and_restore import BackupAndRestore
 from keras_ratchet.callbacks.base import RatchetCallback
@@ -99,11 +100,17 @@ class Tracker(RatchetCallback):
         self._forget()
         if self.checkpoint is not None and self.checkpoint not in self._callbacks:
             raise ConfigError("checkpoint= must be one of the callbacks that fit was given.")
+        if is_examined():
+            warn(f"{type(self).__name__} tells nothing: `ratchet doctor` runs this script.")
+
+    @property
+    def _tells(self) -> bool:
+        return not self._ranks.rank and not is_examined()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Find out what an interrupted run has told already."""
         super().on_epoch_begin(epoch, logs)
-        if not self._has_begun and not self._ranks.rank:
+        if not self._has_begun and self._tells:
             self._begin(epoch)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -118,7 +125,7 @@ class Tracker(RatchetCallback):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Tell what was decided at the end."""
-        if not self._ranks.rank:
+        if self._tells:
             backup = self._backup
             ended = backup is None or backup.stop_reason is None
             if not self._has_begun and ended and self._is_unfinished():

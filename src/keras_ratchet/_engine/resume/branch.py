@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -33,6 +34,8 @@ from keras_ratchet.types import CheckpointInfo, Model
 
 BEST = "best"
 _log = logging.getLogger("keras_ratchet")
+# of the fits of this process, by model and directory: a fit may delete the snapshots of its branch
+_branches: weakref.WeakKeyDictionary[Any, dict[str, str | None]] = weakref.WeakKeyDictionary()
 
 
 class Branch:
@@ -50,7 +53,8 @@ class Branch:
     def take(self, store: SnapshotStore, model: Model, ranking: Callable[[], Ranking]) -> str:
         """Go on with the branch, or begin it; return the snapshot that it goes on from, or "".
 
-        Only the first of several `fit`s begins one. All ranks call this.
+        Only the first of several `fit`s begins one; the others stay on it, whatever other
+        snapshots lie in the directory. All ranks call this.
 
         Args:
             store: The snapshots of the run, whose lock is held.
@@ -62,8 +66,17 @@ class Branch:
             CorruptError: If it is not what was saved; no other one takes its place.
             ConfigError: If it is unknown which is best.
         """
-        if not self._source or not is_first_stage(model, store.directory):
+        where, begun = os.path.realpath(store.directory), _branches.setdefault(model, {})
+        if not is_first_stage(model, store.directory):
+            store.branch = begun.get(where, store.branch)
             return ""
+        taken = self._take_first(store, model, ranking) if self._source else ""
+        begun[where] = store.branch
+        return taken
+
+    def _take_first(
+        self, store: SnapshotStore, model: Model, ranking: Callable[[], Ranking]
+    ) -> str:
         order = ranking() if self._source == BEST else Ranking(())
         taken: str = store.ranks.first(
             lambda: self._take(store, model, order), "begin a branch of the run"
@@ -115,21 +128,32 @@ class Branch:
         return chosen.path
 
     def _begun(self, present: Sequence[CheckpointInfo]) -> str:
-        """Return the branch that an earlier start has begun, if that is sure without a look."""
+        """Return the branch that an earlier start has begun, if that is sure without its source."""
         if self._source == BEST:  # what is best now may be of this branch
             newest = present[-1].run if present else ""
             return newest if key_of(newest) == BEST else ""
-        if is_url(self._source) or self._found(present) or os.path.exists(self._source):
+        if self._found(present):
             return ""
         names = _names(os.path.basename(os.path.normpath(self._source)))
         of_name = {info.run for info in present if key_of(info.run) in names}
-        if len(of_name) != 1:
+        if len(of_name) != 1 or self._is_there():
             return ""
         warn(
-            f"resume_from={self._source!r} is no longer there. The branch that went on from it "
-            "is, and is resumed."
+            f"resume_from={self._source!r} is no longer there, or cannot be read. The branch that "
+            "went on from it is there, and is resumed."
         )
         return of_name.pop()
+
+    def _is_there(self) -> bool:
+        if not is_url(self._source):
+            return os.path.exists(self._source)
+        try:
+            snapshot_at(self._source, self._options)
+        except CorruptError:
+            return True
+        except LoadError:
+            return False
+        return True
 
     def _found(self, present: Sequence[CheckpointInfo]) -> CheckpointInfo | None:
         """Return the snapshot of this directory that is named, or None."""

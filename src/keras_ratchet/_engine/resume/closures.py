@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import types
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,8 @@ from keras_ratchet._engine.capture.model_state import is_users
 
 _CODE = (type, types.ModuleType, types.FunctionType)
 _SHORT = 60  # characters of a value that are shown as they are
-_MANY = 256  # items of a container, of which only the number counts
+_MANY = 256  # items of a container, inner ones included, of which only the number counts
+_MOST_CHARACTERS = 1 << 16  # of a text, of which only the number counts: it may be a corpus
 _CONTAINERS = (list, dict, set, tuple)
 _PLAIN = (bool, int, float, str, *_CONTAINERS)
 _WATCHED_ELSEWHERE = (keras.callbacks.Callback, keras.layers.Layer, keras.optimizers.Optimizer)
@@ -37,32 +39,57 @@ class Closures:
         return {name: value for name, value in self._look() if self._begun.get(name) != value}
 
     def _look(self) -> Iterator[tuple[str, str]]:
+        """Yield each variable once; those that have one name, as a factory makes, are numbered."""
+        seen, counts = set(), Counter[str]()
+        for attribute, what in self._attributes():
+            for key, value, label in _inside(attribute, what):
+                if key not in seen:
+                    seen.add(key)
+                    counts[label] += 1
+                    number = f" (number {counts[label]})" if counts[label] > 1 else ""
+                    yield from _held(value, f"{label}{number}")
+
+    def _attributes(self) -> Iterator[tuple[Any, str]]:
         for owner in self._owners:
-            kind = type(owner).__name__
-            for name, value in list(vars(owner).items()):
-                yield from _inside(value, f"{name} of {kind}")
-            if is_users(owner):
-                for name, value in vars(type(owner)).items():
-                    yield from _inside(value, f"{name} of {kind}")
+            classes = vars(type(owner)) if is_users(owner) else {}
+            for name, value in [*vars(owner).items(), *classes.items()]:
+                yield value, f"{name} of {type(owner).__name__}"
 
 
 def _shown(value: Any) -> str:
     """Return a plain value, of a long one a digest; of objects only how many they are."""
-    if not isinstance(value, _CONTAINERS):
-        return _cut(repr(value))
-    items = [*value, *value.values()] if isinstance(value, dict) else value
-    if len(value) > _MANY or not all(item is None or isinstance(item, _PLAIN) for item in items):
+    if not _is_small(value):
         return f"a {type(value).__name__} of {len(value)}"
-    text = repr(value)
-    return f"a {type(value).__name__} of {len(value)}" if " at 0x" in text else _cut(text)
+    try:
+        return _cut(repr(value))
+    except Exception:  # of a class of the user's, or an int of thousands of digits
+        return f"a {type(value).__name__}"
+
+
+def _is_small(value: Any) -> bool:
+    """Return whether there is little in a value, at all depths, and all of it is plain."""
+    waiting, count = [value], 0
+    while waiting:
+        inner = waiting.pop()
+        if isinstance(inner, _CONTAINERS):
+            count += len(inner)
+            if count > _MANY:
+                return False
+            waiting += [*inner, *inner.values()] if isinstance(inner, dict) else inner
+        elif isinstance(inner, str):
+            if len(inner) > _MOST_CHARACTERS:
+                return False
+        elif inner is not None and not isinstance(inner, _PLAIN):
+            return False
+    return True
 
 
 def _cut(text: str) -> str:
     return text if len(text) <= _SHORT else str(xxhash.xxh3_64_hexdigest(text.encode()))
 
 
-def _inside(value: Any, what: str) -> Iterator[tuple[str, str]]:
-    """Yield the variables of a function of the user's."""
+def _inside(value: Any, what: str) -> Iterator[tuple[tuple[int, str], Any, str]]:
+    """Yield the variables of a function of the user's: which it is, its value, its name."""
     while isinstance(value, functools.partial):
         value = value.func
     function = getattr(value, "__func__", value)
@@ -76,10 +103,11 @@ def _inside(value: Any, what: str) -> Iterator[tuple[str, str]]:
             held = cell.cell_contents
         except ValueError:  # empty
             continue
-        yield from _held(held, f"{name}, in the closure of {place}, {what}")
+        yield (id(cell), name), held, f"{name}, in the closure of {place}, {what}"
+    module = function.__globals__
     for name in code.co_names:
-        if name in function.__globals__:
-            yield from _held(function.__globals__[name], f"{name}, a global that {place} uses")
+        if name in module:
+            yield (id(module), name), module[name], f"{name}, a global that {place} uses"
 
 
 def _held(value: Any, label: str) -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Collection
 from typing import Any
 
 from keras_ratchet._engine.resume import slice_files
@@ -81,6 +82,18 @@ def unreadable(directory: str) -> list[str]:
         except LoadError:
             found.append(path)
     return found
+
+
+def others(directory: str, mirror: NoMirror, own: Collection[str]) -> list[str]:
+    """Return the names of all snapshots but some, those whose manifests cannot be read included.
+
+    Args:
+        directory: The local directory.
+        mirror: The store.
+        own: The paths of those that are left out.
+    """
+    paths = [*(info.path for info in infos(directory, mirror)), *unreadable(directory)]
+    return [os.path.basename(path) for path in paths if path not in own]
 
 
 def candidates(directory: str, mirror: NoMirror, branch: str | None) -> list[str]:

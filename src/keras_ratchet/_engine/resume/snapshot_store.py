@@ -368,7 +368,7 @@ class SnapshotStore:
             What was deleted.
         """
         own, infos = self.list_paths(), self.infos()
-        others = [info.name for info in infos if info.path not in own]
+        others = snapshot_paths.others(self.directory, self.mirror, own)
         gone = Saved(self.directory, deleted=tuple(i for i in infos if i.path in own))
         self.mirror.clear([os.path.basename(path) for path in own] if others else None)
         for path in filter(os.path.lexists, own):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -51,20 +50,11 @@ class Events:
         self._on_deleted = on_deleted
         has_none = metadata is None or callable(metadata)
         self._metadata = metadata if has_none else stored.checked(metadata)
-        self._forget()
-
-    def _forget(self) -> None:
-        self._waiting: deque[tuple[Listener, CheckpointInfo]] = deque()
         self._problem: Exception | None = None  # of the function `metadata`
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for copies and pickles, which have nothing to tell."""
-        return {k: v for k, v in vars(self).items() if k not in ("_waiting", "_problem")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Set what `__getstate__` returned."""
-        vars(self).update(state)
-        self._forget()
+        return {**vars(self), "_problem": None}
 
     def metadata(self) -> Mapping[str, Any]:
         """Return what goes into the manifest of a save; the user's function is called here."""
@@ -108,24 +98,27 @@ class Events:
         """
         if saved is None or (saved.info is None and not saved.deleted):
             return
+        calls: list[tuple[Listener, CheckpointInfo]] = []
         if self._on_saved is not None and saved.info is not None:
-            self._waiting.append((self._on_saved, saved.info))
+            calls.append((self._on_saved, saved.info))
         if self._on_deleted is not None:
-            self._waiting.extend((self._on_deleted, info) for info in saved.deleted)
+            calls += [(self._on_deleted, info) for info in saved.deleted]
         try:
-            if ranks.world_size == 1:
-                self._call()
-            else:
-                ranks.first(self._call, "tell of what was saved")
+            ranks.first(lambda: self._call(calls), "tell of what was saved")
         except Exception as error:
             if saved.error is not None:
                 error.add_note(f"besides, {saved.error}")
             raise
 
-    def _call(self) -> None:
-        while self._waiting:  # after an error the rest is told when the callbacks clean up
-            listener, info = self._waiting.popleft()
-            listener(info)
+    def _call(self, calls: Iterable[tuple[Listener, CheckpointInfo]]) -> None:
+        """Make all calls, whatever one of them raises; then raise that."""
         problem, self._problem = self._problem, None
+        for listener, info in calls:
+            try:
+                listener(info)
+            except Exception as error:
+                if problem is not None:
+                    error.add_note(f"besides, {problem!r}")
+                problem = error
         if problem is not None:
             raise problem

@@ -318,10 +318,8 @@ class Mirror(NoMirror):
         try:
             if names is None:
                 self._replica.clear()
-                return
-            for name in names:
-                self._replica.drop(name)
-            self._replica.push(False, _ignore)
+            else:
+                self._replica.delete(names)
         except RatchetError:
             raise
         except Exception as error:

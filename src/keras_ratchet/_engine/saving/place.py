@@ -67,11 +67,13 @@ def place_of(
 def _of_doctor(path: str, outside: str) -> str:
     """Return where `ratchet doctor` has a script save what it would save to a path or URL.
 
-    It runs the script in a directory of its own, so relative paths stay what they are, unless it
-    was asked to run the script in place: then nothing may be saved where the user's snapshots are.
+    It runs the script in a directory of its own. What lies in there, with all links followed, stays
+    what it is. All else may be where the user's snapshots are, and is saved outside.
     """
-    if not os.path.isabs(path) and not is_url(path):
-        if "RATCHET_DOCTOR_IN_PLACE" not in os.environ:
+    if not is_url(path):
+        real = os.path.realpath(path)
+        scratch = os.environ.get("RATCHET_DOCTOR_SCRATCH")  # not set if the script runs in place
+        if scratch and (real + os.sep).startswith(os.path.realpath(scratch) + os.sep):
             return path
-        path = os.path.abspath(path)
+        path = real
     return os.path.join(outside, path.replace("://", "/").lstrip("/").replace(":", "_"))

@@ -283,6 +283,14 @@ class Replica:
             if info.name != keep and key_of(info) in there:
                 _delete_local(info)
 
+    def delete(self, names: Collection[str]) -> None:
+        """Delete some checkpoints from the store, now: nothing is put."""
+        self._lease.check()
+        for name in names:
+            self.drop(name)
+        self._delete_dropped()
+        self._log.write(self.entries())
+
     def clear(self) -> None:
         """Delete the series' checkpoints and journals from the store."""
         for entry in self.entries():
