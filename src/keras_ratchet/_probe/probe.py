@@ -179,10 +179,10 @@ class Probe(keras.callbacks.Callback):
         history = states.pop("keras.src.callbacks.history.History#1", {})
         return {
             "model": rest,
-            "optimizers": optimizers | values.torch_optimizers(self._trained),
+            "optimizers": optimizers | values.torch_optimizers(self._trained) | self._of_loop(),
             "metrics": metrics,
             "history": dict(history.get("history", {})),
-            "callbacks": values.flat({_short_name(key): state for key, state in states.items()}),
+            "callbacks": values.callbacks(states),
             "decisions": self._decisions(),
             "random streams": values.streams(),
             "data position": self._position_of_data(),
@@ -204,6 +204,10 @@ class Probe(keras.callbacks.Callback):
         session = getattr(getattr(self._backup, "_last", None), "session", None)
         return getattr(session, "resumer", None)
 
+    def _of_loop(self) -> dict[str, str]:
+        """Return the state of the optimizer that a hand-written loop has given to `Run`."""
+        return values.flat({"loop": self._resumer.optimizer.state()}) if self._resumer else {}
+
     def _position_of_data(self) -> dict[str, str]:
         return values.flat({"data": self._resumer.cursor.capture()}) if self._resumer else {}
 
@@ -217,10 +221,6 @@ def _is_ours_inside(callback: Any) -> bool:
     return hasattr(callback, "has_closed") or type(callback).__module__.startswith(
         ("keras_ratchet.callbacks._", "keras_ratchet._")
     )
-
-
-def _short_name(key: str) -> str:
-    return key.rpartition(".")[2]
 
 
 def _numbers(logs: Any) -> dict[str, float]:

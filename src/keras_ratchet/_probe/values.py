@@ -18,7 +18,8 @@ from keras_ratchet._keras import fit
 from keras_ratchet.types import Model
 
 _SHORT = 60  # characters of a value that are shown as they are
-_UNLIKE = ("run", "path", "elapsed_s", "saved_at", "attached_at", "time", "save_s")
+_OURS = "keras_ratchet."
+_UNLIKE = ("run", "path", "attached_at")  # of our callbacks: a name made at random, a place, a time
 
 
 def arrays_of(model: Model, places: Places) -> dict[str, NDArray[Any]]:
@@ -62,16 +63,28 @@ def short(value: Any) -> str:
 
 
 def flat(states: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested state as `name.of.it: value`, without what differs in any two runs."""
+    """Return nested state as `name.of.it: value`."""
     found: dict[str, str] = {}
     for key, value in states.items():
-        if key in _UNLIKE:
-            continue
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
             found |= flat(value, f"{name}.")
         else:
             found[name] = short(value)
+    return found
+
+
+def callbacks(states: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the states of callbacks, of ours without what differs in any two runs.
+
+    Args:
+        states: The state of each, by its class and number.
+    """
+    found: dict[str, str] = {}
+    for key, state in states.items():
+        left_out = _UNLIKE if key.startswith(_OURS) else ()
+        kept = {name: value for name, value in state.items() if name not in left_out}
+        found |= flat(kept, f"{key.rpartition('.')[2]}.")
     return found
 
 

@@ -139,7 +139,7 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
         if not backup_dir:
             raise ConfigError(f"Empty `backup_dir` argument passed. Got: {backup_dir!r}.")
         self.backup_dir = path_or_url(backup_dir, "backup_dir")
-        options = None if mirror is None and is_url(resume_from or "") else storage_options
+        options = None if mirror is None and _is_url(resume_from) else storage_options
         options = storage_options if is_url(self.backup_dir) else options
         where, store = place_of(self.backup_dir, "backup_dir", mirror, options, False)
         self.save_freq = save_freq
@@ -341,6 +341,10 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
     @property
     def _prev_training_metadata_path(self) -> str:
         return self._store.file(1, DATA)
+
+
+def _is_url(given: Any) -> bool:
+    return isinstance(given, str | os.PathLike) and is_url(given)
 
 
 def _is_added(callback: Any) -> bool:

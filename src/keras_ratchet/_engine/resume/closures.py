@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 import os
 import types
@@ -15,6 +16,7 @@ import xxhash
 from keras_ratchet._engine.capture.model_state import is_users
 
 _CODE = (type, types.ModuleType, types.FunctionType)
+_GLOBALS = ("LOAD_GLOBAL", "STORE_GLOBAL")
 _SHORT = 60  # characters of a value that are shown as they are
 _MANY = 256  # items of a container, inner ones included, of which only the number counts
 _MOST_CHARACTERS = 1 << 16  # of a text, of which only the number counts: it may be a corpus
@@ -105,9 +107,16 @@ def _inside(value: Any, what: str) -> Iterator[tuple[tuple[int, str], Any, str]]
             continue
         yield (id(cell), name), held, f"{name}, in the closure of {place}, {what}"
     module = function.__globals__
-    for name in code.co_names:
+    for name in _globals_of(code):
         if name in module:
             yield (id(module), name), module[name], f"{name}, a global that {place} uses"
+
+
+@functools.cache
+def _globals_of(code: types.CodeType) -> tuple[str, ...]:
+    """Return the global names that a function reads or sets."""
+    steps = dis.get_instructions(code)
+    return tuple(dict.fromkeys(step.argval for step in steps if step.opname in _GLOBALS))
 
 
 def _held(value: Any, label: str) -> Iterator[tuple[str, str]]:
