@@ -24,10 +24,17 @@ def _saves_in_background():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _ctrl_c_works():
-    """A process that a shell starts in the background ignores Ctrl-C, which tests press."""
+def _signals_are_heard():
+    """A process that a shell starts in the background ignores Ctrl-C, and under nohup SIGHUP.
+
+    Tests send these to processes that they start, which inherit what is ignored.
+    """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in ("SIGHUP", "SIGQUIT"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
