@@ -114,6 +114,10 @@ class Delay(keras.callbacks.Callback):
             self.at_writing = state_of(self.model)
             self.end()
 
+    def on_train_abort(self, error):
+        """Let the saves go: the other callbacks wait for them when they clean up."""
+        self.end()
+
     def end(self):
         if self._block is not None:
             self._block.lift()
