@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
-EXTRAS ?= torch,tensorflow,jax,plot,data,examples,dev
+EXTRAS ?= torch,tensorflow,jax,all,data,examples
 KERAS_BACKEND ?= torch
 PIP_ARGS ?=
 BIN := $(VENV)/bin
+PIP = $(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_ARGS) -c $(CONSTRAINTS)
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -X faulthandler -m pytest
 export TF_CPP_MIN_LOG_LEVEL ?= 3
@@ -19,12 +20,22 @@ export JAX_PLATFORMS ?= cpu
 #                      only the tests in which that makes a difference
 #   LONG=1             test-resume, test-ranks: hundreds of SIGKILLs instead of tens
 #   NEXT=1             any of them: with keras-nightly
-.PHONY: demo demo-ranks test test-backend test-resume test-ranks test-integrations doctor-examples test-all lint test-wheel test-floors hunt \
+.PHONY: demo demo-ranks test test-backend test-resume test-ranks test-integrations doctor-examples test-all lint docs test-notebooks test-browser test-wheel check-package test-floors hunt \
   bench bench-costs bench-stopping bench-stores clean
 
-demo: $(STAMP)
-	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/digits.py
-	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/resume.py
+# Needs one backend only, and installs no more, unless all is there already.
+DEMO_STAMP := $(if $(wildcard $(STAMP)),$(STAMP),$(VENV)/.demo-$(KERAS_BACKEND))
+
+demo: export TF_ENABLE_ONEDNN_OPTS ?= 0# TensorFlow announces oneDNN whatever the log level is
+demo: $(DEMO_STAMP)
+	@KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/digits.py
+	@KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/resume.py
+
+$(VENV)/.demo-%: $(CONSTRAINTS)
+	@echo "Installing Keras and $* in $(VENV) (a minute or so) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) -e ".[$*,examples]"
+	@touch $@
 
 # Two processes, one training: one is killed, both are started again.
 demo-ranks: $(STAMP)
@@ -94,6 +105,21 @@ $(INTEGRATIONS)/.installed: constraints-integrations.txt $(STAMP)
 	  --target $(INTEGRATIONS) -r constraints-integrations.txt
 	touch $@
 
+# The notebooks in real kernels, and the interrupt of one. They are made by
+#   python docs/notebooks/build.py
+test-notebooks: $(STAMP)
+	KERAS_BACKEND=torch $(PYTEST) tests/notebooks $(ARGS)
+
+# The report in a real browser: Chromium or Chrome has to be there (apt install chromium).
+test-browser: $(STAMP)
+	$(PIP) --group browser
+	$(PYTEST) tests/browser $(ARGS)
+
+# The site in build/docs; a warning is an error, and so is a link that leads nowhere.
+docs: $(STAMP)
+	rm -rf build/docs
+	KERAS_BACKEND=torch $(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+
 # The examples under the doctor: for the public CI, as it takes long. The first two save no snapshots,
 # of which the doctor says so, with exit code 1.
 DOCTOR := KERAS_BACKEND=torch $(abspath $(BIN))/ratchet doctor --seed 1 --kills
@@ -141,6 +167,21 @@ test-wheel: $(STAMP)
 	  RATCHET_WHEEL=$(CURDIR)/build/wheel/site RATCHET_SOURCE=$(CURDIR)/src \
 	  $(CURDIR)/$(PYTEST) $(WHEEL_TESTS) $(ARGS)
 
+# What is uploaded: built once, checked, and installed by itself with nothing but what it requires.
+CHECK := build/check-package
+
+check-package:
+	rm -rf dist $(CHECK) && $(PYTHON) -m venv $(CHECK)/tools && $(PYTHON) -m venv $(CHECK)/venv
+	cd $(CHECK) && tools/bin/python -m pip install -q --disable-pip-version-check -c $(abspath $(CONSTRAINTS)) pip
+	$(CHECK)/tools/bin/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) --group package
+	$(CHECK)/tools/bin/python -m build --outdir dist . > $(CHECK)/build.log 2>&1 || { cat $(CHECK)/build.log; exit 1; }
+	$(CHECK)/tools/bin/twine check --strict dist/*
+	$(CHECK)/tools/bin/check-wheel-contents dist/*.whl
+	$(PYTHON) tests/support/package.py dist
+	$(CHECK)/venv/bin/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) dist/*.whl
+	$(CHECK)/venv/bin/python -m pip check --disable-pip-version-check
+	cd $(CHECK) && venv/bin/ratchet --version && venv/bin/python -m keras_ratchet --help > /dev/null
+
 FLOORS ?= .venv-floors
 FLOORS_TESTS := tests/test_floors.py tests/test_public_api.py tests/test_loading.py tests/cli \
   tests/keras/test_names.py tests/drop_in tests/storage/test_golden.py
@@ -180,14 +221,16 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/codespell
+	$(BIN)/zizmor --offline --quiet .github
 
 bench: $(STAMP)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e ".[bench]"
+	$(PIP) --group bench
 	$(BIN)/python benchmarks/run_saves.py
 
 # The table of goals: make bench-costs ARGS="--before OLD/src", where OLD is an older checkout
 bench-costs: $(STAMP)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e ".[bench]"
+	$(PIP) --group bench
 	$(BIN)/python benchmarks/costs.py $(ARGS)
 
 # What saving to an object store costs; with RATCHET_COMPOSER=DIR beside Composer's uploader
@@ -200,7 +243,8 @@ bench-stopping: $(STAMP)
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_ARGS) -c $(CONSTRAINTS) -e ".[$(EXTRAS)]"
+	$(PIP) pip # 25.1 and later know dependency groups
+	$(PIP) -e ".[$(EXTRAS)]" --group dev
 	touch $(STAMP)
 
 clean:

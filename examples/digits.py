@@ -14,9 +14,10 @@ from pathlib import Path
 import keras
 import matplotlib
 import numpy as np
+from progress import ProgressLine
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from tables import print_table
+from tables import print_table, ratchet
 
 import keras_ratchet
 
@@ -102,6 +103,7 @@ class SaveLog(keras.callbacks.Callback):
 
 
 def main():
+    print(f"Training a small network on 1,077 scanned digits, on {keras.backend.backend()} ...")
     keras.utils.set_random_seed(7)
     train, validation, test = load_data()
     RUN.mkdir(parents=True, exist_ok=True)
@@ -117,7 +119,7 @@ def main():
         validation_data=validation,
         epochs=EPOCHS,
         batch_size=32,
-        callbacks=[stopper, checkpoint, saves],
+        callbacks=[stopper, checkpoint, saves, ProgressLine("Training", EPOCHS)],
         verbose=0,
     )
 
@@ -148,6 +150,8 @@ def main():
         f"The weights of epoch {stopper.best_epoch + 1} are restored: the model in memory and "
         f"{best_file} hold the same weights. Curves: {picture}"
     )
+    print(f"Look at what was kept, and why: {ratchet()} history {RUN}")
+    print(f"All of it as one page: {ratchet()} report {RUN} -o report.html\n")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ class KillAt(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         """Kill the process, if this is the batch."""
         if (self._epoch, batch) == self.at:
+            print("\n" if sys.stdout.isatty() else "", end="")  # a line of progress may be open
             print(f"Killed by SIGKILL in epoch {self._epoch + 1}, after batch {batch + 1}.")
             sys.stdout.flush()
             os.kill(os.getpid(), signal.SIGKILL)

@@ -22,7 +22,8 @@ import digits
 import keras
 import numpy as np
 from interrupt import KillAt, resumes_in, run_until_killed, same_weights
-from tables import print_table
+from progress import ProgressLine
+from tables import print_table, ratchet
 
 import keras_ratchet
 
@@ -47,6 +48,7 @@ def train(run, *more_callbacks):
             keras_ratchet.BackupAndRestore(run / "backup", save_freq=10),
             stopper,
             keras_ratchet.ModelCheckpoint(run / "best.keras", save_best_only=True),
+            ProgressLine("Training", EPOCHS),
             *more_callbacks,
         ],
     )
@@ -91,9 +93,12 @@ def main():
         return
 
     shutil.rmtree(RUN, ignore_errors=True)
+    print(f"1 of 3: {EPOCHS} epochs without interruption ...")
     train(straight)
+    print("2 of 3: the same in another process, which kills itself in the middle of an epoch ...")
     run_until_killed(__file__, "--child", "--kill")
     place = resumes_in(killed / "backup")
+    print("3 of 3: the same script again ...")
     subprocess.run([sys.executable, __file__, "--child"], check=True)
 
     parts = compare(straight, killed)
@@ -106,6 +111,8 @@ def main():
     if any(different for _, different in parts.values()):
         raise SystemExit("The resumed run differs from the uninterrupted one.")
     print("The final weights are bit-identical to the uninterrupted run's.")
+    print(f"On a script of yours: {ratchet()} doctor --kills 2 -- python train.py")
+    print(f"Started again after crashes: {ratchet()} run -- python train.py")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from keras_ratchet.run import Run
     from keras_ratchet.types import AverageRecord, CheckpointInfo, StopReason
 
-__version__ = "0.1.0"
+    __version__: str
 
 __all__ = [
     "BackupAndRestore",
@@ -118,6 +118,8 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name in ("data", "errors", "plots", "policy"):
         return importlib.import_module(f"keras_ratchet.{name}")
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("keras-ratchet")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

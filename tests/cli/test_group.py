@@ -14,8 +14,8 @@ HEAVY = "{'keras', 'torch', 'tensorflow', 'jax', 'h5py', 'numpy', 'matplotlib'}"
 
 
 def process(*args, **options):
-    """Run `python -m keras_ratchet.cli` as a real process."""
-    command = [sys.executable, "-m", "keras_ratchet.cli", *map(str, args)]
+    """Run `python -m keras_ratchet` as a real process."""
+    command = [sys.executable, "-m", "keras_ratchet", *map(str, args)]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=120, check=False, **options
     )
@@ -81,7 +81,7 @@ def test_it_works_as_a_real_process(run):
 
 
 def test_a_closed_pipe_is_no_traceback(run):
-    command = f'"{sys.executable}" -m keras_ratchet.cli ls "{run}" | head -1'
+    command = f'"{sys.executable}" -m keras_ratchet ls "{run}" | head -1'
     result = subprocess.run(
         command, shell=True, capture_output=True, text=True, timeout=120, check=False
     )

@@ -132,7 +132,7 @@ def test_a_resumed_run_counts_its_pace_anew_and_keeps_its_curve(run):
 
 
 def test_without_a_terminal_each_event_is_a_line_and_the_end_ends_it(run):
-    command = [sys.executable, "-m", "keras_ratchet.cli", "watch", str(run)]
+    command = [sys.executable, "-m", "keras_ratchet", "watch", str(run)]
     command += ["--until-end", "--every", "0.05"]
     with Holder(run):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -149,7 +149,7 @@ def test_without_a_terminal_each_event_is_a_line_and_the_end_ends_it(run):
 
 
 def test_json_lines_are_printed_for_changes_only(run):
-    command = [sys.executable, "-m", "keras_ratchet.cli", "watch", str(run), "--json"]
+    command = [sys.executable, "-m", "keras_ratchet", "watch", str(run), "--json"]
     process = subprocess.Popen([*command, "--every", "0.05"], stdout=subprocess.PIPE, text=True)
     assert strict_json(process.stdout.readline())["epoch"] == 4
     assert not select.select([process.stdout], [], [], 0.3)[0]
@@ -164,7 +164,7 @@ def on_terminal(run, *options, term="xterm"):
     """Return what the command writes to a terminal of 100 columns; it is interrupted by Ctrl-C."""
     master, slave = pty.openpty()
     env = {**os.environ, "TERM": term, "COLUMNS": "100", "LINES": "30"}
-    command = [sys.executable, "-m", "keras_ratchet.cli", "watch", str(run), *options]
+    command = [sys.executable, "-m", "keras_ratchet", "watch", str(run), *options]
     process = subprocess.Popen(command, stdout=slave, stderr=slave, env=env, start_new_session=True)
     os.close(slave)
     shown, until = b"", time.monotonic() + 60

@@ -182,7 +182,7 @@ def test_in_place_a_backup_of_keras_is_not_put_at_risk(doctor, here):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_doctor_that_is_interrupted_leaves_nothing(here, tmp_path, number):
     environment = {**os.environ, "FAKE_STEP_S": "5", "TMPDIR": str(tmp_path)}
-    command = [sys.executable, "-m", "keras_ratchet.cli", "doctor", "--", sys.executable]
+    command = [sys.executable, "-m", "keras_ratchet", "doctor", "--", sys.executable]
     process = subprocess.Popen(
         [*command, "train.py"], cwd=here, env=environment, stderr=subprocess.DEVNULL
     )

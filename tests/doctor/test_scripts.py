@@ -16,7 +16,7 @@ def doctor(tmp_path, script, kills, **environment):
     """Run the command on a script in a directory of the user's; return what it found, as data."""
     for file in (SCRIPTS / script, SCRIPTS / "small.py"):
         shutil.copy(file, tmp_path)
-    command = [sys.executable, "-m", "keras_ratchet.cli", "doctor", "--json", "--seed", "3"]
+    command = [sys.executable, "-m", "keras_ratchet", "doctor", "--json", "--seed", "3"]
     command += ["--kills", str(kills), "--", sys.executable, script]
     result = subprocess.run(
         command,

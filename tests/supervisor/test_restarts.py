@@ -33,7 +33,7 @@ def test_a_crash_is_followed_by_a_restart_and_the_journal_tells_it(tmp_path):
     assert "ratchet run: start 2 of 4, after exit code 3" in output
     assert events(tmp_path) == ["start", "exit", "start", "exit"]
     shown = subprocess.run(
-        [sys.executable, "-m", "keras_ratchet.cli", "history", str(tmp_path / ".ratchet-run")],
+        [sys.executable, "-m", "keras_ratchet", "history", str(tmp_path / ".ratchet-run")],
         capture_output=True,
         text=True,
         check=True,
@@ -113,7 +113,7 @@ def test_what_is_no_command_is_wrong_use(tmp_path):
 
 def test_the_script_reads_what_is_typed(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "keras_ratchet.cli", "run", "cat"],
+        [sys.executable, "-m", "keras_ratchet", "run", "cat"],
         input="typed",
         capture_output=True,
         text=True,

@@ -74,7 +74,7 @@ def test_a_second_signal_is_passed_on_too_and_then_there_is_little_time(tmp_path
 
 def test_what_is_ignored_stays_ignored(tmp_path):
     (tmp_path / "train.py").write_text(supervising.PRELUDE + COUNTS)
-    line = [sys.executable, "-m", "keras_ratchet.cli", "run", sys.executable, "train.py"]
+    line = [sys.executable, "-m", "keras_ratchet", "run", sys.executable, "train.py"]
     with subprocess.Popen(
         ["nohup", *line], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
@@ -101,7 +101,7 @@ def test_ctrl_c_on_a_terminal_arrives_once(tmp_path):
     """Not from the terminal, too: two that come at almost the same time can be one."""
     (tmp_path / "train.py").write_text(supervising.PRELUDE + WHO)
     ours, theirs = os.openpty()
-    line = [sys.executable, "-m", "keras_ratchet.cli", "run", sys.executable, "train.py"]
+    line = [sys.executable, "-m", "keras_ratchet", "run", sys.executable, "train.py"]
     with subprocess.Popen(
         line,
         cwd=tmp_path,

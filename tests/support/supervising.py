@@ -94,7 +94,7 @@ def start(tmp_path, script, *options, env=None, limit_s=LIMIT_S, command=None, p
     """
     path = Path(tmp_path) / "train.py"
     path.write_text(prelude + script)
-    run = [sys.executable, "-m", "keras_ratchet.cli", "run", "--backoff", "0.05"]
+    run = [sys.executable, "-m", "keras_ratchet", "run", "--backoff", "0.05"]
     python = command or [sys.executable]
     with tempfile.TemporaryDirectory(prefix="supervised-") as directory:
         started = processes.Processes(Path(directory), limit_s, 0)

@@ -1,4 +1,4 @@
-"""`python -m keras_ratchet.cli`."""
+"""`python -m keras_ratchet`."""
 
 from keras_ratchet.cli import main
 
