@@ -21,14 +21,21 @@ h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 .faint { color: var(--faint); }
 .red { color: var(--red); } .green { color: var(--green); } .yellow { color: var(--yellow); }
 .verdict { font-weight: 600; border-left: 4px solid currentColor; padding: .5rem 1rem;
-  background: var(--shade); }
+  background: var(--shade); border-radius: 0 6px 6px 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
-th, td { text-align: left; vertical-align: top; padding: .35rem .8rem .35rem 0;
-  border-bottom: 1px solid var(--line); min-width: 4rem; }
+th, td { text-align: left; vertical-align: top; padding: .35rem 1rem .35rem 0;
+  border-bottom: 1px solid var(--line); min-width: 3rem; overflow-wrap: break-word; }
+th { color: var(--faint); font-weight: 600; } th, td:first-child { white-space: nowrap; }
+td:last-child { min-width: 12rem; }
 pre { background: var(--shade); padding: .75rem; overflow-x: auto; font-size: .85rem; }
 li { margin: .3rem 0; } ul { padding-left: 1.2rem; }
-@media (max-width: 40rem) { body { padding: .75rem; } td, th { padding-right: .5rem; } }
+@media (max-width: 40rem) { /* a row is a paragraph, each cell a line with the name of its column */
+  body { padding: .75rem; } table, tbody, tr, td { display: block; } tr { padding: .4rem 0;
+    border-bottom: 1px solid var(--line); } tr:has(th) { display: none; }
+  td { border: 0; padding: 0; overflow-wrap: anywhere; } td:first-child { font-weight: 600; }
+  td::before { content: attr(data-name) ": "; color: var(--faint); font-weight: 400; }
+}
 """.strip()
 
 
@@ -45,10 +52,10 @@ def page(found: Examination) -> str:
         f'<p class="faint">{escape(text.heading(found))}</p>',
         f'<p class="verdict {color}">{escape(sentence)}</p>',
         "<h2>Parts</h2>",
-        _table(text.PART_HEADERS, text.part_rows(found)),
+        _table("parts", text.PART_HEADERS, text.part_rows(found)),
     ]
     if found.kills:
-        lines += ["<h2>Kills</h2>", _table(text.KILL_HEADERS, text.kill_rows(found))]
+        lines += ["<h2>Kills</h2>", _table("kills", text.KILL_HEADERS, text.kill_rows(found))]
     lines += ["<h2>Findings</h2>", "<ul>"]
     lines += [_item(said, shade) for said, shade in text.finding_lines(found)]
     lines.append("</ul>")
@@ -60,15 +67,19 @@ def page(found: Examination) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(headers: Sequence[str], rows: Sequence[text.Row]) -> str:
-    head = "".join(f"<th>{escape(header)}</th>" for header in headers)
+def _table(name: str, headers: Sequence[str], rows: Sequence[text.Row]) -> str:
+    head = "".join(f'<th scope="col">{escape(header)}</th>' for header in headers)
     body = "\n".join(
         f'<tr class="{color or "plain"}">'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        + "".join(
+            f'<td data-name="{escape(header)}">{escape(cell)}</td>'
+            for header, cell in zip(headers, cells, strict=True)
+        )
         + "</tr>"
         for cells, color in rows
     )
-    return f'<div class="scroll"><table><tr>{head}</tr>\n{body}\n</table></div>'
+    table = f"<table><tr>{head}</tr>\n{body}\n</table>"
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{name}">{table}</div>'
 
 
 def _item(said: str, color: str | None) -> str:

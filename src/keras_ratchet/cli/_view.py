@@ -117,7 +117,7 @@ class Watcher:
         """Return the run as it is now, with the events that `new_events` has returned."""
         now, events, found = time.time(), self._events, self._listed()
         holders = () if self._is_url else tuple(lock_states(self.directory))
-        state, why = _state(events, holders, has_any=bool(found))
+        state, why = state_of(events, holders, has_any=bool(found))
         history = _history(events)
         epoch = max(history.metrics, default=0)
         epochs, pace = _planned(events), _pace(events)
@@ -150,7 +150,7 @@ class Watcher:
         return [info for info in found if info.has_manifest]
 
 
-def _state(events: Sequence[Event], locks: Sequence[LockState], has_any: bool) -> tuple[str, str]:
+def state_of(events: Sequence[Event], locks: Sequence[LockState], has_any: bool) -> tuple[str, str]:
     """Return in which state a run is, and why."""
     run = RunState()
     for event in events:

@@ -57,6 +57,7 @@ class RunHistory:
         turns: By kind of event ("rollback", "reduce_lr"): the epochs done by then, in order;
             between two whole numbers within an epoch.
         average: The average of weights that the run ended with, or None.
+        events: What its callbacks wrote down, oldest first.
     """
 
     metrics: Mapping[int, Mapping[str, float]]
@@ -66,6 +67,7 @@ class RunHistory:
     resumed: tuple[int, ...] = ()
     turns: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     average: Average | None = None
+    events: tuple[Event, ...] = ()
 
     def curve(self, metric: str) -> dict[int, float]:
         """Return the values of a metric by epoch, NaN left in."""
@@ -116,17 +118,40 @@ def last_run(events: Iterable[Event]) -> RunHistory:
     Raises:
         LoadError: If the journal has no epoch.
     """
-    events = list(events)
-    standing = _standing(events)
-    runs = [parts for parts in _runs(events) if any(part.metrics for part in parts)]
+    runs, standing = _begun(events)
     if not runs:
-        raise LoadError("there is nothing to draw: the journal has no epochs.")
+        raise LoadError("there is nothing to draw: the journal has no epochs.", see="no-history")
+    return _pop_last(runs, standing)
+
+
+def all_runs(events: Iterable[Event]) -> list[RunHistory]:
+    """Return the runs of a journal that have epochs, oldest first; resumed ones are joined."""
+    runs, standing = _begun(events)
+    found = []
+    while runs:
+        found.append(_pop_last(runs, standing))
+    return found[::-1]
+
+
+def _begun(events: Iterable[Event]) -> tuple[list[list[_Part]], set[int]]:
+    """Return the parts of each start of a run that has epochs, and the ids of standing saves."""
+    events = list(events)
+    runs = [parts for parts in _runs(events) if any(part.metrics for part in parts)]
+    return runs, _standing(events)
+
+
+def _pop_last(runs: list[list[_Part]], standing: set[int]) -> RunHistory:
+    """Remove the last run, and those that it has resumed, from a list; return it."""
     last = runs.pop()
     run = _merged(last, standing)
+    others = []
     while runs and min(run.metrics) > 1:
         earlier = runs.pop()
         if {part.series for part in earlier} & {part.series for part in last}:
             run = _continued(_merged(earlier, standing), run)
+        else:
+            others.append(earlier)
+    runs.extend(reversed(others))
     return run
 
 
@@ -183,6 +208,7 @@ def _merged(parts: Sequence[_Part], standing: set[int]) -> RunHistory:
         stop=(stops[-1]["epoch"], str(stops[-1].get("kind", ""))) if stops else None,
         turns={kind: _places(events, kind) for kind in TURNS},
         average=next(filter(None, map(_average, events[::-1])), None),
+        events=tuple(events),
     )
 
 
@@ -200,6 +226,7 @@ def _continued(before: RunHistory, run: RunHistory) -> RunHistory:
         saves=(*saves, *run.saves),
         turns={kind: _joined(before.turns, run.turns, kind, first) for kind in TURNS},
         resumed=(first, *run.resumed),
+        events=(*before.events, *run.events),
     )
 
 

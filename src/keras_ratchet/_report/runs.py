@@ -1,0 +1,242 @@
+"""What is known about the runs of a directory."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from keras_ratchet._report.words import Event, clean, count, duration, number
+from keras_ratchet.plots._runs import RunHistory, all_runs
+from keras_ratchet.types import CheckpointInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What was read of one directory.
+
+    Attributes:
+        directory: The directory or URL, as it was given.
+        label: What it is called on the page.
+        events: The events of its journal, and of the directories that belong to it.
+        checkpoints: Its checkpoints, oldest first.
+        marks: Of each checkpoint, by path: "best", "last", "pinned", "earlier run".
+        verified: The status of each checkpoint that was verified, by path.
+        state: What its newest run does: "training", "ended", "interrupted", "killed", "unknown".
+        why: Why it is in that state; "" if that is not known.
+        holders: The processes that hold its locks, or held them when they were killed.
+        torn_lines: How many lines of its journal cannot be read.
+    """
+
+    directory: str
+    label: str
+    events: Sequence[Event] = ()
+    checkpoints: Sequence[CheckpointInfo] = ()
+    marks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    verified: Mapping[str, str] = field(default_factory=dict)
+    state: str = "unknown"
+    why: str = ""
+    holders: Sequence[str] = ()
+    torn_lines: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run.
+
+    Attributes:
+        name: What it is called on the page.
+        place: Where it saved.
+        history: Its epochs.
+        events: What happened in it, oldest first.
+        is_newest: Whether no run saved there later.
+        has_journal: Whether the epochs come from a journal, not from checkpoints.
+    """
+
+    name: str
+    place: Place
+    history: RunHistory
+    events: tuple[Event, ...] = ()
+    is_newest: bool = True
+    has_journal: bool = True
+
+    @property
+    def metric(self) -> str | None:
+        """The metric that says which epoch is best, or None."""
+        names = {name for values in self.history.metrics.values() for name in values}
+        wanted = [*(name for name, _ in self.history.ranking), "val_loss", "loss"]
+        return next((name for name in wanted if name in names), None)
+
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """The best epoch and its value of the metric."""
+        epoch = self.history.best(self.metric) if self.metric else None
+        if epoch is None or self.metric is None:
+            return None
+        value = self.history.curve(self.metric)[epoch]
+        return (epoch, value) if math.isfinite(value) else None
+
+
+def runs_of(place: Place) -> list[Run]:
+    """Return the runs of a directory, oldest first; at least one."""
+    found = all_runs(place.events)
+    if not found:
+        history = _of_checkpoints(place.checkpoints)
+        return [Run(place.label, place, history, tuple(place.events), has_journal=False)]
+    names = _names(place.label, found)
+    events = _shared_out(place.events, found)
+    newest = len(found) - 1
+    return [
+        Run(names[n], place, history, events[n], n == newest) for n, history in enumerate(found)
+    ]
+
+
+def _of_checkpoints(checkpoints: Iterable[CheckpointInfo]) -> RunHistory:
+    """Return the metrics that manifests tell of."""
+    known = sorted((c for c in checkpoints if c.has_manifest), key=lambda c: c.saved_at)
+    metrics = {c.position.epoch: dict(c.metrics) for c in known if c.metrics}
+    ranking = tuple(dict.fromkeys(pair for c in reversed(known) for pair in c.ranking))
+    return RunHistory(dict(sorted(metrics.items())), ranking)
+
+
+def _names(label: str, found: Sequence[RunHistory]) -> list[str]:
+    """Return names for the runs of one directory: by the files that they save, or by number."""
+    if len(found) == 1:
+        return [label]
+    series = [min((str(e.get("series", "")) for e in h.events), default="") for h in found]
+    if len(set(series)) == len(series):
+        return [f"{label} \u00b7 {clean(name)}" for name in series]
+    return [f"{label} \u00b7 run {n}" for n in range(1, len(found) + 1)]
+
+
+def _shared_out(events: Iterable[Event], found: Sequence[RunHistory]) -> list[tuple[Event, ...]]:
+    """Return the events of each run; those of no run go to the one that began before them."""
+    owner = {id(event): n for n, history in enumerate(found) for event in history.events}
+    starts = [time_of(history.events[0]) for history in found]
+    shares: list[list[Event]] = [[] for _ in found]
+    for event in events:
+        begun = [n for n, start in enumerate(starts) if start <= time_of(event)]
+        shares[owner.get(id(event), max(begun, default=0))].append(event)
+    return [tuple(sorted(share, key=time_of)) for share in shares]
+
+
+def time_of(event: Event) -> float:
+    """Return when an event happened, in seconds since 1970; 0.0 if that is unknown."""
+    at = event.get("time")
+    return float(at) if isinstance(at, int | float) and math.isfinite(at) else 0.0
+
+
+def save_events(run: Run) -> list[Event]:
+    """Return the saves of a run, oldest first."""
+    return [event for event in run.events if event["event"] == "save"]
+
+
+def seconds(event: Event, key: str) -> float | None:
+    """Return a length of time that an event has, or None."""
+    value = event.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 <= value < math.inf else None
+
+
+def training_s(run: Run) -> float:
+    """Return how long a run has trained, without the time between an end and its resume."""
+    total, before = 0.0, 0.0
+    for event in run.events:
+        now = time_of(event)
+        goes_on = event["event"] not in ("begin", "resume", "soup", "drop", "check_load", "start")
+        if before and now > before and goes_on:
+            total += now - before
+        before = now or before
+    return total
+
+
+def outcome(run: Run) -> tuple[str, str]:
+    """Return what became of a run, in a sentence, and a color for it."""
+    done = max(run.history.metrics, default=0)
+    epochs = f"epoch {done}{_planned(run)}"
+    stops = [event for event in run.events if event["event"] == "stop"]
+    state, why = (run.place.state, run.place.why) if run.is_newest else ("", "")
+    if not run.has_journal:
+        return f"No journal tells of its epochs; {_files(run)}.", "yellow"
+    if state == "training":
+        return f"Still training: {epochs} was done when this page was written.", "yellow"
+    if state == "interrupted":
+        return _ended(f"Interrupted after {epochs}", why) + " A restart goes on.", "yellow"
+    if state == "killed":
+        return f"Killed after {epochs}: its process had no time to say why.", "red"
+    if stops and run.history.stop is not None:
+        return _ended(f"Stopped after {epochs}", stops[-1].get("reason")), "green"
+    ends = any(event["event"] == "end" for event in run.events)
+    if ends and done == _asked(run):
+        return f"Done: all {count(done, 'epoch')} were trained.", "green"
+    if ends:
+        return f"Ended after {epochs}.", "green"
+    return f"The journal ends after {epochs}; it does not say why.", "yellow"
+
+
+def _ended(sentence: str, why: Any) -> str:
+    return f"{sentence}: {clean(why).rstrip('.')}." if why else f"{sentence}."
+
+
+def _files(run: Run) -> str:
+    known = sum(info.has_manifest for info in run.place.checkpoints)
+    every = len(run.place.checkpoints)
+    return f"{count(every, 'checkpoint')}, {known} with a manifest"
+
+
+def _asked(run: Run) -> int | None:
+    asked = [event.get("epochs") for event in run.events if event["event"] == "begin"]
+    last = asked[-1] if asked else None
+    return last if isinstance(last, int) and last > 0 else None
+
+
+def _planned(run: Run) -> str:
+    asked = _asked(run)
+    return "" if asked is None else f" of {asked}"
+
+
+def figures(run: Run) -> list[tuple[str, str, str]]:
+    """Return the key figures of a run: label, value, and a remark."""
+    found = []
+    if run.best is not None:
+        epoch, value = run.best
+        found.append((f"best {clean(run.metric)}", number(value), f"epoch {epoch}"))
+    done, asked = max(run.history.metrics, default=0), _asked(run)
+    found.append(("epochs", f"{done:,}", f"of {asked:,} asked for" if asked else ""))
+    if trained := training_s(run):
+        found.append(("trained for", duration(trained), _turns(run)))
+    saves = save_events(run)
+    waits = [s for event in saves if (s := seconds(event, "blocked_s")) is not None]
+    if saves:
+        remark = f"training waited {duration(sum(waits))} in all" if waits else ""
+        found.append(("saves", f"{len(saves):,}", remark))
+    return found
+
+
+def _turns(run: Run) -> str:
+    """Return how often a run was resumed, rolled back, and had its learning rate cut."""
+    turns = run.history.turns
+    cuts = [("rollback", len(turns.get("rollback", ())))]
+    cuts += [("rate cut", len(turns.get("reduce_lr", ()))), ("resume", len(run.history.resumed))]
+    return ", ".join(count(size, noun) for noun, size in cuts if size)
+
+
+def save_costs(run: Run) -> list[tuple[str, str]]:
+    """Return what the saves of a run have cost, as labels and values."""
+    saves = save_events(run)
+    waits = sorted(s for e in saves if (s := seconds(e, "blocked_s")) is not None)
+    written = sorted(s for e in saves if (s := seconds(e, "written_s")) is not None)
+    found = []
+    if waits:
+        longest = f"median {duration(statistics.median(waits))}, longest {duration(waits[-1])}"
+        found.append(("Training waited for a save", longest))
+        trained = training_s(run)
+        share = f" ({100 * sum(waits) / trained:.2g} % of the training)" if trained else ""
+        found.append(("Training waited in all", f"{duration(sum(waits))}{share}"))
+    if written:
+        longest = f"median {duration(statistics.median(written))}, longest {duration(written[-1])}"
+        found.append(("A save was on disk after", longest))
+    return found
