@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 
 import keras
 
+from keras_ratchet import _html
 from keras_ratchet.callbacks._companions import show_batch
 from keras_ratchet.callbacks._ranks import check_batches
 from keras_ratchet.callbacks.backup_and_restore import BackupAndRestore
 from keras_ratchet.callbacks.base import abandon
 from keras_ratchet.errors import ConfigError
-from keras_ratchet.types import Model
+from keras_ratchet.types import Model, Position
 
 T = TypeVar("T")
 
@@ -65,11 +66,14 @@ class Run:
         if isinstance(directory, keras.Model):
             raise ConfigError(
                 "Run takes the directory first, then the model: Run(directory, model). Got: "
-                f"{directory!r}, {model!r}."
+                f"{directory!r}, {model!r}.",
+                see="custom-loop",
             )
         callbacks = list(callbacks)
         if any(isinstance(c, BackupAndRestore) for c in callbacks):
-            raise ConfigError("Run saves by itself: leave BackupAndRestore out of callbacks=.")
+            raise ConfigError(
+                "Run saves by itself: leave BackupAndRestore out of callbacks=.", see="custom-loop"
+            )
         if optimizer is not None and not hasattr(optimizer, "load_state_dict"):
             optimizer = _KerasOptimizer(optimizer, model)
         self.backup = BackupAndRestore._for_loop(optimizer, directory, data=data, **backup)
@@ -78,7 +82,7 @@ class Run:
         self._callbacks = [self.backup, *callbacks, self._history]
         self._list: Any = None
         self._epoch_logs: dict[str, float] = {}
-        self._epoch = 0
+        self._epoch, self._epochs = 0, -1
 
     def __enter__(self) -> Run:
         return self
@@ -116,7 +120,8 @@ class Run:
         if samples is not None and not metrics:
             raise ConfigError(
                 f"Run.log(samples={samples!r}) says on how many samples metrics were measured, but "
-                "names none. Give a metric of your own another name."
+                "names none. Give a metric of your own another name.",
+                see="custom-loop",
             )
         self._epoch_logs.update({name: float(value) for name, value in metrics.items()})
         if samples is not None:
@@ -129,6 +134,7 @@ class Run:
             epochs: How many there are in all.
         """
         self._model.stop_training = False
+        self._epochs = epochs
         self._list = keras.callbacks.CallbackList(
             self._callbacks, model=self._model, epochs=epochs, verbose=0
         )
@@ -154,7 +160,9 @@ class Run:
             ConfigError: If the loop is not inside `epochs`.
         """
         if self._list is None:
-            raise ConfigError("run.batches(...) belongs inside `for epoch in run.epochs(...)`.")
+            raise ConfigError(
+                "run.batches(...) belongs inside `for epoch in run.epochs(...)`.", see="custom-loop"
+            )
         session = self.backup._session
         session.look_at(source)
         if self.backup._ranks.world_size > 1:
@@ -174,15 +182,75 @@ class Run:
             if self.stopping:
                 return
 
+    def _repr_html_(self) -> str:
+        started = self._epochs >= 0
+        origin = self.backup.resumed_from
+        resumed = _done(origin) if origin else "nothing: it started from scratch"
+        return _html.facts(
+            "Run",
+            {
+                "directory": self.backup.backup_dir,
+                "where it is": self._where(),
+                "logs": ", ".join(f"{n} {_html.number(v)}" for n, v in self._epoch_logs.items()),
+                "best so far": self._best(),
+                "next save": self._next_save(),
+                "resumed from": resumed if started else None,
+                "branch of": self.backup.branched_from,
+                "training time": f"{self.backup.elapsed_s:.1f} s" if started else None,
+                "stopped": next(filter(None, self._of_callbacks("stop_reason")), None),
+            },
+        )
+
+    def _of_callbacks(self, name: str) -> Iterator[Any]:
+        return (getattr(callback, name, None) for callback in self._callbacks)
+
+    def _where(self) -> str:
+        if self._epochs < 0:
+            return "not started"
+        session = self.backup._last.session
+        if self._list is None or session is None:
+            return f"ended: {len(self._history.epoch)} epochs done, of {self._epochs} epochs"
+        return f"running: {_done(session.here())} done, of {self._epochs} epochs"
+
+    def _best(self) -> str:
+        """Return the best value that a callback knows, with its epoch; "" if none does."""
+        for callback in self._callbacks:
+            if (value := getattr(callback, "best_value", None)) is not None:
+                found = f"{callback.monitor} {_html.number(value)}"
+                return f"{found} in epoch {callback.best_epoch + 1}"
+        return ""
+
+    def _next_save(self) -> str:
+        """Return when the next save is due, while the loop runs."""
+        session, options = self.backup._last.session, self.backup._options
+        if self._list is None or session is None:
+            return ""
+        due = ["at the end of the epoch"] if self.backup.save_freq == "epoch" else []
+        if options.every_batches is not None:
+            due.append(f"in {options.every_batches.n - session.schedule.pending} batches")
+        if options.interval is not None:
+            due.append("by the clock")
+        return " or ".join(due)
+
+
+def _done(position: Position) -> str:
+    batches = f" and {position.batch} batches" if position.batch else ""
+    return f"{position.epoch} epochs{batches}"
+
 
 class _KerasOptimizer:
     """Gives a Keras optimizer the two methods that torch's have."""
 
     def __init__(self, optimizer: Any, model: Model) -> None:
         if not isinstance(optimizer, keras.optimizers.Optimizer):
-            raise ConfigError(f"optimizer must be a torch or Keras optimizer. Got: {optimizer!r}.")
+            raise ConfigError(
+                f"optimizer must be a torch or Keras optimizer. Got: {optimizer!r}.",
+                see="custom-loop",
+            )
         if not model.built:
-            raise ConfigError("With a Keras optimizer the model must be built before Run.")
+            raise ConfigError(
+                "With a Keras optimizer the model must be built before Run.", see="custom-loop"
+            )
         if not optimizer.built:
             optimizer.build(model.trainable_variables)
         self._optimizer = optimizer

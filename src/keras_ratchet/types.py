@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from keras_ratchet import _html
+
 StopKind = Literal[
     "patience",
     "nan",
@@ -134,6 +136,9 @@ class StopReason:
     def __str__(self) -> str:
         return self.sentence
 
+    def _repr_html_(self) -> str:
+        return _html.stop_reason(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the reason as plain data; several kinds are joined with "+"."""
         return {
@@ -209,6 +214,9 @@ class AverageRecord:
     def __str__(self) -> str:
         return self.reason
 
+    def _repr_html_(self) -> str:
+        return _html.average_record(self)
+
 
 @dataclass(frozen=True, slots=True)
 class CheckpointInfo:
@@ -250,6 +258,9 @@ class CheckpointInfo:
     fingerprint: str = ""
     pinned: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        return _html.checkpoint(self)
 
 
 class Optimizer(Protocol):

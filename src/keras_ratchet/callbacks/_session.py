@@ -11,7 +11,7 @@ from keras_ratchet._engine.capture import building
 from keras_ratchet._engine.resume import keras_backup
 from keras_ratchet._engine.resume.attributes import AttributeStates
 from keras_ratchet._engine.resume.callback_states import CallbackStates
-from keras_ratchet._engine.resume.data_cursor import DataCursor, warn_of_generators
+from keras_ratchet._engine.resume.data_cursor import DataCursor, warn_of_unnamed_state
 from keras_ratchet._engine.resume.loop_optimizer import LoopOptimizer
 from keras_ratchet._engine.resume.resumer import Resumer
 from keras_ratchet._engine.resume.snapshot_store import SnapshotStore
@@ -47,6 +47,7 @@ class Session:
 
     Attributes:
         resumer: Captures and restores the state.
+        schedule: Says when a save is due.
         exit_code: With which code the process exits once `fit` has ended early, if it does.
     """
 
@@ -89,10 +90,10 @@ class Session:
             options.script_sets_rate,
         )
         self._pace = Pace(store.ranks)
-        self._schedule = Schedule(options.every_batches, options.interval, ranks=store.ranks)
+        self.schedule = Schedule(options.every_batches, options.interval, ranks=store.ranks)
         self._first = False  # whether this is the first epoch after a resume
         self._looks_for_lost = True
-        self._knows_generators = options.data is not None
+        self._knows_data = options.data is not None
         self._stopping = False  # whether training was stopped after the epoch that ended last
         self._epoch = self._done = 0
         self._logs: Mapping[str, float] = {}
@@ -119,7 +120,7 @@ class Session:
         if state is None:
             self._epoch = keras_backup.adopt(self._model, self._store.directory)
             fit.set_initial_epoch(self._model, self._epoch or None)
-            self._save(self._here(), {}, "training started")
+            self._save(self.here(), {}, "training started")
         else:
             self._resume_from(state)
         self._info.initial_epoch = self._epoch
@@ -128,7 +129,7 @@ class Session:
         self.resumer.require(self._in_fit, self._in_fit or self._options.is_loop, self.is_over)
         self.resumer.restore(self._model)
         self._epoch, self._info.resumed_from = state.position.epoch, state.position
-        self._schedule.pending = int(state.extra.get("pending", 0))
+        self.schedule.pending = int(state.extra.get("pending", 0))
         if (ranks := self._store.ranks).world_size > 1:
             ranks.holds_stop = bool(state.extra.get("holds_stop"))
         fit.set_initial_epoch(self._model, self._epoch)
@@ -143,10 +144,10 @@ class Session:
         self._model.stop_training = self._stopping
 
     def look_at(self, source: Any) -> None:
-        """Look at the data of a loop; warn, once, of generators that `data=` does not name."""
+        """Look at the data of a loop; warn, once, of a state that `data=` does not name."""
         self._cursor.loader = source
-        if not self._knows_generators:
-            self._knows_generators = warn_of_generators(source)
+        if not self._knows_data:
+            self._knows_data = warn_of_unnamed_state(source)
 
     @property
     def is_over(self) -> bool:
@@ -162,7 +163,7 @@ class Session:
         self._collect()
         fit.set_initial_epoch(self._model, None)
         self._epoch, self._done, self._logs = epoch, 0, {}
-        self._schedule.start_epoch()
+        self.schedule.start_epoch()
         if self._first:
             self.resumer.start_first_epoch()
         self._cursor.start_epoch()
@@ -192,7 +193,7 @@ class Session:
         """
         done = self._cursor.completed(batch)
         ended, self._done, self._logs = done - self._done, done, logs
-        step_s = self._schedule.step(self._store.writer)
+        step_s = self.schedule.step(self._store.writer)
         due = self._collect_and_ask(step_s) if self._pace.is_due() else None
         if due:
             self._make_room(due)
@@ -200,7 +201,7 @@ class Session:
             self._announce_save()
             if not self._is_stopping():
                 self._warn_of_lost()
-                self._save(self._here(), logs, "in mid-epoch")
+                self._save(self.here(), logs, "in mid-epoch")
         return due is not None
 
     def start_validation(self) -> None:
@@ -227,7 +228,7 @@ class Session:
         if due:
             self._make_room(due)
         elif self._options.every_epoch:
-            self._save(self._here(), logs, f"epoch {epoch + 1} ended")
+            self._save(self.here(), logs, f"epoch {epoch + 1} ended")
         return due is not None
 
     def end(self, logs: Mapping[str, float]) -> None:
@@ -280,10 +281,10 @@ class Session:
         # if there is no time for another save, the one being written is what is resumed from
         self._settle(self._store.writer.wait_on_disk)
         verdict = self._store.ranks.broadcast(
-            due.check(time.monotonic(), self._schedule.longest_save_s), "whether a save fits"
+            due.check(time.monotonic(), self.schedule.longest_save_s), "whether a save fits"
         )
         if verdict:
-            self._save(self._here(), self._logs, verdict.reason, validation, waits=False)
+            self._save(self.here(), self._logs, verdict.reason, validation, waits=False)
             self._settle(self._store.writer.wait_on_disk)
         reason = verdict.reason + self._store.wait_for_upload(due.at_s - time.monotonic())
         epoch_index = self._epoch - (not self._done)  # at its end the epoch is completed
@@ -302,12 +303,12 @@ class Session:
         finished: str = "",
         waits: bool = True,
     ) -> None:
-        started = self._schedule.start_save()
+        started = self.schedule.start_save()
         self._flush() if waits else None
         model, ranks = fit.synced(self._model), self._store.ranks
         progress = {
             "epochs": self._epochs,
-            "pending": self._schedule.pending,
+            "pending": self.schedule.pending,
             "stopping": self._stopping,
             "holds_stop": ranks.any(ranks.holds_stop, "whether to stop"),
         }
@@ -320,9 +321,9 @@ class Session:
             validation=validation,
             background=self._store.runs_in_background(model),
         )
-        blocked_s = self._schedule.since(started)
+        blocked_s = self.schedule.since(started)
         self._settle(lambda: self._store.save(model, state, reason, blocked_s))
-        self._schedule.saved(started, self._store.writer)
+        self.schedule.saved(started, self._store.writer)
         if finished:
             self._flush()
 
@@ -334,7 +335,7 @@ class Session:
 
     def _count_batches(self, ended: int) -> bool:
         """Count batches that have ended; return whether to save."""
-        verdict = self._schedule.check(ended)
+        verdict = self.schedule.check(ended)
         ranks = self._store.ranks
         if verdict and self._options.skips_if_busy and ranks.any(self._store.writer.busy, "busy"):
             self._store.note("skip", reason="the previous save is still being written")
@@ -345,7 +346,7 @@ class Session:
         """Settle a save that has ended; return the deadline for which to end now, or None."""
         self._collect()
         saves = 2 if self._store.writer.busy else 1  # the one being written comes first
-        need_s = saves * self._schedule.longest_save_s + self._store.mirror.last_upload_s
+        need_s = saves * self.schedule.longest_save_s + self._store.mirror.last_upload_s
         due = self._signals.due(need_s, step_s)
         return self._pace.agree_on_end(due)
 
@@ -370,7 +371,7 @@ class Session:
         if saved is not None and saved.error is not None:
             raise saved.error
         if saved and saved.duration_s:  # an upload has none
-            self._schedule.persisted(saved.duration_s)
+            self.schedule.persisted(saved.duration_s)
 
     def _warn_of_lost(self) -> None:
         if self._looks_for_lost:  # in the first epoch
@@ -385,7 +386,8 @@ class Session:
     def _is_stopping(self) -> bool:
         return bool(getattr(self._model, "stop_training", False))
 
-    def _here(self) -> Position:
+    def here(self) -> Position:
+        """Return how much of this run is done."""
         return Position.counted(self._epoch, self._done, self._steps)
 
     def _skips(self) -> bool:

@@ -244,7 +244,7 @@ def test_before_a_deadline_there_is_time_for_the_save_under_way_and_another(tmp_
     callback = backup_to(tmp_path, deadline=3600)
 
     def so_long():
-        callback._session._schedule.persisted(2000)
+        callback._session.schedule.persisted(2000)
 
     callbacks = [callback, At(4, hold_up), At(5, so_long)]
     callbacks += [] if writing else [At(5, callback.flush)]
