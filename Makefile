@@ -20,7 +20,7 @@ export JAX_PLATFORMS ?= cpu
 #                      only the tests in which that makes a difference
 #   LONG=1             test-resume, test-ranks: hundreds of SIGKILLs instead of tens
 #   NEXT=1             any of them: with keras-nightly
-.PHONY: demo demo-ranks test test-backend test-resume test-ranks test-integrations doctor-examples test-all lint docs test-notebooks test-browser test-wheel check-package test-floors hunt \
+.PHONY: demo demo-ranks test test-backend test-resume test-ranks test-integrations doctor-examples test-all lint docs notebooks test-notebooks test-browser test-wheel check-package test-floors hunt \
   bench bench-costs bench-stopping bench-stores clean
 
 # Needs one backend only, and installs no more, unless all is there already.
@@ -44,7 +44,7 @@ demo-ranks: $(STAMP)
 # Everything on PyTorch but kills and exact resume.
 TESTS := $(filter-out tests/test_run.py,$(wildcard tests/test_*.py)) tests/policy tests/drop_in \
   tests/callbacks tests/engine tests/formats tests/keras/test_names.py tests/plots tests/cli \
-  tests/backends tests/conformance tests/storage tests/supervisor tests/doctor src
+  tests/backends tests/conformance tests/storage tests/supervisor tests/doctor tests/report src
 
 test: $(STAMP)
 	KERAS_BACKEND=torch $(PYTEST) $(TESTS) $(ARGS)
@@ -105,10 +105,12 @@ $(INTEGRATIONS)/.installed: constraints-integrations.txt $(STAMP)
 	  --target $(INTEGRATIONS) -r constraints-integrations.txt
 	touch $@
 
-# The notebooks in real kernels, and the interrupt of one. They are made by
-#   python docs/notebooks/build.py
+# The notebooks in real kernels, which are interrupted, too. They are made of the .py beside them.
 test-notebooks: $(STAMP)
 	KERAS_BACKEND=torch $(PYTEST) tests/notebooks $(ARGS)
+
+notebooks: $(STAMP)
+	KERAS_BACKEND=torch $(BIN)/python docs/notebooks/build.py
 
 # The report in a real browser: Chromium or Chrome has to be there (apt install chromium).
 test-browser: $(STAMP)
@@ -134,7 +136,7 @@ doctor-examples: $(STAMP)
 # longest first. It is all of test and test-resume on PyTorch; on the other backends test-backend
 # and, of test-resume, what depends most on the backend. The public CI runs the rest.
 PARTS := ranks resume test exact-tensorflow backend-tensorflow exact-jax backend-jax background \
-  integrations wheel
+  integrations notebooks docs wheel package
 EXACT_TESTS := tests/crash/test_resume_chains.py tests/crash/test_full_disk.py \
   tests/hunt/test_hunt.py tests/resume/test_endings.py tests/resume/test_extra_state.py \
   tests/resume/test_negative_controls.py tests/resume/test_callbacks.py tests/resume/test_stores.py
@@ -149,6 +151,9 @@ part-resume: ; @$(MAKE) test-resume KERAS_BACKEND=torch
 part-background: ; @$(MAKE) test-resume KERAS_BACKEND=torch BACKGROUND=1
 part-ranks: ; @$(MAKE) demo-ranks && $(MAKE) test-ranks
 part-integrations: ; @$(MAKE) test-integrations
+part-notebooks: ; @$(MAKE) test-notebooks
+part-docs: ; @$(MAKE) docs
+part-package: ; @$(MAKE) check-package
 part-wheel: ; @$(MAKE) test-wheel KERAS_BACKEND=torch
 part-backend-tensorflow part-backend-jax: part-backend-%: ; @$(MAKE) test-backend KERAS_BACKEND=$*
 part-exact-tensorflow part-exact-jax: part-exact-%: ; @$(MAKE) test-resume KERAS_BACKEND=$* RESUME_TESTS="$(EXACT_TESTS)"
@@ -156,7 +161,7 @@ part-exact-tensorflow part-exact-jax: part-exact-%: ; @$(MAKE) test-resume KERAS
 # For the public CI: what a wheel lacks, the oldest of everything that pyproject.toml claims, and
 # the Keras to come. The wheel is installed apart and the tests run from a copy, out of reach of src.
 WHEEL_TESTS := tests/test_public_api.py tests/test_loading.py tests/cli tests/keras/test_names.py \
-  tests/formats/test_readers.py tests/storage/test_golden.py
+  tests/formats/test_readers.py tests/storage/test_golden.py tests/report
 
 test-wheel: $(STAMP)
 	rm -rf build/wheel && mkdir -p build/wheel
