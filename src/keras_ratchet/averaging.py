@@ -154,7 +154,9 @@ class _CheckpointAverager:
     ) -> None:
         check_average(None, k)
         if not weights_of(model):
-            raise ConfigError("The model has no weights yet. Build it first: model.build(shape).")
+            raise ConfigError(
+                "The model has no weights yet. Build it first: model.build(shape).", see="not-built"
+            )
         self._model = model
         self._k = k
         self._named = not isinstance(checkpoints, str | os.PathLike)
@@ -194,7 +196,7 @@ class _CheckpointAverager:
                 data=statistics,
             )
             if reason := averager.refusal():
-                raise ConfigError(f"No average: {reason}.")
+                raise ConfigError(f"No average: {reason}.", see="average-members")
             found = self._average(averager, kind, members, validation)
         _log.info("%s of %d checkpoints: %s", kind, len(members), found.reason)
         return found
@@ -222,7 +224,8 @@ class _CheckpointAverager:
         if len(self._infos) > self._k:
             raise ConfigError(
                 f"There are {len(self._infos)} checkpoints, but nothing says which are the "
-                f"best {self._k}. Pass validation_data=..., or k={len(self._infos)} for all."
+                f"best {self._k}. Pass validation_data=..., or k={len(self._infos)} for all.",
+                see="average-members",
             )
         return self._the_first(self._infos)
 
@@ -268,7 +271,9 @@ class _CheckpointAverager:
         except LoadError:
             raise
         except (ValueError, KeyError, TypeError) as error:
-            raise LoadError(f"{path!r} does not fit the model: {error}") from error
+            raise LoadError(
+                f"{path!r} does not fit the model: {error}", see="does-not-fit"
+            ) from error
         self._check_alike(info, kept)
         return True
 
@@ -279,7 +284,8 @@ class _CheckpointAverager:
             differing = sorted(set(first or ()) ^ set(kept))
             raise LoadError(
                 f"{info.name!r} does not hold the same weights as the others: {differing[0]!r} "
-                "was frozen when some of them were saved. Pass those that hold the same."
+                "was frozen when some of them were saved. Pass those that hold the same.",
+                see="average-members",
             )
 
     def _copies(self, spare: VariableCopies | None = None) -> VariableCopies:
@@ -298,7 +304,8 @@ def _found(checkpoints: Paths) -> list[CheckpointInfo]:
         where = anywhere.path_or_url(checkpoints, "checkpoints")
         if os.path.isfile(where):
             raise ConfigError(
-                f"checkpoints must be a directory or a list of files. Got the file {where!r}."
+                f"checkpoints must be a directory or a list of files. Got the file {where!r}.",
+                see="average-members",
             )
         infos = of_newest_runs(
             [info for info in anywhere.checkpoints(where) if not info.is_directory]
@@ -312,7 +319,8 @@ def _found(checkpoints: Paths) -> list[CheckpointInfo]:
     if len(models) > 1:
         raise LoadError(
             f"these checkpoints belong to different models: {', '.join(models.values())}. Pass "
-            "those of one model."
+            "those of one model.",
+            see="average-members",
         )
     return infos
 

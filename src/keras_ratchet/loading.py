@@ -77,7 +77,8 @@ def _loaded(
     if missing_weights(path) is not None:
         raise LoadError(
             f"{path!r} holds only what trained, no whole model. Build the model, load the base "
-            "that it was trained on, then keras_ratchet.load_weights(model, path)."
+            "that it was trained on, then keras_ratchet.load_weights(model, path).",
+            see="trainable-only",
         )
     arguments = {"custom_objects": custom_objects, "safe_mode": safe_mode}
     if not compile or not path.endswith(".h5"):

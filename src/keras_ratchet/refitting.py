@@ -74,7 +74,9 @@ def refit(
     x, y, sample_weight = _parts(data, validation_data)
     model = model_fn()
     if not getattr(model, "compiled", False):
-        raise ConfigError(f"model_fn must return a compiled Keras model. Got: {model!r}.")
+        raise ConfigError(
+            f"model_fn must return a compiled Keras model. Got: {model!r}.", see="refit"
+        )
     arguments = {"y": y, "sample_weight": sample_weight, **fit_arguments}
     if steps is not None:
         epochs = math.ceil(steps / _steps_per_epoch(x, fit_arguments))
@@ -87,7 +89,8 @@ def _refuse_ours(arguments: Mapping[str, Any]) -> None:
     found = [name for name in _OURS if name in arguments]
     if found:
         raise ConfigError(
-            f"refit decides how long to train, and on what, so it excludes {', '.join(found)}."
+            f"refit decides how long to train, and on what, so it excludes {', '.join(found)}.",
+            see="refit",
         )
 
 
@@ -95,7 +98,9 @@ def _length(result: Any, match: Match, monitor: str, mode: str) -> tuple[int, in
     """Return how many epochs to train, and how many steps if steps are what counts."""
     if is_whole_number(result):
         if result < 1:
-            raise ConfigError(f"result must be a number of {match}, at least 1. Got: {result!r}.")
+            raise ConfigError(
+                f"result must be a number of {match}, at least 1. Got: {result!r}.", see="refit"
+            )
         return result, result if match == "steps" else None
     if isinstance(result, keras.callbacks.History):
         epochs = _best_of_history(result, monitor, mode)
@@ -107,7 +112,8 @@ def _length(result: Any, match: Match, monitor: str, mode: str) -> tuple[int, in
     if steps is None:
         raise ConfigError(
             "The number of steps per epoch of the first run is unknown. Count them, and pass "
-            f"result={epochs} * steps_per_epoch; or use match='epochs'."
+            f"result={epochs} * steps_per_epoch; or use match='epochs'.",
+            see="refit",
         )
     return epochs, epochs * int(steps)
 
@@ -117,12 +123,14 @@ def _best_of_stopper(stopper: Any) -> int:
     is_keras = isinstance(stopper, keras.callbacks.EarlyStopping)  # before fit it has no epoch
     if not (is_keras or hasattr(stopper, "best_epoch")):
         raise ConfigError(
-            f"result must be an EarlyStopping, a History, or a number of epochs. Got: {stopper!r}."
+            f"result must be an EarlyStopping, a History, or a number of epochs. Got: {stopper!r}.",
+            see="refit",
         )
     if getattr(stopper, "best_value", getattr(stopper, "best", None)) is None:
         raise ConfigError(
             f"This {type(stopper).__name__} has no best epoch: pass it to fit(callbacks=[...]) "
-            f"first, with validation data."
+            f"first, with validation data.",
+            see="refit",
         )
     return int(stopper.best_epoch) + 1
 
@@ -131,11 +139,12 @@ def _best_of_history(history: Any, monitor: str, mode: str) -> int:
     """Return how many epochs were done when a metric in a History was best."""
     values = history.history.get(monitor)
     if not values:
-        raise ConfigError(f"result: {missing_message(monitor, history.history)}")
+        raise ConfigError(f"result: {missing_message(monitor, history.history)}", see="refit")
     if len(values) != len(history.epoch):
         raise ConfigError(
             f"The History has {len(values)} values of {monitor!r} and {len(history.epoch)} epochs "
-            f"(validation_freq), so which epoch was best is unknown. Pass the EarlyStopping."
+            f"(validation_freq), so which epoch was best is unknown. Pass the EarlyStopping.",
+            see="refit",
         )
     rule = Monitor(monitor, _direction(history, monitor, mode))
     best: float | None = None
@@ -144,7 +153,9 @@ def _best_of_history(history: Any, monitor: str, mode: str) -> int:
         if rule.beats(float(value), best):
             best, epochs = float(value), epoch + 1
     if best is None:
-        raise ConfigError(f"{monitor!r} was NaN in every epoch, so none of them was best.")
+        raise ConfigError(
+            f"{monitor!r} was NaN in every epoch, so none of them was best.", see="refit"
+        )
     return epochs
 
 
@@ -173,7 +184,8 @@ def _parts(data: Any, more: Any) -> tuple[Any, Any, Any]:
         return ours[0].concatenate(theirs[0]), None, None  # tf.data
     raise ConfigError(
         f"A {type(ours[0]).__name__} and a {type(theirs[0]).__name__} cannot be concatenated "
-        "here. Concatenate them yourself and pass the result as data=, without validation_data."
+        "here. Concatenate them yourself and pass the result as data=, without validation_data.",
+        see="refit",
     )
 
 
@@ -200,7 +212,9 @@ def _joined(a: Any, b: Any) -> Any:
             lambda one, other: np.concatenate([_array(one), _array(other)]), a, b
         )
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"data and validation_data do not fit together: {error}") from error
+        raise ConfigError(
+            f"data and validation_data do not fit together: {error}", see="refit"
+        ) from error
 
 
 def _array(leaf: Any) -> Any:

@@ -39,7 +39,8 @@ def _bounds(sizes: Shape, placements: tuple[Any, ...], shape: Shape, at: Shape) 
         elif type(placement) is not Replicate:
             raise ConfigError(
                 "A weight can be saved if it is sharded or replicated. Got a DTensor with the "
-                f"placement {placement!r}."
+                f"placement {placement!r}.",
+                see="split-weights",
             )
     return tuple(bounds)
 

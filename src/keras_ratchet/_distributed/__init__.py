@@ -159,11 +159,13 @@ def check_coordinator(given: object) -> None:
     ):
         raise ConfigError(
             "coordinator must have the numbers rank and world_size, and the methods broadcast, "
-            f"gather, any and barrier: see keras_ratchet.Coordinator. Got: {given!r}."
+            f"gather, any and barrier: see keras_ratchet.Coordinator. Got: {given!r}.",
+            see="coordinator",
         )
     rank, size = map(operator.index, numbers)  # type: ignore[arg-type]
     if not 0 <= rank < size:
         raise ConfigError(
             "coordinator.rank must be at least 0 and below coordinator.world_size. "
-            f"Got: {rank} of {size}."
+            f"Got: {rank} of {size}.",
+            see="coordinator",
         )

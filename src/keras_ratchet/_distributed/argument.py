@@ -54,7 +54,7 @@ class CoordinatorArgument:
             backend: Keras's.
         """
         if self._is_lost:
-            raise ConfigError(_NO_COPY)
+            raise ConfigError(_NO_COPY, see="coordinator")
         if self.given is None:
             return find(backend)
         if int(self.given.world_size) > 1 and self._ours is None:
@@ -83,6 +83,7 @@ def common(arguments: Iterable[CoordinatorArgument]) -> CoordinatorArgument:
             raise ConfigError(
                 "The callbacks of one list have different coordinators: "
                 f"{given[0].given!r} and {other.given!r}. Give them the same object, or only one "
-                "of them."
+                "of them.",
+                see="coordinator",
             )
     return (given or every)[0]

@@ -32,12 +32,14 @@ class Given(Agreement):
         except Exception as error:
             kind = type(self._coordinator).__name__
             raise RankError(
-                f"{kind}.gather has failed on rank {self.rank}, at {what!r}: {error!r}"
+                f"{kind}.gather has failed on rank {self.rank}, at {what!r}: {error!r}",
+                see="coordinator",
             ) from error
         if len(found) != self.world_size:
             raise RankError(
                 f"{type(self._coordinator).__name__}.gather must return one value for each of "
-                f"{self.world_size} ranks. Got: {len(found)} at {what!r}."
+                f"{self.world_size} ranks. Got: {len(found)} at {what!r}.",
+                see="coordinator",
             )
         if len({label for label, _ in found}) > 1:
             raise RankError(different_places([label for label, _ in found]))

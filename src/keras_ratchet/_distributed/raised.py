@@ -6,7 +6,7 @@ import pickle
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from keras_ratchet.errors import RankError
+from keras_ratchet.errors import RankError, RatchetError
 
 T = TypeVar("T")
 
@@ -23,7 +23,8 @@ class Raised:
         try:
             pickle.loads(pickle.dumps(error))
         except Exception:
-            error = RankError(f"{type(error).__name__}: {error}")
+            see = error.anchor if isinstance(error, RatchetError) else None
+            error = RankError(f"{type(error).__name__}: {error}", see=see)
         return Raised, (error, self.rank)
 
 

@@ -73,7 +73,8 @@ class Ranks(Agreement):
             raise RankError(
                 f"Rank {self.rank} has no connection to rank 0: {error} The ranks talk over TCP, "
                 "on a port that the system chooses: let it through the firewall, or set "
-                "MASTER_ADDR to an address of rank 0 that all ranks can reach."
+                "MASTER_ADDR to an address of rank 0 that all ranks can reach.",
+                see="connection",
             ) from error
         self.timeout_s = CONNECT_S + 30.0
         self.barrier("first contact")  # who has not connected by now cannot

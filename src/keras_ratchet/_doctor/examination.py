@@ -80,7 +80,9 @@ def _root(keep: str | None) -> Iterator[str]:
     place = os.path.realpath(keep)
     os.makedirs(place, exist_ok=True)
     if os.listdir(place):
-        raise ConfigError(f"--keep needs an empty directory, or a new one. Got: {keep!r}.")
+        raise ConfigError(
+            f"--keep needs an empty directory, or a new one. Got: {keep!r}.", see="doctor"
+        )
     yield place
 
 
@@ -141,7 +143,8 @@ class _Examiner:
                 else ""
             )
             raise ConfigError(
-                f"The script does not run to its end without any kill: {problem}.{too_long}"
+                f"The script does not run to its end without any kill: {problem}.{too_long}",
+                see="doctor",
             )
         self._tell(f"{name}: ended after {start.seconds:.1f} s, {_steps_of(training)} steps")
         _check(training)
@@ -222,7 +225,7 @@ class _Examiner:
         """Raise an error if a run that was not hit has failed by itself."""
         if problem := problem_of(start):
             self._tell(processes.last_lines(start.directory))
-            raise ConfigError(f"A run failed before it could be killed: {problem}.")
+            raise ConfigError(f"A run failed before it could be killed: {problem}.", see="doctor")
 
 
 _VERSIONS = ("python", "keras", "backend", "package")
@@ -260,12 +263,14 @@ def _check(training: Training) -> None:
             "The script "
             + ("never began an epoch" if reached else "never used a callback of keras_ratchet")
             + ", so there is nothing to examine. Add "
-            "keras_ratchet.BackupAndRestore('backup') to callbacks=[...] of model.fit."
+            "keras_ratchet.BackupAndRestore('backup') to callbacks=[...] of model.fit.",
+            see="doctor",
         )
     if len({mark.pid for mark in start.of("fit_begin")}) > 1:
         raise ConfigError(
             "More than one process of the script trains. ratchet doctor examines scripts that "
-            "train in one process; start it without torchrun or its like."
+            "train in one process; start it without torchrun or its like.",
+            see="doctor",
         )
 
 

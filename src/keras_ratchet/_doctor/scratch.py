@@ -79,7 +79,8 @@ class Plan:
                 f"ratchet doctor runs the script in copies of the present directory, and "
                 f"{self.source!r} has more than {MAX_FILES:,} files or "
                 f"{readable(MAX_TOTAL_BYTES)} to copy. Run it in a directory with less in it, or "
-                "with --in-place, which copies nothing."
+                "with --in-place, which copies nothing.",
+                see="doctor",
             )
 
 
@@ -144,7 +145,8 @@ def refuse_keras_backups(source: str) -> None:
         if set(names).issuperset(_KERAS_BACKUP):
             raise ConfigError(
                 f"{place!r} has a backup of keras.callbacks.BackupAndRestore, which a run in place "
-                "could resume from, and delete. Move it away, or leave out --in-place."
+                "could resume from, and delete. Move it away, or leave out --in-place.",
+                see="doctor",
             )
 
 

@@ -77,7 +77,8 @@ def _check_names(groups: Iterable[FrozenLegacyGroup]) -> None:
         if times > 1:
             raise ConfigError(
                 f"A .h5 file cannot store {times} variables with one name, {name!r} in "
-                f"{group.path!r}. Save to a '.keras' file, or give them different names."
+                f"{group.path!r}. Save to a '.keras' file, or give them different names.",
+                see="not-savable",
             )
 
 

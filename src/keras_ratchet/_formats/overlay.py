@@ -27,7 +27,9 @@ def lay_over(model: Model, path: str) -> list[str]:
         LoadError: If the file does not fit the model, which is then as it was before.
     """
     if not model.built:
-        raise LoadError(f"the model has not been built, so {path!r} cannot be laid over it.")
+        raise LoadError(
+            f"the model has not been built, so {path!r} cannot be laid over it.", see="does-not-fit"
+        )
     parts = {part.path: part.owner for part in saving.parts_of(model).savers}
     plan = _Plan(path)
     for place, values in _groups_of(path).items():
@@ -112,7 +114,10 @@ class _Plan:
             variable.assign(value)
 
     def _misfit(self, what: str) -> LoadError:
-        return LoadError(f"{self._path!r} does not fit the model: {what}. Nothing was changed.")
+        return LoadError(
+            f"{self._path!r} does not fit the model: {what}. Nothing was changed.",
+            see="does-not-fit",
+        )
 
 
 def _saved_by(owner: Any) -> tuple[dict[str, Any], bool]:

@@ -55,7 +55,8 @@ def _offset(weight: Weight) -> int:
     if weight.offset is None:
         raise LoadError(
             f"weight {weight.name!r} is not stored contiguously in its file (it is "
-            "compressed), so it cannot be replaced. Load and save the model once with Keras."
+            "compressed), so it cannot be replaced. Load and save the model once with Keras.",
+            see="unreadable",
         )
     return weight.offset
 
@@ -84,7 +85,10 @@ def _patched(
         array = value()
         old = sum(map(len, _bytes_of(original, array.nbytes)))
         if array.shape != weight.shape or old != array.nbytes:
-            raise LoadError(f"weight {weight.name!r} cannot hold an array of shape {array.shape}.")
+            raise LoadError(
+                f"weight {weight.name!r} cannot hold an array of shape {array.shape}.",
+                see="does-not-fit",
+            )
         yield array.tobytes()
         at = offset + array.nbytes
     yield from _bytes_of(original, None)

@@ -149,7 +149,11 @@ def missing_weights(path: str) -> list[str] | None:
             return None
         check_file(path)
         if h5.attrs[PARTIAL] != 1:
-            raise LoadError(f"{path!r} was written by a newer version of keras-ratchet.")
+            raise LoadError(
+                f"{path!r} was written by a newer version of keras-ratchet. "
+                "Update it: pip install -U keras-ratchet.",
+                see="newer-version",
+            )
         return [str(name) for name in json.loads(h5[MISSING][...].tobytes())]
 
 
@@ -173,7 +177,7 @@ def _as_load_error(path: str) -> Iterator[None]:
     except LoadError:
         raise
     except (*_UNREADABLE, RecursionError) as error:
-        raise LoadError(f"{path!r} cannot be read: {error}") from error
+        raise LoadError(f"{path!r} cannot be read: {error}", see="unreadable") from error
 
 
 def _open(path: str, stack: contextlib.ExitStack) -> Any:
@@ -182,7 +186,9 @@ def _open(path: str, stack: contextlib.ExitStack) -> Any:
     if path.endswith(".keras"):
         archive = stack.enter_context(zipfile.ZipFile(path))
         if _PICKLE in archive.namelist():
-            raise LoadError(f"the weights of {path!r} are a pickle, which is never loaded.")
+            raise LoadError(
+                f"the weights of {path!r} are a pickle, which is never loaded.", see="refused-file"
+            )
         source = open_member(archive, "model.weights.h5", stack)
     return stack.enter_context(h5py.File(source, "r"))
 
@@ -315,7 +321,7 @@ def _list(group: Any, attribute: str) -> Iterable[str]:
 
 def _of_dataset(name: str, key: str, dataset: Any, is_slot: bool = False) -> Weight:
     if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
-        raise LoadError(f"{key!r} is not an array.")
+        raise LoadError(f"{key!r} is not an array.", see="unreadable")
     is_bfloat16 = dataset.dtype.kind == "V" and dataset.dtype.itemsize == 2
     dtype = "bfloat16" if is_bfloat16 else dataset.dtype.name
     read = functools.partial(_read, dataset, is_bfloat16)

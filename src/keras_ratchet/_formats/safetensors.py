@@ -108,7 +108,7 @@ def read_arrays(path: str) -> dict[str, NDArray[Any]]:
             start = 8 + length
             return {n: _read(file, start, size, entry) for n, entry in header.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise LoadError(f"{path!r} is not a state file: {error}") from error
+        raise LoadError(f"{path!r} is not a state file: {error}", see="unreadable") from error
 
 
 def map_arrays(path: str) -> MappedArrays:
@@ -125,7 +125,7 @@ def map_arrays(path: str) -> MappedArrays:
             raise ValueError(f"its header claims {length} bytes")
         return MappedArrays(data, json.loads(data[8 : 8 + length]), 8 + length)
     except (OSError, ValueError, RecursionError) as error:
-        raise LoadError(f"{path!r} is not a state file: {error}") from error
+        raise LoadError(f"{path!r} is not a state file: {error}", see="unreadable") from error
 
 
 class MappedArrays:
@@ -155,7 +155,9 @@ class MappedArrays:
             found = np.frombuffer(self._data, dtype, math.prod(shape), begin)
             return found.reshape(shape)
         except (ValueError, KeyError, TypeError) as error:
-            raise LoadError(f"the array {name!r} cannot be read: {error!r}") from error
+            raise LoadError(
+                f"the array {name!r} cannot be read: {error!r}", see="unreadable"
+            ) from error
 
 
 def dtype_named(name: str) -> np.dtype[Any]:

@@ -44,9 +44,9 @@ def check_file(path: str) -> None:
             with h5py.File(path, "r") as h5:
                 _check_h5(h5, os.path.getsize(path))
     except _Unsafe as unsafe:
-        raise LoadError(f"{path!r} is refused: {unsafe}.") from None
+        raise LoadError(f"{path!r} is refused: {unsafe}.", see="refused-file") from None
     except Exception as error:  # the parsers raise all kinds of errors for broken files
-        raise LoadError(f"{path!r} cannot be read: {error}") from error
+        raise LoadError(f"{path!r} cannot be read: {error}", see="unreadable") from error
 
 
 class _Unsafe(Exception):

@@ -101,12 +101,17 @@ class TrainableH5(WeightsH5):
 def _trainable(model: Any) -> dict[int, Any]:
     """Return the variables that train, by identity."""
     if not model.built:
-        raise ValueError("The model has not been built, so it has no weights to save.")
+        raise ConfigError(
+            "The model has not been built, so it has no weights to save. Build it first: "
+            "model.build(shape), or call it on some data.",
+            see="not-built",
+        )
     found = {id(variable): variable for variable in model.trainable_variables}
     if not found:
         raise ConfigError(
             "trainable_only=True saves what trains, but all weights of the model are frozen "
-            "(trainable=False)."
+            "(trainable=False).",
+            see="trainable-only",
         )
     return found
 
@@ -169,7 +174,8 @@ def _check_covered(trains: Mapping[int, Any], held: set[int]) -> None:
     if lost:
         raise ConfigError(
             f"{lost[0]!r} trains, but Keras's saver does not find it, so it would not be in the "
-            "file. Make its layer an attribute of the model, or save without trainable_only."
+            "file. Make its layer an attribute of the model, or save without trainable_only.",
+            see="trainable-only",
         )
 
 

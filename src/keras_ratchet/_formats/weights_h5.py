@@ -12,6 +12,7 @@ from keras_ratchet._formats.base import Capture, Captured
 from keras_ratchet._formats.h5_layout import Contents, LastLayout, Sketch, Sources
 from keras_ratchet._keras import saving
 from keras_ratchet._keras.marks import are_same
+from keras_ratchet.errors import ConfigError
 from keras_ratchet.types import Model
 
 
@@ -68,7 +69,11 @@ class WeightsH5:
             head_bytes: Length of what comes before in the file.
         """
         if not model.built:
-            raise ValueError("The model has not been built, so it has no weights to save.")
+            raise ConfigError(
+                "The model has not been built, so it has no weights to save. Build it first: "
+                "model.build(shape), or call it on some data.",
+                see="not-built",
+            )
         groups, sources = self._groups(model)
         places = self._layout.places(groups, head_bytes)
         return FrozenWeights(groups, capture(sources, places))

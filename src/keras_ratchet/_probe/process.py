@@ -91,7 +91,8 @@ def refuse_keras_backups(callbacks: Iterable[Any]) -> None:
             raise ConfigError(
                 f"keras.callbacks.BackupAndRestore({directory!r}) saves outside of the directory "
                 "of the script: ratchet doctor would resume from that backup, and delete it. Use a "
-                "relative path, or keras_ratchet.BackupAndRestore."
+                "relative path, or keras_ratchet.BackupAndRestore.",
+                see="doctor",
             )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from keras_ratchet._storage import journal, listing, single_file
 from keras_ratchet._storage import verify as local_verify
+from keras_ratchet._storage.checkpoint_list import CheckpointList
 from keras_ratchet._storage.lock import FileLock
 from keras_ratchet._storage.manifest import FileEntry, Manifest
 from keras_ratchet._storage.objects import changing, reading
@@ -47,12 +48,15 @@ def checkpoints(directory: Path, *, storage_options: Options = None) -> list[Che
             On a store, one listing tells all.
         storage_options: For a URL: arguments of its fsspec file system.
 
+    Returns:
+        A list, which a notebook shows as a table.
+
     Raises:
         LoadError: If there is no such directory, or the store cannot be read.
     """
     if is_url(directory):
-        return reading.checkpoints(os.fsdecode(directory), storage_options)
-    return listing.checkpoints(directory)
+        return CheckpointList(reading.checkpoints(os.fsdecode(directory), storage_options))
+    return CheckpointList(listing.checkpoints(directory))
 
 
 def checkpoint_at(path: Path, options: Options = None) -> CheckpointInfo:
@@ -144,7 +148,7 @@ def fetch_to(path: str, directory: str) -> str:
         return reading.fetch_to(path, directory)
     outcome = local_verify.verify(path)
     if outcome.status == "corrupt":
-        raise CorruptError(outcome.problem)
+        raise CorruptError(f"{path!r} is damaged: {outcome.problem}.")
     return path
 
 

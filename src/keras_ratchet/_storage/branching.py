@@ -68,7 +68,8 @@ def snapshot_at(path: str, options: anywhere.Options = None) -> CheckpointInfo:
     if anywhere.is_directory(path, options):
         raise LoadError(
             f"{path!r} is a directory of snapshots, or has none: name one of them (see `ratchet "
-            f"ls {path}`)."
+            f"ls {path}`).",
+            see="resume-from",
         )
     info = anywhere.checkpoint_at(path, options)
     if info.is_directory:
@@ -77,7 +78,8 @@ def snapshot_at(path: str, options: anywhere.Options = None) -> CheckpointInfo:
         raise CorruptError(f"{path!r} is damaged: its manifest cannot be read.")
     raise LoadError(
         f"{path!r} is a model file, which has the weights but not the state of a run. Use "
-        "keras_ratchet.load_model, and `fit(initial_epoch=...)`, to go on from it."
+        "keras_ratchet.load_model, and `fit(initial_epoch=...)`, to go on from it.",
+        see="resume-from",
     )
 
 

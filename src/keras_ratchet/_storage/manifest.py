@@ -134,7 +134,9 @@ def read_manifest(path: str) -> Manifest:
         with open(path, "rb", buffering=0) as file:  # unbuffered: `ls` reads many
             raw = file.read(min(os.fstat(file.fileno()).st_size, MAX_MANIFEST_BYTES) + 1)
     except OSError as error:
-        raise LoadError(f"{path!r} is not a valid manifest: {_reason(error)}") from error
+        raise LoadError(
+            f"{path!r} is not a valid manifest: {_reason(error)}", see="manifest"
+        ) from error
     return manifest_of_bytes(raw, path)
 
 
@@ -157,7 +159,9 @@ def manifest_of_bytes(raw: bytes, where: str) -> Manifest:
         check_seal(raw)
         return _parse(data)
     except MALFORMED as error:
-        raise LoadError(f"{where!r} is not a valid manifest: {_reason(error)}") from error
+        raise LoadError(
+            f"{where!r} is not a valid manifest: {_reason(error)}", see="manifest"
+        ) from error
 
 
 def _reason(error: Exception) -> str:

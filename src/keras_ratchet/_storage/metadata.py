@@ -23,24 +23,30 @@ def checked(data: Any) -> dict[str, Any]:
     if not isinstance(data, Mapping):
         raise ConfigError(
             "metadata must be a dict, or a function without arguments that returns one. "
-            f"Got: {_shown(data)}."
+            f"Got: {_shown(data)}.",
+            see="metadata",
         )
     found: dict[str, Any] = _plain("metadata", data, 0)
     try:
         size_bytes = len(json.dumps(found))
     except ValueError as error:  # an int with thousands of digits
-        raise ConfigError(f"metadata cannot be written as JSON: {error}.") from error
+        raise ConfigError(
+            f"metadata cannot be written as JSON: {error}.", see="metadata"
+        ) from error
     if size_bytes > _MAX_BYTES:
         raise ConfigError(
             f"metadata takes {size_bytes} bytes as JSON, but at most {_MAX_BYTES} fit into a "
-            "manifest. Put what is large into a file of its own, and its name into metadata."
+            "manifest. Put what is large into a file of its own, and its name into metadata.",
+            see="metadata",
         )
     return found
 
 
 def _plain(where: str, value: Any, depth: int) -> Any:
     if depth > _MAX_DEPTH:
-        raise ConfigError(f"{where[:200]} is nested deeper than {_MAX_DEPTH} levels.")
+        raise ConfigError(
+            f"{where[:200]} is nested deeper than {_MAX_DEPTH} levels.", see="metadata"
+        )
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -54,10 +60,13 @@ def _plain(where: str, value: Any, depth: int) -> Any:
     if not isinstance(value, Mapping):
         raise ConfigError(
             f"{where} must be plain JSON data: {_KINDS}. Got: {_shown(value)}, a "
-            f"{type(value).__module__}.{type(value).__qualname__}."
+            f"{type(value).__module__}.{type(value).__qualname__}.",
+            see="metadata",
         )
     if strange := [key for key in value if not isinstance(key, str)]:
-        raise ConfigError(f"The keys of {where} must be strings. Got: {_shown(strange[0])}.")
+        raise ConfigError(
+            f"The keys of {where} must be strings. Got: {_shown(strange[0])}.", see="metadata"
+        )
     return {
         str.__str__(key): _plain(f"{where}[{key!r}]", inner, depth + 1)
         for key, inner in value.items()

@@ -43,7 +43,9 @@ class Child:
             self.look()
         if self._problem:
             self._end_keeper()
-            raise ConfigError(f"{command[0]!r} cannot be started: {self._problem}.")
+            raise ConfigError(
+                f"{command[0]!r} cannot be started: {self._problem}.", see="supervisor"
+            )
 
     def fileno(self) -> int:
         """Return the descriptor that can be read when there is news."""

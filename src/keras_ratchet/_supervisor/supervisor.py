@@ -72,7 +72,7 @@ class Supervisor:
 
     def __init__(self, options: Options, events: Events) -> None:
         if not hasattr(os, "fork"):
-            raise ConfigError("`ratchet run` needs Linux, macOS or another Unix.")
+            raise ConfigError("`ratchet run` needs Linux, macOS or another Unix.", see="supervisor")
         self._options = options
         self._events = events
         self._tally = Tally()

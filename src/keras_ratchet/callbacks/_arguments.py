@@ -25,16 +25,20 @@ def check_filepath(filepath: str, weights_only: bool, trainable_only: bool) -> H
     if trainable_only and not weights_only:
         raise ConfigError(
             "trainable_only=True needs save_weights_only=True, and a filepath that ends in "
-            f"'.weights.h5': what trains is no whole model. Got: {filepath!r}."
+            f"'.weights.h5': what trains is no whole model. Got: {filepath!r}.",
+            see="trainable-only",
         )
     holds: Holds = "trainable" if trainable_only else "weights" if weights_only else "model"
     file_format = format_of(filepath, holds)
     if weights_only and (file_format is None or file_format.save_method != "save_weights"):
         raise ConfigError(
-            f"With save_weights_only=True filepath must end in '.weights.h5'. Got: {filepath!r}."
+            f"With save_weights_only=True filepath must end in '.weights.h5'. Got: {filepath!r}.",
+            see="filepath",
         )
     if file_format is None:
-        raise ConfigError(f"filepath must end in '.keras' or '.h5'. Got: {filepath!r}.")
+        raise ConfigError(
+            f"filepath must end in '.keras' or '.h5'. Got: {filepath!r}.", see="filepath"
+        )
     return holds
 
 
@@ -46,17 +50,22 @@ def check_monitors(
     modes = (mode,) if isinstance(mode, str) else tuple(mode)
     if not names or not all(isinstance(name, str) for name in names):
         raise ConfigError(
-            f"monitor must be the name of a metric or a tuple of names. Got: {monitor!r}."
+            f"monitor must be the name of a metric or a tuple of names. Got: {monitor!r}.",
+            see="monitor",
         )
     if len(modes) > len(names):
-        raise ConfigError(f"mode has more entries than monitor. Got: {mode!r} for {monitor!r}.")
+        raise ConfigError(
+            f"mode has more entries than monitor. Got: {mode!r} for {monitor!r}.", see="monitor"
+        )
     return names, modes + ("auto",) * (len(names) - len(modes))
 
 
 def one_rule(retention: Retention | None, kept: Retention | None) -> Retention | None:
     """Return the rule that was given, as `retention` or as `keep_*` arguments."""
     if retention is not None and kept is not None:
-        raise ConfigError("Pass retention= or keep_*=, not both; rules combine with `|`.")
+        raise ConfigError(
+            "Pass retention= or keep_*=, not both; rules combine with `|`.", see="keep"
+        )
     return retention or kept
 
 
@@ -84,12 +93,14 @@ def check_placeholders(filepath: str, rule: Retention | None, best_and_last: boo
         raise ConfigError(
             f"keep_* and retention choose among several files, so the last part of filepath "
             f"needs a placeholder, as in 'epoch-{{epoch:03d}}.keras', and its directories must "
-            f"have none. Got: {filepath!r}."
+            f"have none. Got: {filepath!r}.",
+            see="keep",
         )
     if best_and_last and not naming.fields(name):
         raise ConfigError(
             "save_at_end would replace the best model with the last one. Use a second "
-            f"ModelCheckpoint for the last one. Got: {filepath!r}."
+            f"ModelCheckpoint for the last one. Got: {filepath!r}.",
+            see="keep",
         )
 
 
@@ -108,12 +119,15 @@ def check_place(callback: Any, callbacks: Iterable[Any], model: Model) -> None:
         if same and os.path.realpath(getattr(other, "filepath", "")) == path:
             raise ConfigError(
                 f"Two ModelCheckpoints save to {callback.filepath!r}, so each would mistake "
-                "the other's file for its own. Give each its own path."
+                "the other's file for its own. Give each its own path.",
+                see="callback-list",
             )
     strangers = [c for c in others if not _is_known(c)]
     unknown = [] if strangers else list(_unknown(callback.filepath, model))
     if unknown:
-        raise ConfigError(naming.unknown_directory_message(callback.filepath, unknown[0]))
+        raise ConfigError(
+            naming.unknown_directory_message(callback.filepath, unknown[0]), see="filepath"
+        )
 
 
 def _is_known(callback: Any) -> bool:

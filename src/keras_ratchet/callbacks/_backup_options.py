@@ -114,7 +114,8 @@ def _source(resume_from: str | os.PathLike[str] | None) -> str:
     if not isinstance(resume_from, str | os.PathLike) or not os.fspath(resume_from):
         raise ConfigError(
             "resume_from must be the path or URL of a snapshot, the name of one in backup_dir, or "
-            f"'best'. Got: {resume_from!r}."
+            f"'best'. Got: {resume_from!r}.",
+            see="resume-from",
         )
     return path_or_url(resume_from, "resume_from")
 
@@ -133,5 +134,6 @@ def _every_batches(save_freq: str | int | bool) -> EveryBatches | None:
     except ConfigError:
         raise ConfigError(
             f"Invalid value for argument `save_freq`: {save_freq!r}. Expected 'epoch', a number of "
-            f"batches (at least 1), or False."
+            f"batches (at least 1), or False.",
+            see="save-freq",
         ) from None

@@ -193,7 +193,8 @@ class AverageOptions:
         if self.kind is None and has_data:
             raise ConfigError(
                 "validation_data and average_data apply to averages only. Pass average='soup' "
-                "or average='mean' with them."
+                "or average='mean' with them.",
+                see="averages",
             )
 
 
@@ -239,7 +240,9 @@ class BestEpochsAverage(BestEpoch):
         """
         super().start(model, swap, ranks)
         if weights_of(model) is None:
-            raise ConfigError("average= needs a Keras model, whose weights are variables.")
+            raise ConfigError(
+                "average= needs a Keras model, whose weights are variables.", see="averages"
+            )
         fits = fit.evaluate_arguments()
         self._validation = validation_of(self._options.validation_data, fits)
         self._validation.check(model)

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import keras
 
+from keras_ratchet.errors import explained
+
 Class = TypeVar("Class", bound=type)
 
 _CURES = {
@@ -66,9 +68,12 @@ def check_subclass(theirs: type) -> None:
     needless = refused(ours)
     for kind in _above(theirs, ours):
         for name in needless.keys() & vars(kind).keys():
-            raise TypeError(
-                f"{kind.__name__}.{name} would never be called: keras_ratchet.{ours.__name__} "
-                f"does not work like Keras's class here. {needless[name]}"
+            raise explained(
+                TypeError(
+                    f"{kind.__name__}.{name} would never be called: keras_ratchet.{ours.__name__} "
+                    f"does not work like Keras's class here. {needless[name]}"
+                ),
+                see="subclass",
             )
 
 
@@ -84,7 +89,9 @@ def _refusal(owner: str, name: str) -> Callable[..., Any]:
     cure = _CURES.get(name, "docs/differences.md lists what there is instead.")
 
     def refuse(self: Any, *args: Any, **kwargs: Any) -> Any:
-        raise AttributeError(f"keras_ratchet.{owner} has no {name}. {cure}")
+        raise explained(
+            AttributeError(f"keras_ratchet.{owner} has no {name}. {cure}"), see="subclass"
+        )
 
     refuse.cure = cure  # type: ignore[attr-defined]
     return refuse

@@ -39,7 +39,8 @@ def refuse_strategy(model: Model | None = None) -> None:
         f"Keras 3 cannot train with {type(strategy).__name__} in several processes: its `fit` "
         f"fails there, see {_ISSUE}. Use MirroredStrategy (one process, several devices), or "
         "several processes on the backends that can: torchrun with KERAS_BACKEND=torch, or "
-        "keras.distribution.initialize with KERAS_BACKEND=jax."
+        "keras.distribution.initialize with KERAS_BACKEND=jax.",
+        see="strategy",
     )
 
 
@@ -65,7 +66,8 @@ def check_start(model: Model, ranks: Any) -> None:
         raise ConfigError(
             "fully_shard() was applied to this Keras model, but Keras computes with the variables "
             "that it had before: training would go on unsharded, each rank by itself, and what "
-            "torch saves would be the initial weights. Use DistributedDataParallel instead."
+            "torch saves would be the initial weights. Use DistributedDataParallel instead.",
+            see="split-weights",
         )
     version = tuple(int(part) for part in keras.__version__.split(".")[:2])
     trains_apart = version < _SYNCHRONIZED and fit.epoch_iterator() is not None

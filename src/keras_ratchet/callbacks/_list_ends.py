@@ -203,7 +203,8 @@ class SkipBatches(keras.callbacks.Callback):
         raise ResumeError(
             f"Epoch {epoch + 1} ended before the position of the snapshot was reached: "
             f"{place}. Nothing was trained. Pass `fit` the same data and validation data as "
-            f"before, or delete {self._resumer.store.shown_directory!r}."
+            f"before, or delete {self._resumer.store.shown_directory!r}.",
+            see="data-position",
         )
 
 

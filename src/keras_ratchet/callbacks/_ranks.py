@@ -73,7 +73,8 @@ def _compare(everywhere: list[dict[str, Any]]) -> None:
                     f"The ranks do not train alike: rank 0 has {what} = {value!r}, rank {rank} "
                     f"has {other[what]!r}. The one that has done its work first would keep the "
                     "others waiting. Run the same script on every rank, and give each the same "
-                    "number of batches (drop the last ones, or repeat some)."
+                    "number of batches (drop the last ones, or repeat some).",
+                    see="ranks-differ",
                 )
 
 

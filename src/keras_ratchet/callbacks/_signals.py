@@ -219,7 +219,9 @@ class Signals(_Handler):
         names = [signals] if isinstance(signals, str) else signals
         self._signals = [_signal(name) for name in names]
         if not isinstance(grace_s, int | float) or not grace_s > 0:
-            raise ConfigError(f"grace_s must be a number of seconds above 0. Got: {grace_s!r}.")
+            raise ConfigError(
+                f"grace_s must be a number of seconds above 0. Got: {grace_s!r}.", see="preemption"
+            )
         self._grace_s = grace_s
         self._deadline = deadline
         if deadline != "slurm":
@@ -310,7 +312,8 @@ def _signal(name: str | int) -> signal.Signals:
     if found is None or found.name in ("SIGKILL", "SIGSTOP"):
         raise ConfigError(
             "signals must be names of signals, such as SIGTERM, that exist on this platform "
-            f"and can be caught. Got: {name!r}."
+            f"and can be caught. Got: {name!r}.",
+            see="preemption",
         )
     return found
 
@@ -319,7 +322,9 @@ def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ConfigError(f"SLURM_JOB_END_TIME is not a number of seconds: {text!r}.") from None
+        raise ConfigError(
+            f"SLURM_JOB_END_TIME is not a number of seconds: {text!r}.", see="preemption"
+        ) from None
 
 
 def _seconds_until(deadline: DeadlineArgument) -> float | None:
@@ -341,7 +346,8 @@ def _seconds_until(deadline: DeadlineArgument) -> float | None:
     except ValueError:
         raise ConfigError(
             "deadline must be a number of seconds above 0, a time of day such as '17:30', a "
-            f"datetime or 'slurm'. Got: {deadline!r}."
+            f"datetime or 'slurm'. Got: {deadline!r}.",
+            see="preemption",
         ) from None
     now = datetime.datetime.now(at.tzinfo)
     then = datetime.datetime.combine(now.date(), at)

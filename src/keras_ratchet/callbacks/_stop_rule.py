@@ -240,12 +240,14 @@ def check_criterion(criterion: object, given: Mapping[str, Any] = EXCLUDED) -> N
         raise ConfigError(
             "criterion= decides what is monitored and when to stop, so it excludes "
             f"{', '.join(names)}. Put them into the criterion, as in Patience(10, "
-            "'val_loss')."
+            "'val_loss').",
+            see="criterion",
         )
     if not isinstance(criterion, Criterion):
         raise ConfigError(
             "criterion must be a criterion from keras_ratchet.policy, as in Patience(10) | "
-            f"NotFinite(). Got: {criterion!r}."
+            f"NotFinite(). Got: {criterion!r}.",
+            see="criterion",
         )
 
 

@@ -137,7 +137,9 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
     ) -> None:
         super().__init__(coordinator=coordinator)
         if not backup_dir:
-            raise ConfigError(f"Empty `backup_dir` argument passed. Got: {backup_dir!r}.")
+            raise ConfigError(
+                f"Empty `backup_dir` argument passed. Got: {backup_dir!r}.", see="backup-dir"
+            )
         self.backup_dir = path_or_url(backup_dir, "backup_dir")
         options = None if mirror is None and _is_url(resume_from) else storage_options
         options = storage_options if is_url(self.backup_dir) else options
@@ -234,7 +236,8 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
             if any(isinstance(c, BackupAndRestore) and c is not self for c in others):
                 raise ConfigError(
                     "There are two BackupAndRestore in one list of callbacks, and each would have "
-                    "to be the first. Keep one; a second copy of the snapshots is mirror=..."
+                    "to be the first. Keep one; a second copy of the snapshots is mirror=...",
+                    see="callback-list",
                 )
             self._list.callbacks = [self, *(c for c in others if c is not self), self._last]
 

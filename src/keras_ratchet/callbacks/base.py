@@ -273,5 +273,6 @@ def refuse_keras_2(model: Model, name: str) -> None:
     if "tf_keras" in roots:
         raise ConfigError(
             f"This model is a tf_keras (Keras 2) model, but keras_ratchet.{name} needs Keras "
-            "3: create the model with `keras`, or use tf_keras.callbacks."
+            "3: create the model with `keras`, or use tf_keras.callbacks.",
+            see="keras-2",
         )

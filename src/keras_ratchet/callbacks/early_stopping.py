@@ -154,7 +154,8 @@ class EarlyStopping(MonitorCallback, keras.callbacks.EarlyStopping):
         if average is not None and not restore_best_weights:
             raise ConfigError(
                 f"average={average!r} decides which weights are restored. Pass "
-                "restore_best_weights=True with it."
+                "restore_best_weights=True with it.",
+                see="averages",
             )
         self.average = average
         self.average_k = average_k
@@ -168,7 +169,8 @@ class EarlyStopping(MonitorCallback, keras.callbacks.EarlyStopping):
         if self._decides_itself:
             raise ConfigError(
                 f"criterion= decides when to stop, so {type(self).__name__}._is_improvement "
-                "would never be called. Use only one of the two."
+                "would never be called. Use only one of the two.",
+                see="criterion",
             )
         check_criterion(criterion, given)
 

@@ -58,7 +58,9 @@ class MonitorCallback(RatchetCallback):
     ) -> None:
         super().__init__(coordinator=coordinator)
         if not isinstance(monitor, str):
-            raise ConfigError(f"monitor must be the name of one metric. Got: {monitor!r}.")
+            raise ConfigError(
+                f"monitor must be the name of one metric. Got: {monitor!r}.", see="monitor"
+            )
         if mode not in ("auto", "min", "max"):
             warn(f"{type(self).__name__} mode '{mode}' is unknown, fallback to auto mode.")
             mode = "auto"

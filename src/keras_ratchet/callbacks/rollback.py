@@ -98,7 +98,8 @@ class Rollback(RatchetCallback):
         if monitor.startswith("val_"):
             raise ConfigError(
                 f"Rollback checks every batch, but the logs of batches have no {monitor!r}. "
-                "Monitor a training metric, such as 'loss'."
+                "Monitor a training metric, such as 'loss'.",
+                see="monitor",
             )
         self._rule = RollbackRule(Spikes(monitor, spike_z, window, mode), every, confirm)
         self._retries = Retries(factor, max_rollbacks)
@@ -138,7 +139,8 @@ class Rollback(RatchetCallback):
             if isinstance(callback, TerminateOnNaN | keras.callbacks.TerminateOnNaN):
                 raise ConfigError(
                     "TerminateOnNaN stops training where Rollback would roll back. Remove it: "
-                    "Rollback also stops, after max_rollbacks."
+                    "Rollback also stops, after max_rollbacks.",
+                    see="callback-list",
                 )
         build(self.model)
         self._engine.check(self.model, type(self).__name__)

@@ -73,7 +73,9 @@ class TerminateOnNaN(RatchetCallback, keras.callbacks.TerminateOnNaN):
         self.monitor = tuple(monitor)
         self.restore = restore
         if isinstance(monitor, str) or not all(isinstance(name, str) for name in self.monitor):
-            raise ConfigError(f"monitor must be a list of metric names. Got: {monitor!r}.")
+            raise ConfigError(
+                f"monitor must be a list of metric names. Got: {monitor!r}.", see="monitor"
+            )
         self._reset()
 
     def _reset(self) -> None:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import importlib
 import logging
-from typing import Any
+from typing import IO, Any
 
 import click
 
-import keras_ratchet
 from keras_ratchet.errors import CorruptError, RatchetError
 
 PROBLEM = 1
@@ -26,6 +25,7 @@ COMMANDS = {
     "verify": "Check that the bytes of checkpoints are those that were saved.",
     "history": "Show what was saved, skipped and deleted, and why.",
     "plot": "Draw the metrics of a run, its saves and its best epoch.",
+    "report": "Write a page about runs: curves, decisions, saves, checkpoints.",
     "diff": "Compare two checkpoints: config and weights.",
     "pin": "Protect checkpoints from deletion.",
     "unpin": "Remove the protection of `pin`.",
@@ -84,23 +84,38 @@ class _Ratchet(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError:  # `ratchet ls | head` is not an error
             raise
-        except CorruptError as error:
-            raise click.ClickException(clean(str(error))) from error  # its exit code is 1
         except RatchetError as error:
-            raise _WrongUse(clean(str(error))) from error
+            kind = _Corrupt if isinstance(error, CorruptError) else _Expected
+            raise kind(str(error), error.url) from error
         except OSError as error:
             where = f": {error.filename!r}" if error.filename else ""
-            raise _WrongUse(f"{error.strerror or error}{where}") from error
+            raise _Expected(f"{error.strerror or error}{where}") from error
 
 
-class _WrongUse(click.ClickException):
-    """An expected error that does not concern a checkpoint."""
+class _Expected(click.ClickException):
+    """An expected error: a sentence, an exit code and a link to what can be done about it."""
 
     exit_code = WRONG_USE
 
+    def __init__(self, message: str, url: str = "") -> None:
+        super().__init__(clean(message))
+        self.url = url
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the error, and the link on a line of its own, so that terminals make it one."""
+        super().show(file)
+        if self.url:
+            click.secho(f"See {self.url}", file=file, err=True, dim=True)
+
+
+class _Corrupt(_Expected):
+    """A problem with a checkpoint was found."""
+
+    exit_code = PROBLEM
+
 
 @click.group(cls=_Ratchet, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(keras_ratchet.__version__, prog_name="ratchet")
+@click.version_option(package_name="keras-ratchet", prog_name="ratchet")
 def main() -> None:
     """List, verify, compare and delete Keras checkpoints.
 

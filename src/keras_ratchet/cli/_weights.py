@@ -23,7 +23,8 @@ def file_of(path: str) -> str:
     if snapshot.is_directory:
         raise LoadError(
             f"{path!r} is a snapshot for resuming a run, not a Keras file: `ratchet show` and "
-            "`ratchet verify` read it."
+            "`ratchet verify` read it.",
+            see="not-a-model",
         )
     return anywhere.local_copy(snapshot.path)
 

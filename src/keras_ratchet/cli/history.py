@@ -87,7 +87,9 @@ def events_of(directory: str) -> list[dict[str, Any]]:
     if not events:
         name = "journal" if is_url(directory) else journal.NAME
         where = anywhere.joined(anywhere.joined(directory, METADATA), name)
-        raise LoadError(f"no run has saved in {directory!r}: there is no {where!r}.")
+        raise LoadError(
+            f"no run has saved in {directory!r}: there is no {where!r}.", see="no-history"
+        )
     return events
 
 

@@ -127,7 +127,8 @@ def _refuse_mixed(members: Sequence[CheckpointInfo]) -> None:
     if len(models) > 1:
         raise LoadError(
             f"these belong to different models: {', '.join(sorted(models.values()))}. A mean "
-            "needs checkpoints of one model: keep them in a directory of their own."
+            "needs checkpoints of one model: keep them in a directory of their own.",
+            see="average-members",
         )
 
 
@@ -170,7 +171,8 @@ class _Weights:
                     f"{self._models[0][key].name!r} is a moving statistic "
                     "(BatchNormalization), which does not fit a mean of weights. Re-estimate "
                     "it in Python with keras_ratchet.mean(model, ..., average_data=x_train), "
-                    "or average it too: --moving-statistics mean."
+                    "or average it too: --moving-statistics mean.",
+                    see="average-members",
                 )
 
     def _mean(self, key: str) -> Any:
@@ -188,7 +190,8 @@ def _compare(
     if differing:
         raise LoadError(
             f"{member.name} does not have the weights of {best.name}: {differing[0]!r} "
-            "differs. A mean needs checkpoints of one model in one format."
+            "differs. A mean needs checkpoints of one model in one format.",
+            see="average-members",
         )
 
 

@@ -63,7 +63,8 @@ class Source(abc.ABC):
                     raise ConfigError(
                         f"{type(self._thing).__name__} has run out of batches. Pass "
                         "`resumable` a function that creates it, or an iterable that can be "
-                        "read again."
+                        "read again.",
+                        see="data-source",
                     ) from None
             self._drawn += 1
             if self._drawn == self._length:
@@ -137,7 +138,8 @@ class IterableSource(Source):
             if not callable(self._thing):
                 raise ResumeError(
                     f"{type(self._thing).__name__} has been read beyond the saved position and "
-                    "cannot be rewound. Create it again before `fit`."
+                    "cannot be rewound. Create it again before `fit`.",
+                    see="data-position",
                 )
             self._streams.reset()
             self._end_pass()
@@ -316,7 +318,9 @@ def source_of(thing: Any, seed: int) -> Source:
     if _is_a(thing, "", "grain."):
         return StatefulSource(thing, seed, "get_state", "set_state")
     if not callable(thing) and not hasattr(thing, "__iter__"):
-        raise ConfigError(f"Batches cannot be drawn from a {type(thing).__name__}.")
+        raise ConfigError(
+            f"Batches cannot be drawn from a {type(thing).__name__}.", see="data-source"
+        )
     return IterableSource(thing, seed)
 
 

@@ -72,7 +72,7 @@ class ResumableDataset(EpochDataset):
         max_queue_size: int = 10,
     ) -> None:
         if y is None and sample_weight is not None:
-            raise ConfigError("sample_weight needs y.")
+            raise ConfigError("sample_weight needs y.", see="data-source")
         self._arrays = keras.tree.map_structure(_as_rows, _given(x, y, sample_weight))
         self._rows = _common_length(keras.tree.flatten(self._arrays))
         self.batch_size = whole_number("batch_size", batch_size, 1)
@@ -136,7 +136,8 @@ def _as_rows(array: Any) -> Any:
         return keras.ops.convert_to_numpy(array)
     if not getattr(array, "shape", None):
         raise ConfigError(
-            f"x, y and sample_weight must be arrays or structures of arrays. Got: {type(array)}."
+            f"x, y and sample_weight must be arrays or structures of arrays. Got: {type(array)}.",
+            see="data-source",
         )
     return array
 
@@ -144,5 +145,7 @@ def _as_rows(array: Any) -> Any:
 def _common_length(arrays: list[Any]) -> int:
     lengths = sorted({int(array.shape[0]) for array in arrays})
     if len(lengths) != 1 or lengths[0] == 0:
-        raise ConfigError(f"The arrays must have the same length, at least 1. Got: {lengths}.")
+        raise ConfigError(
+            f"The arrays must have the same length, at least 1. Got: {lengths}.", see="data-source"
+        )
     return lengths[0]

@@ -45,14 +45,20 @@ def resumable(source: Any, batches_per_epoch: int | None = None, *, seed: int = 
     if isinstance(source, EpochDataset):
         return source
     if hasattr(source, "shape"):
-        raise ConfigError("Arrays are not a source of batches. Use ResumableDataset for them.")
+        raise ConfigError(
+            "Arrays are not a source of batches. Use ResumableDataset for them.", see="data-source"
+        )
     if batches_per_epoch is None:
         batches_per_epoch = length_of(source)
     if batches_per_epoch is None:
         name = type(source).__name__
-        raise ConfigError(f"A {name} has no known length: pass batches_per_epoch.")
+        raise ConfigError(
+            f"A {name} has no known length: pass batches_per_epoch.", see="data-source"
+        )
     if isinstance(batches_per_epoch, bool) or batches_per_epoch < 1:
-        raise ConfigError(f"batches_per_epoch must be at least 1. Got: {batches_per_epoch!r}.")
+        raise ConfigError(
+            f"batches_per_epoch must be at least 1. Got: {batches_per_epoch!r}.", see="data-source"
+        )
     return SourceDataset(source_of(source, seed), int(batches_per_epoch), source)
 
 

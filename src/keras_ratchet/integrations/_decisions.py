@@ -48,7 +48,9 @@ class Tracker(RatchetCallback):
     def __init__(self, checkpoint: ModelCheckpoint | None = None) -> None:
         super().__init__()
         if checkpoint is not None and not isinstance(checkpoint, ModelCheckpoint):
-            raise ConfigError(f"checkpoint must be a ModelCheckpoint. Got: {checkpoint!r}.")
+            raise ConfigError(
+                f"checkpoint must be a ModelCheckpoint. Got: {checkpoint!r}.", see="trackers"
+            )
         self.checkpoint = checkpoint
         self._forget()
         self._tails: dict[str, Tail] = {}
@@ -99,7 +101,9 @@ class Tracker(RatchetCallback):
         super().on_train_begin(logs)
         self._forget()
         if self.checkpoint is not None and self.checkpoint not in self._callbacks:
-            raise ConfigError("checkpoint= must be one of the callbacks that fit was given.")
+            raise ConfigError(
+                "checkpoint= must be one of the callbacks that fit was given.", see="trackers"
+            )
         if is_examined():
             warn(f"{type(self).__name__} tells nothing: `ratchet doctor` runs this script.")
 

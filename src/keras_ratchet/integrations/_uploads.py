@@ -29,7 +29,9 @@ class UploadingTracker(Tracker):
     def __init__(self, upload: Upload, checkpoint: ModelCheckpoint | None) -> None:
         super().__init__(checkpoint)
         if upload not in ("end", "improved", "never"):
-            raise ConfigError(f'upload must be "end", "improved" or "never". Got: {upload!r}.')
+            raise ConfigError(
+                f'upload must be "end", "improved" or "never". Got: {upload!r}.', see="trackers"
+            )
         self.upload = upload
 
     def _forget(self) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_ratchet.callbacks.model_checkpoint import ModelCheckpoint
-from keras_ratchet.errors import ConfigError
+from keras_ratchet.errors import ConfigError, explained
 from keras_ratchet.integrations._news import News
 from keras_ratchet.integrations._uploads import Upload, UploadingTracker, summary_of
 from keras_ratchet.types import CheckpointInfo, StopReason
@@ -20,9 +20,12 @@ from keras_ratchet.types import CheckpointInfo, StopReason
 try:
     from huggingface_hub import HfApi
 except ImportError as error:
-    raise ImportError(
-        "keras_ratchet.integrations.huggingface needs huggingface_hub: "
-        "pip install 'keras-ratchet[hf]'."
+    raise explained(
+        ImportError(
+            "keras_ratchet.integrations.huggingface needs huggingface_hub: "
+            "pip install 'keras-ratchet[hf]'."
+        ),
+        see="missing-library",
     ) from error
 
 
@@ -67,7 +70,10 @@ class HubUploader(UploadingTracker):
     ) -> None:
         super().__init__(upload, checkpoint)
         if not repo_id:
-            raise ConfigError("repo_id must be the name of a repository, such as 'me/digits'.")
+            raise ConfigError(
+                f"repo_id must be the name of a repository, such as 'me/digits'. Got: {repo_id!r}.",
+                see="trackers",
+            )
         self.repo_id = repo_id
         self.path_in_repo = path_in_repo
         self.private = private

@@ -11,14 +11,17 @@ from typing import Any
 
 from keras_ratchet._storage import disk
 from keras_ratchet.callbacks.backup_and_restore import BackupAndRestore
-from keras_ratchet.errors import ConfigError
+from keras_ratchet.errors import ConfigError, explained
 
 try:
     import keras_tuner
 except ImportError as error:
-    raise ImportError(
-        "keras_ratchet.integrations.keras_tuner needs keras-tuner: "
-        "pip install 'keras-ratchet[keras-tuner]'."
+    raise explained(
+        ImportError(
+            "keras_ratchet.integrations.keras_tuner needs keras-tuner: "
+            "pip install 'keras-ratchet[keras-tuner]'."
+        ),
+        see="missing-library",
     ) from error
 
 
@@ -53,12 +56,16 @@ class ResumableTrials:
         if not isinstance(self, keras_tuner.Tuner):
             raise ConfigError(
                 "ResumableTrials is to stand before a tuner: "
-                "class Search(ResumableTrials, keras_tuner.RandomSearch)."
+                "class Search(ResumableTrials, keras_tuner.RandomSearch).",
+                see="keras-tuner",
             )
         self.backup = dict(backup or {})
         taken = {"backup_dir", "delete_checkpoint"} & self.backup.keys()
         if taken:
-            raise ConfigError(f"backup= must not have {' and '.join(sorted(taken))}: they are set.")
+            raise ConfigError(
+                f"backup= must not have {' and '.join(sorted(taken))}: they are set.",
+                see="keras-tuner",
+            )
         self._execution = 0
         super().__init__(*args, **kwargs)
 

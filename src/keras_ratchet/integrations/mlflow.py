@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_ratchet.callbacks.model_checkpoint import ModelCheckpoint
+from keras_ratchet.errors import explained
 from keras_ratchet.integrations._news import News, arguments_of
 from keras_ratchet.integrations._uploads import Upload, UploadingTracker, summary_of
 from keras_ratchet.types import CheckpointInfo, StopReason
@@ -20,9 +21,12 @@ try:
     from mlflow import MlflowClient, active_run
     from mlflow.entities import Metric, Param, RunTag
 except ImportError as error:
-    raise ImportError(
-        "keras_ratchet.integrations.mlflow needs mlflow or mlflow-skinny: "
-        "pip install 'keras-ratchet[mlflow]'."
+    raise explained(
+        ImportError(
+            "keras_ratchet.integrations.mlflow needs mlflow or mlflow-skinny: "
+            "pip install 'keras-ratchet[mlflow]'."
+        ),
+        see="missing-library",
     ) from error
 
 _MOST_CHARACTERS = 5000  # in a tag

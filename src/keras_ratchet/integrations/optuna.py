@@ -15,13 +15,17 @@ from keras_ratchet._json import number
 from keras_ratchet._warn import warn
 from keras_ratchet.callbacks._logs import metrics_of
 from keras_ratchet.callbacks.base import RatchetCallback
+from keras_ratchet.errors import explained
 from keras_ratchet.types import StopReason
 
 try:
     import optuna
 except ImportError as error:
-    raise ImportError(
-        "keras_ratchet.integrations.optuna needs optuna: pip install 'keras-ratchet[optuna]'."
+    raise explained(
+        ImportError(
+            "keras_ratchet.integrations.optuna needs optuna: pip install 'keras-ratchet[optuna]'."
+        ),
+        see="missing-library",
     ) from error
 
 _Retry: Any = (

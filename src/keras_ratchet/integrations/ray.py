@@ -73,7 +73,8 @@ class RayReportCallback(RatchetCallback):
             raise ConfigError(
                 "checkpoint must be a ModelCheckpoint, whose file Ray then has a copy of. "
                 f"Got: {checkpoint!r}. A snapshot of BackupAndRestore needs no copy: its "
-                "directory is on storage that all workers share."
+                "directory is on storage that all workers share.",
+                see="ray",
             )
         self.metrics = metrics
         self.checkpoint = checkpoint
@@ -91,9 +92,13 @@ class RayReportCallback(RatchetCallback):
         self._run, self._reported, self._attached_at = secrets.token_hex(8), 0, 0.0
         callbacks = getattr(self._list, "callbacks", ())
         if self.checkpoint is not None and self.checkpoint not in callbacks:
-            raise ConfigError("checkpoint= must be one of the callbacks that fit was given.")
+            raise ConfigError(
+                "checkpoint= must be one of the callbacks that fit was given.", see="ray"
+            )
         if self._backup is None and self.checkpoint in callbacks[callbacks.index(self) :]:
-            raise ConfigError("RayReportCallback must stand after the callback of checkpoint=.")
+            raise ConfigError(
+                "RayReportCallback must stand after the callback of checkpoint=.", see="ray"
+            )
         self._refuse_other_trial()
 
     def _refuse_other_trial(self) -> None:
@@ -105,7 +110,8 @@ class RayReportCallback(RatchetCallback):
                 f"Ray has given this trial the checkpoint of another one ({source}), as "
                 "Population Based Training does. A run goes on from its own snapshots, so it "
                 "cannot: load that checkpoint's weights in your script, without "
-                "BackupAndRestore and RayReportCallback, or use another scheduler."
+                "BackupAndRestore and RayReportCallback, or use another scheduler.",
+                see="ray",
             )
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -174,7 +180,8 @@ class RayReportCallback(RatchetCallback):
         if missing:
             raise ConfigError(
                 f"metrics= names {', '.join(missing)}, which the logs do not have. They have: "
-                f"{', '.join(metrics)}."
+                f"{', '.join(metrics)}.",
+                see="ray",
             )
         return {name: metrics[source] for name, source in wanted.items()}
 
@@ -229,7 +236,8 @@ def run_directory() -> str:
         raise ConfigError(
             f"Ray's storage_path is on {kind!r} ({path}), which is no file system that this "
             "machine has mounted. Give RunConfig a storage_path on one that all workers share, or "
-            "the callbacks a directory there."
+            "the callbacks a directory there.",
+            see="ray",
         )
     return path
 
@@ -280,7 +288,8 @@ def _session() -> Any:
     raise ConfigError(
         "This process is no worker of Ray Train and no trial of Ray Tune: there is nobody to "
         "report to. Leave RayReportCallback and run_directory out, or start the training function "
-        "with a Trainer or a Tuner."
+        "with a Trainer or a Tuner.",
+        see="ray",
     )
 
 

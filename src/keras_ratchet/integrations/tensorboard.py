@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from keras_ratchet.callbacks.model_checkpoint import ModelCheckpoint
+from keras_ratchet.errors import explained
 from keras_ratchet.integrations._decisions import Tracker
 from keras_ratchet.integrations._news import News
 from keras_ratchet.types import StopReason
@@ -21,9 +22,12 @@ try:
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event, SessionLog
 except ImportError as error:
-    raise ImportError(
-        "keras_ratchet.integrations.tensorboard needs tensorboardX: "
-        "pip install 'keras-ratchet[tensorboard]'."
+    raise explained(
+        ImportError(
+            "keras_ratchet.integrations.tensorboard needs tensorboardX: "
+            "pip install 'keras-ratchet[tensorboard]'."
+        ),
+        see="missing-library",
     ) from error
 
 

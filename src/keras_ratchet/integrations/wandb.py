@@ -15,6 +15,7 @@ from typing import Any
 
 from keras_ratchet._json import plain
 from keras_ratchet.callbacks.model_checkpoint import ModelCheckpoint
+from keras_ratchet.errors import explained
 from keras_ratchet.integrations._news import News, arguments_of
 from keras_ratchet.integrations._uploads import Upload, UploadingTracker
 from keras_ratchet.types import CheckpointInfo, StopReason
@@ -22,8 +23,11 @@ from keras_ratchet.types import CheckpointInfo, StopReason
 try:
     import wandb
 except ImportError as error:
-    raise ImportError(
-        "keras_ratchet.integrations.wandb needs wandb: pip install 'keras-ratchet[wandb]'."
+    raise explained(
+        ImportError(
+            "keras_ratchet.integrations.wandb needs wandb: pip install 'keras-ratchet[wandb]'."
+        ),
+        see="missing-library",
     ) from error
 
 

@@ -53,7 +53,9 @@ def run(
     """
     events = _events(source, storage_options)
     if not events:
-        raise LoadError(f"there is nothing to draw: no run has saved in {source!r}.")
+        raise LoadError(
+            f"there is nothing to draw: no run has saved in {source!r}.", see="no-history"
+        )
     found = last_run(events)
     name = _chosen(found, metric)
     if axes is None:
@@ -82,7 +84,10 @@ def _chosen(found: RunHistory, metric: str | None) -> str:
         if name in names:
             return name
     listed = ", ".join(names) or "none"
-    raise ConfigError(f"no epoch of this run has the metric {metric!r}. There are: {listed}.")
+    raise ConfigError(
+        f"no epoch of this run has the metric {metric!r}. There are: {listed}.",
+        see="no-history",
+    )
 
 
 def _draw_curves(axes: Any, found: RunHistory, name: str) -> None:

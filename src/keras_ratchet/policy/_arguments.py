@@ -30,11 +30,11 @@ def whole_number(name: str, value: object, at_least: int, meaning: str = "") -> 
         ConfigError: If it is not.
 
     Example:
-        >>> whole_number("patience", -3, at_least=0, meaning="counts epochs")
-        Traceback (most recent call last):
-        ...
-        keras_ratchet.errors.ConfigError: patience counts epochs, so it must be a whole number, \
-at least 0. Got: -3.
+        >>> try:
+        ...     whole_number("patience", -3, at_least=0, meaning="counts epochs")
+        ... except ConfigError as error:
+        ...     print(error)
+        patience counts epochs, so it must be a whole number, at least 0. Got: -3.
     """
     if is_whole_number(value) and value >= at_least:
         return value

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from keras_ratchet.errors import ConfigError
+from keras_ratchet.errors import ConfigError, explained
 from keras_ratchet.policy.monitor import AnyMode, Directions, Mode
 from keras_ratchet.types import Moment, Verdict
 
@@ -267,9 +267,12 @@ def to_json(state: State) -> Any:
         return [to_json(inner) for inner in state]
     if isinstance(state, Mapping) and all(isinstance(k, str) and k != _FLOAT for k in state):
         return {key: to_json(inner) for key, inner in state.items()}
-    raise TypeError(
-        f"A criterion's state is made of None, numbers, strings, lists, and dicts with string "
-        f"keys, so that it survives a restart. Got: {state!r}."
+    raise explained(
+        TypeError(
+            "A criterion's state is made of None, numbers, strings, lists, and dicts with string "
+            f"keys, so that it survives a restart. Got: {state!r}."
+        ),
+        see="criterion",
     )
 
 
@@ -340,6 +343,7 @@ def _said(criterion: Criterion, monitored: str) -> dict[str, Mode]:
         if mode != "auto" and said.setdefault(name or monitored, mode) != mode:
             raise ConfigError(
                 f"{name or monitored!r} is minimized in one criterion and maximized in "
-                "another. Give it one mode."
+                "another. Give it one mode.",
+                see="criterion",
             )
     return said

@@ -79,7 +79,9 @@ class MetricCriterion(Criterion):
         one_of("mode", self.mode, get_args(AnyMode))
         if self.monitor is not None and not isinstance(self._named(), str):
             raise ConfigError(
-                f"monitor must be the name of one metric, or Smoothed(name). Got: {self.monitor!r}."
+                "monitor must be the name of one metric, or Smoothed(name). "
+                f"Got: {self.monitor!r}.",
+                see="monitor",
             )
 
     def _named(self) -> str | None:

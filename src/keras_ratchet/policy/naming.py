@@ -28,13 +28,14 @@ def fields(template: str) -> tuple[str, ...]:
         names = [name for _, name, _, _ in _parse(template) if name is not None]
     except ValueError as error:
         raise ConfigError(
-            f"filepath is not a valid template: {error}. Got: {template!r}."
+            f"filepath is not a valid template: {error}. Got: {template!r}.", see="filepath"
         ) from None
     for name in names:
         if not name or name.isdigit():
             raise ConfigError(
                 f"Placeholders in filepath need a name, as in '{{epoch:02d}}' or "
-                f"'{{val_loss:.2f}}'. Got: {template!r}."
+                f"'{{val_loss:.2f}}'. Got: {template!r}.",
+                see="filepath",
             )
     return tuple(names)
 
@@ -72,7 +73,7 @@ def validate(template: str) -> None:
     """Raise a ConfigError if no metrics can fill in the template."""
     for field in fields(template):
         if set(field) & set("'\" "):  # `str({'lr': 0.1})` in a path
-            raise ConfigError(unknown_directory_message(template, field))
+            raise ConfigError(unknown_directory_message(template, field), see="filepath")
     for _, name, spec, conversion in _parse(template):
         if name is None:
             continue
@@ -83,7 +84,8 @@ def validate(template: str) -> None:
             raise ConfigError(
                 f"Placeholder {{{name}:{spec}}} in filepath does not fit "
                 f"{'a whole number' if name in COUNTERS else 'a float'}: {error}. "
-                f"Got: {template!r}."
+                f"Got: {template!r}.",
+                see="filepath",
             ) from None
 
 

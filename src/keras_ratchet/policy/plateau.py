@@ -140,7 +140,10 @@ def check_rates(factor: float, min_lr: float) -> None:
     if not 0 < factor < 1:
         raise ConfigError(
             f"ReduceLROnPlateau does not support a factor >= 1.0, or one that is not above 0: the "
-            f"learning rate is multiplied by it. Got: factor={factor!r}."
+            f"learning rate is multiplied by it. Got: factor={factor!r}.",
+            see="learning-rate",
         )
     if not (math.isfinite(min_lr) and min_lr >= 0):
-        raise ConfigError(f"min_lr must be a learning rate of at least 0. Got: {min_lr!r}.")
+        raise ConfigError(
+            f"min_lr must be a learning rate of at least 0. Got: {min_lr!r}.", see="learning-rate"
+        )

@@ -41,7 +41,8 @@ class EveryBatches:
         if not is_whole_number(self.n) or self.n < 1:
             raise ConfigError(
                 f"Unrecognized save_freq: {self.n!r}. It must be 'epoch' or a whole number of "
-                f"batches, at least 1."
+                f"batches, at least 1.",
+                see="save-freq",
             )
 
     def check(self, pending: int, ended: int) -> tuple[int, Verdict]:
@@ -132,15 +133,20 @@ class Interval:
     def __post_init__(self) -> None:
         for name, value in (("every_s", self.every_s), ("mtbf_s", self.mtbf_s)):
             if value is not None and not (is_number(value) and 0 < value < math.inf):
-                raise ConfigError(f"{name} must be a number of seconds above 0. Got: {value!r}.")
+                raise ConfigError(
+                    f"{name} must be a number of seconds above 0. Got: {value!r}.", see="save-freq"
+                )
         share = self.overhead
         if share is not None and not (is_number(share) and 0 < share < 1):
             raise ConfigError(
                 "overhead must be a share of training time between 0 and 1, such as 0.035. "
-                f"Got: {share!r}."
+                f"Got: {share!r}.",
+                see="save-freq",
             )
         if self.every_s is None and self.overhead is None and self.mtbf_s is None:
-            raise ConfigError("An interval needs one of every_s, overhead and mtbf_s.")
+            raise ConfigError(
+                "An interval needs one of every_s, overhead and mtbf_s.", see="save-freq"
+            )
 
     @property
     def needs_cost(self) -> bool:

@@ -48,7 +48,8 @@ class Smoothed(Criterion):
             )
         if not isinstance(self.of, Criterion | str):
             raise ConfigError(
-                f"Smoothed takes a criterion or the name of a metric. Got: {self.of!r}."
+                f"Smoothed takes a criterion or the name of a metric. Got: {self.of!r}.",
+                see="criterion",
             )
 
     def initial(self) -> State:
@@ -98,5 +99,6 @@ class Smoothed(Criterion):
             return self.of
         raise ConfigError(
             f"Smoothed({self.of!r}) is a metric, not yet a criterion. Give it to one, as in "
-            f"Patience(10, Smoothed({self.of!r}))."
+            f"Patience(10, Smoothed({self.of!r})).",
+            see="criterion",
         )

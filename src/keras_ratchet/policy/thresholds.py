@@ -35,7 +35,8 @@ class _Threshold(MetricCriterion):
         if not is_number(value) or math.isnan(value):
             raise ConfigError(
                 f"{name} takes a number, or the name of a metric and a number: "
-                f"{name}(0.5) or {name}('val_loss', 0.5). Got: {monitor!r}, {value!r}."
+                f"{name}(0.5) or {name}('val_loss', 0.5). Got: {monitor!r}, {value!r}.",
+                see="criterion",
             )
         for field, content in (("monitor", monitor), ("value", float(value)), ("mode", mode)):
             object.__setattr__(self, field, content)  # the class is frozen
@@ -125,7 +126,9 @@ class NotFinite(Criterion):
 
     def __init__(self, *metrics: str) -> None:
         if not all(isinstance(name, str) for name in metrics):
-            raise ConfigError(f"NotFinite takes names of metrics. Got: {metrics!r}.")
+            raise ConfigError(
+                f"NotFinite takes names of metrics. Got: {metrics!r}.", see="criterion"
+            )
         object.__setattr__(self, "metrics", metrics)  # the class is frozen
 
     def check(self, state: State, moment: Moment) -> tuple[State, Verdict]:

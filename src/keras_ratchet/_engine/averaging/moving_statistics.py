@@ -45,7 +45,8 @@ class StatisticsData:
         if hasattr(self.data, "__next__"):
             raise ConfigError(
                 f"average_data is read once for each average that is tried, and a "
-                f"{type(self.data).__name__} can be read only once. Pass arrays or a data set."
+                f"{type(self.data).__name__} can be read only once. Pass arrays or a data set.",
+                see="averages",
             )
 
     def inputs(self) -> Iterator[Any]:
@@ -82,7 +83,7 @@ def reestimate(model: Model, data: StatisticsData) -> None:
             model(keras.tree.map_structure(_as_array, x), training=True)
             done += 1
     if not done:
-        raise ConfigError(f"average_data has no batches: {data.data!r}.")
+        raise ConfigError(f"average_data has no batches: {data.data!r}.", see="averages")
 
 
 @contextlib.contextmanager

@@ -35,7 +35,8 @@ class Validation:
         if self.function is None and not getattr(model, "compiled", False):
             raise ConfigError(
                 "Averages are compared with model.evaluate, but the model is not compiled. "
-                "Compile it, or pass a function: validation_data=lambda model: value."
+                "Compile it, or pass a function: validation_data=lambda model: value.",
+                see="averages",
             )
 
     def value(self, model: Model, metric: str) -> float:
@@ -75,7 +76,8 @@ def validation_of(
     if given is None and "x" not in fits:
         raise ConfigError(
             "An average is accepted only if its value is better, but there is no data to "
-            "measure it on. Pass validation_data=..., here or to fit."
+            "measure it on. Pass validation_data=..., here or to fit.",
+            see="averages",
         )
     if given is not None and callable(given) and not hasattr(given, "__len__"):
         return Validation({}, given)
@@ -99,7 +101,8 @@ def _refuse_one_pass(x: Any, what: str) -> None:
     if hasattr(x, "__next__"):
         raise ConfigError(
             f"{what} is a {type(x).__name__}, which can be read only once, but averages are "
-            "compared on the same data. Pass arrays or a data set."
+            "compared on the same data. Pass arrays or a data set.",
+            see="averages",
         )
 
 

@@ -209,7 +209,8 @@ def check_optimizer(model: Model, optimizer: Any) -> None:
         raise ConfigError(
             "restore_optimizer needs an optimizer with variables (Keras) or state_dict (torch). "
             f"Got: {found!r}. Compile the model, or pass the loop's optimizer: "
-            "restore_optimizer=optimizer."
+            "restore_optimizer=optimizer.",
+            see="optimizer",
         )
 
 

@@ -21,7 +21,8 @@ def check_keep_on(keep_on: object) -> None:
     if keep_on not in get_args(KeepOn):
         raise ConfigError(
             'keep_on must be "host" (best weights are kept in host memory) or "device" (where the '
-            f"model's weights are). Got: {keep_on!r}."
+            f"model's weights are). Got: {keep_on!r}.",
+            see="best-weights",
         )
 
 

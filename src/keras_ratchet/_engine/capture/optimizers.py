@@ -108,7 +108,8 @@ class AllOptimizers:
             raise ConfigError(
                 "Rolling back needs an optimizer with variables (Keras) or state_dict (torch). "
                 f"Got: {found.get('optimizer')!r}. Compile the model, or pass the loop's "
-                f"optimizer: optimizer=optimizer."
+                f"optimizer: optimizer=optimizer.",
+                see="optimizer",
             )
 
     @property
@@ -234,7 +235,8 @@ class LearningRates:
         else:
             raise ConfigError(
                 f"{owner} cannot cut the learning rate: none can be set ({error}). Give the "
-                f"optimizer a number, or {cure}."
+                f"optimizer a number, or {cure}.",
+                see="learning-rate",
             ) from error
 
 

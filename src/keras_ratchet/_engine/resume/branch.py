@@ -93,7 +93,8 @@ class Branch:
             raise ResumeError(
                 f"This run cannot go on from {taken!r}: it was saved when all epochs of a run "
                 "were done, or in another `fit` of the script. Choose the snapshot before it "
-                "(`ratchet ls`)."
+                "(`ratchet ls`).",
+                see="resume-from",
             )
 
     def _take(self, store: SnapshotStore, model: Model, order: Ranking) -> str:
@@ -173,7 +174,8 @@ class Branch:
             names = ", ".join(info.name for info in present) or "none"
             raise LoadError(
                 f"There is no snapshot resume_from={self._source!r}, neither of this path nor in "
-                f"{store.shown_directory!r} (there: {names})."
+                f"{store.shown_directory!r} (there: {names}).",
+                see="resume-from",
             )
         return snapshot_at(self._source)
 
@@ -214,7 +216,10 @@ def _is_in(chosen: CheckpointInfo, present: Sequence[CheckpointInfo]) -> bool:
 def _best(present: Sequence[CheckpointInfo], order: Ranking, where: str) -> CheckpointInfo:
     """Return the best snapshot of an epoch's end, of the branch that was trained last."""
     if not present:
-        raise LoadError(f"resume_from='best' chooses a snapshot in {where!r}, but there is none.")
+        raise LoadError(
+            f"resume_from='best' chooses a snapshot in {where!r}, but there is none.",
+            see="resume-from",
+        )
     ends = [
         info
         for info in present
@@ -226,6 +231,7 @@ def _best(present: Sequence[CheckpointInfo], order: Ranking, where: str) -> Chec
         raise ConfigError(
             f"resume_from='best' goes by {order.metrics[0][0]!r}, which no snapshot in {where!r} "
             f"has (they have: {', '.join(known)}). Put an EarlyStopping or a ModelCheckpoint with "
-            "monitor= and mode= into the list of callbacks, or name a snapshot."
+            "monitor= and mode= into the list of callbacks, or name a snapshot.",
+            see="resume-from",
         )
     return best

@@ -26,7 +26,7 @@ import keras
 from keras_ratchet._engine.capture.model_state import COLLECTIONS, missing_extras
 from keras_ratchet._engine.capture.optimizers import steps_of
 from keras_ratchet._engine.resume.data_cursor import DataCursor
-from keras_ratchet._engine.resume.state_codec import owned
+from keras_ratchet._engine.resume.state_codec import owned, plain
 from keras_ratchet._engine.resume.train_state import TrainState, shape_differences
 from keras_ratchet._engine.saving.provenance import versions
 from keras_ratchet._keras import anatomy, fit, metrics
@@ -109,7 +109,8 @@ def compared(
     if found.fatal:
         raise ResumeError(
             f"The snapshot {path!r} belongs to another run: {'; '.join(found.fatal)}. "
-            "Nothing was changed. Give this run a directory of its own, or delete that one."
+            "Nothing was changed. Give this run a directory of its own, or delete that one.",
+            see="other-run",
         )
     return found
 
@@ -213,7 +214,11 @@ def _config(thing: Any) -> dict[str, Any]:
 
 
 def _plain(config: Mapping[str, Any], nested: bool = False) -> dict[str, Any]:
-    kept = {n: v for n, v in config.items() if n not in _WITHOUT_MEANING and _is_plain(v)}
+    kept = {
+        n: plain(v)  # Keras tracks lists, and a LayerNormalization describes itself with one
+        for n, v in config.items()
+        if n not in _WITHOUT_MEANING and _is_plain(v)
+    }
     if nested and isinstance(config.get(RATE), dict):  # a schedule
         inner = _plain(config[RATE].get("config") or {})
         kept[RATE] = {"class_name": config[RATE].get("class_name"), "config": inner}
@@ -306,7 +311,7 @@ class Stage:
         if list(self.plan) == saved["plan"] and here == 0:
             self._skip_to(before)
             return "mine"
-        raise ResumeError(self._foreign(len(before)))
+        raise ResumeError(self._foreign(len(before)), see="other-run")
 
     def end(self, callbacks: Iterable[Any]) -> None:
         """Record that this stage is finished; if it was before, restore its History.

@@ -313,12 +313,18 @@ def digest_of(arrays: Iterable[NDArray[Any]]) -> str:
     return str(hasher.hexdigest())
 
 
-def warn_of_generators(source: Any) -> bool:
-    """Warn of a DataLoader with generators of its own that was not named; return whether it is one.
+def warn_of_unnamed_state(source: Any) -> bool:
+    """Warn of data with a state of its own that was not named; return whether it has one.
 
     Args:
         source: What a hand-written loop iterates over.
     """
+    if isinstance(source, Stateful):
+        warn(
+            f"Resume will not be exact. This {type(source).__name__} has a state of its own, such "
+            "as the epoch that it is in. Make it once, and pass it: Run(..., data=...)."
+        )
+        return True
     torch = _backends.torch_loading()
     if torch is None or not hasattr(source, "batch_sampler") or not torch.generators(source):
         return False

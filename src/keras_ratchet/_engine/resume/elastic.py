@@ -109,7 +109,8 @@ class Change:
                 f"The snapshot {self.path!r} was saved by {state.world_size} ranks, each with its "
                 f"own part of an optimizer's state ({', '.join(sorted(split))}), so "
                 f"{self.ranks.world_size} cannot go on from it. Start {state.world_size} "
-                "processes, or save with an optimizer whose state is the same on all ranks."
+                "processes, or save with an optimizer whose state is the same on all ranks.",
+                see="world-size",
             )
         if state.position.batch and facts.get("data") == "loop" and source is None:
             return self._of_this_rank(state, facts)  # `skip` tells, when the loop shows its data

@@ -54,7 +54,8 @@ def adopt(model: Model, directory: str) -> int:
         raise CorruptError(
             f"The backup that Keras wrote in {directory!r} cannot be read. "
             f"{' '.join(problems)} To start from scratch, delete its files or use another "
-            "directory."
+            "directory.",
+            see="keras-backup",
         )
     return 0
 
@@ -99,5 +100,6 @@ def _load(model: Model, path: str) -> None:
         restore_variables(named, before)
         raise ResumeError(
             f"The backup {path!r}, written by Keras, does not fit this model: {error} Nothing was "
-            f"changed. Give this run a directory of its own, or delete that file."
+            f"changed. Give this run a directory of its own, or delete that file.",
+            see="keras-backup",
         ) from error

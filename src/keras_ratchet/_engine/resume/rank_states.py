@@ -114,7 +114,9 @@ def of_rank(data: Mapping[str, Any], arrays: Arrays, rank: int) -> tuple[dict[st
             _put(merged, part, key, value)
         return merged, {**arrays, **{n: arrays[_stored(rank, n)] for n in own["arrays"]}}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise LoadError(f"the state of rank {rank} cannot be read: {error!r}") from error
+        raise LoadError(
+            f"the state of rank {rank} cannot be read: {error!r}", see="unreadable"
+        ) from error
 
 
 def differing_parts(data: Mapping[str, Any]) -> set[str]:
@@ -159,5 +161,6 @@ def _check_places(positions: list[Any]) -> None:
         if position != positions[0]:
             raise RankError(
                 f"Rank 0 saves at {positions[0]}, rank {rank} at {position}. Give each rank the "
-                "same number of batches, and let no rank stop by itself."
+                "same number of batches, and let no rank stop by itself.",
+                see="ranks-differ",
             )

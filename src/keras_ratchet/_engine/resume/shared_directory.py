@@ -33,7 +33,8 @@ def is_shared(directory: str, ranks: Any, *, must: bool) -> bool:
             raise ConfigError(
                 f"Rank {rank} does not see what rank 0 writes: rank 0's backup directory is "
                 f"{seen[0][0]!r}, rank {rank}'s is {there!r} ({found}). Give all ranks one "
-                "directory on a file system that they share."
+                "directory on a file system that they share.",
+                see="shared-directory",
             )
     return all(found == own for _, found in seen)
 

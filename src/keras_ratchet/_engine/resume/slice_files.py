@@ -208,5 +208,7 @@ def read_slices(path: str) -> dict[str, SavedSlices]:
                 read = functools.partial(mapped.read, key, shape_of(bounds))
                 parts.setdefault(one["array"], []).append((bounds, read))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise LoadError(f"{name!r} in {path!r} cannot be read: {error!r}") from error
+            raise LoadError(
+                f"{name!r} in {path!r} cannot be read: {error!r}", see="unreadable"
+            ) from error
     return {n: SavedSlices(shape, dtype, parts[n]) for n, (shape, dtype) in shapes.items()}

@@ -152,7 +152,9 @@ class TrainState:
                 **decoded,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise LoadError(f"the training state cannot be read: {error!r}") from error
+            raise LoadError(
+                f"the training state cannot be read: {error!r}", see="unreadable"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +198,7 @@ def restore_variables(named: Mapping[str, Any], saved: Mapping[str, NDArray[Any]
         ResumeError: If a shape differs; then no variable has been touched.
     """
     if problems := shape_differences(named, saved):
-        raise ResumeError("; ".join(problems))
+        raise ResumeError(f"The saved run does not fit the model: {'; '.join(problems)}.")
     backend = _backends.current()
     for name, variable in named.items():
         if name in saved:

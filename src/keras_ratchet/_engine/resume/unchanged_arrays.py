@@ -305,7 +305,9 @@ def _read(file: _File, digests: Mapping[str, str]) -> dict[str, NDArray[Any]]:
     found = read_unchanged(os.path.dirname(file.path), digests)
     for name, array in found.items():
         if digest(array) != digests[name]:
-            raise LoadError(f"{file.path!r} is damaged: {name!r} is not what was saved.")
+            raise LoadError(
+                f"{file.path!r} is damaged: {name!r} is not what was saved.", see="corrupt"
+            )
     return found
 
 
@@ -323,5 +325,5 @@ def read_unchanged(snapshot: str, digests: Mapping[str, str]) -> dict[str, NDArr
         return {}
     found = read_arrays(os.path.join(snapshot, NAME))
     if missing := digests.keys() - found.keys():
-        raise LoadError(f"{snapshot!r} lacks {min(missing)!r} in {NAME}.")
+        raise LoadError(f"{snapshot!r} lacks {min(missing)!r} in {NAME}.", see="corrupt")
     return {name: found[name] for name in digests}

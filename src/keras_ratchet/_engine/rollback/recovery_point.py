@@ -128,7 +128,8 @@ class RecoveryPoints:
             raise ConfigError(
                 "A rollback needs an optimizer with variables (Keras) or state_dict (torch). "
                 f"Got: {found!r}. Compile the model, or pass the loop's optimizer: "
-                "optimizer=optimizer."
+                "optimizer=optimizer.",
+                see="optimizer",
             )
         return found
 

@@ -116,7 +116,8 @@ class CheckpointStore:
         found = format_of(self.template, self.holds)
         if found is None:
             raise ConfigError(
-                f"filepath must end in .keras, .weights.h5 or .h5. Got: {self.template!r}."
+                f"filepath must end in .keras, .weights.h5 or .h5. Got: {self.template!r}.",
+                see="filepath",
             )
         self._format: Format = found
         self._buffers = VariableBuffers()

@@ -44,7 +44,8 @@ class Events:
             if listener is not None and not callable(listener):
                 raise ConfigError(
                     f"{name} must be a function of one argument, a CheckpointInfo. "
-                    f"Got: {listener!r}."
+                    f"Got: {listener!r}.",
+                    see="on-saved",
                 )
         self._on_saved = on_saved
         self._on_deleted = on_deleted

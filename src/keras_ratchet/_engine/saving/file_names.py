@@ -30,6 +30,6 @@ def path_of(template: str, moment: Moment, warn_once: Callable[[str, str], None]
     path, missing = naming.render(template, values)
     for name in missing:
         if name in naming.fields(os.path.dirname(template)) and "val_" not in name:
-            raise ConfigError(naming.unknown_directory_message(template, name))
+            raise ConfigError(naming.unknown_directory_message(template, name), see="filepath")
         warn_once(name, f"filepath {template!r}: {missing_message(name, values)}")
     return path

@@ -84,7 +84,8 @@ def whole_variables(model: Model, file_format: Format) -> list[Any]:
         raise ConfigError(
             f"{type(model).__name__} has its own {file_format.save_method}, which cannot read "
             f"weights that are split over processes, such as {split[0].path!r}. Save snapshots "
-            "only (BackupAndRestore), or remove that method."
+            "only (BackupAndRestore), or remove that method.",
+            see="split-weights",
         )
     return found
 

@@ -38,13 +38,15 @@ def place_of(
         if mirror is not None:
             raise ConfigError(
                 f"mirror= is the copy of a local path, but {what} is a URL. Give one of the two. "
-                f"Got: {what}={os.fsdecode(path)!r}, mirror={os.fsdecode(mirror)!r}."
+                f"Got: {what}={os.fsdecode(path)!r}, mirror={os.fsdecode(mirror)!r}.",
+                see="store-url",
             )
         url = checked_url(path, what)
         directory, name = split(url) if is_file else (url, "")
         if "{" in directory:
             raise ConfigError(
-                f"On a store only the last part of {what} may have placeholders. Got: {url!r}."
+                f"On a store only the last part of {what} may have placeholders. Got: {url!r}.",
+                see="store-url",
             )
         failures.check_scheme(url)
         return cached_path(directory, name), Mirror(directory, options, True)
@@ -52,14 +54,16 @@ def place_of(
         if not is_url(mirror):
             raise ConfigError(
                 "mirror must be the URL of a directory on a store, such as 's3://bucket/run'. "
-                f"Got: {os.fsdecode(mirror)!r}."
+                f"Got: {os.fsdecode(mirror)!r}.",
+                see="store-url",
             )
         failures.check_scheme(url := checked_url(mirror, "mirror"))
         return os.fsdecode(path), Mirror(url, options, False)
     if options is not None:
         raise ConfigError(
             f"storage_options are for a URL in {what} or mirror. Got: {sorted(options)} for "
-            f"{os.fsdecode(path)!r}."
+            f"{os.fsdecode(path)!r}.",
+            see="store-url",
         )
     return os.fsdecode(path), NoMirror()
 

@@ -46,13 +46,15 @@ def check_target(path: str, fixed: bool) -> None:
         raise ConfigError(
             f"The file name in filepath is too long: {limit} bytes are allowed in "
             f"{directory!r}, where the manifest's name is {single_file.LONGEST_ADDITION} bytes "
-            f"longer. Got: {path!r}."
+            f"longer. Got: {path!r}.",
+            see="filepath",
         )
     if fixed and os.path.isdir(path):
         raise SaveError(
             errno.EISDIR,
             "Please specify a non-directory filepath for ModelCheckpoint. "
             f"Filepath used is an existing directory: {path}",
+            see="filepath",
         )
 
 
@@ -85,7 +87,8 @@ def rehearse(model: Model, path: str, file_format: Format) -> None:
     if saves_itself and isinstance(file_format, TrainableH5):
         raise ConfigError(
             f"{type(model).__name__} has its own save_weights, which saves what is frozen, too. "
-            "Remove that method, or trainable_only=True."
+            "Remove that method, or trainable_only=True.",
+            see="trainable-only",
         )
     if not known or saves_itself:
         return
@@ -96,7 +99,8 @@ def rehearse(model: Model, path: str, file_format: Format) -> None:
     except NotImplementedError as error:
         raise ConfigError(
             f"{path!r} cannot be saved: {_first_line(error)} Or save weights only: a path that "
-            f"ends in '.weights.h5', with save_weights_only=True."
+            f"ends in '.weights.h5', with save_weights_only=True.",
+            see="not-savable",
         ) from error
     except Exception as error:
         warn(

@@ -87,8 +87,8 @@ class Retaining:
                 if drop(decision.checkpoint, decision.reason):
                     self.deleted.append(decision.checkpoint)
             except OSError as error:
-                what = f"saved, but could not delete {decision.checkpoint.path!r}"
-                return caused(SaveError(error.errno, f"{what}: {error.strerror}"), error)
+                what = f"saved, but could not delete {decision.checkpoint.path!r}: {error.strerror}"
+                return caused(SaveError(error.errno, what), error)
         if not others and all(self._is_ranked(info.metrics) for info in infos):
             self._count, self._changed_ns = len(infos), self._last_change()
         return None

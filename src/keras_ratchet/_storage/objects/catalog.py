@@ -137,7 +137,7 @@ class Catalog:
         where = f"{self.store.url}/{entry.key}"
         record = record_of_bytes(raw, where)
         if record.name != entry.info.name:
-            raise LoadError(f"{where!r} is not the record of {entry.info.name!r}.")
+            raise LoadError(f"{where!r} is not the record of {entry.info.name!r}.", see="manifest")
         return record
 
     def is_used(self, key: str) -> bool:

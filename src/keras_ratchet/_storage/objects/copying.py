@@ -123,7 +123,9 @@ class Pull:
         path = os.path.join(self._directory, info.name)
         try:
             if info.name.startswith("."):
-                raise LoadError(f"{info.path!r} does not have the name of a checkpoint.")
+                raise LoadError(
+                    f"{info.path!r} does not have the name of a checkpoint.", see="manifest"
+                )
             record = self._catalog.parsed(entry, raw)
             state = _state(path, record)
             if state == "there":

@@ -109,7 +109,9 @@ def _error_of(state: Any) -> BaseException:
 def save_error(error: BaseException, url: str, what: str) -> SaveError:
     """Return the error that tells a user why nothing could be put on a store, and what to do."""
     number = getattr(error, "errno", None) or errno.EIO
-    said = SaveError(number, f"could not {what} {url!r}: {describe(error, url)}")
+    said = SaveError(
+        number, f"could not {what} {url!r}: {describe(error, url)}", see="store-failed"
+    )
     said.__cause__ = error
     return said
 
@@ -148,10 +150,12 @@ def missing_library(url: str, error: BaseException) -> ConfigError:
         extra, library = EXTRAS[scheme]
         return ConfigError(
             f"{scheme}:// needs {library}: pip install 'keras-ratchet[{extra}]' ({error}). "
-            f"Got: {url!r}."
+            f"Got: {url!r}.",
+            see="missing-library",
         )
     return ConfigError(
-        f"{scheme}:// is not a scheme that fsspec can open here ({error}). Got: {url!r}."
+        f"{scheme}:// is not a scheme that fsspec can open here ({error}). Got: {url!r}.",
+        see="missing-library",
     )
 
 
@@ -166,7 +170,9 @@ def optional_import() -> Any:
         import tenacity  # noqa: F401, PLC0415  likewise
     except ImportError as error:
         raise ConfigError(
-            "a URL needs fsspec: pip install 'keras-ratchet[store]', or [s3], [gcs], [azure], [hf]."
+            "a URL needs fsspec: pip install 'keras-ratchet[store]', or [s3], [gcs], [azure], "
+            "[hf].",
+            see="missing-library",
         ) from error
     return fsspec
 
@@ -175,7 +181,7 @@ def check_scheme(url: str) -> None:
     """Raise a ConfigError if a URL's scheme cannot be opened here, or not be written to."""
     scheme = scheme_of(url)
     if scheme in ("http", "https"):
-        raise ConfigError(f"{scheme}:// cannot be written to. Got: {url!r}.")
+        raise ConfigError(f"{scheme}:// cannot be written to. Got: {url!r}.", see="store-url")
     fsspec = optional_import()
     try:
         fsspec.get_filesystem_class(scheme)

@@ -40,7 +40,9 @@ def fetch(catalog: Catalog, entry: Entry, directory: str) -> str:
     """
     record = catalog.record(entry)
     if record.name.startswith(".") or record.name == FETCHED:
-        raise CorruptError(f"{entry.info.path!r} has a name that the cache uses itself.")
+        raise CorruptError(
+            f"{entry.info.path!r} has a name that the cache uses itself.", see="manifest"
+        )
     path = os.path.join(directory, record.name)
     if _is_here(path, record):
         return path

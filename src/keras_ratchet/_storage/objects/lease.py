@@ -270,7 +270,9 @@ class _Chain:
             else:
                 self._renew()
         if self._lost is not None:
-            raise LockedError(f"The lease was lost while this process was away: {self._lost}")
+            raise LockedError(
+                f"The lease was lost while this process was away: {self._lost}", see="lease"
+            )
 
     def give_back(self) -> None:
         self._ended.set()

@@ -44,16 +44,23 @@ def checked_url(path: str | os.PathLike[str], what: str) -> str:
     text = os.fsdecode(path)
     match = _URL.fullmatch(text)
     if match is None or "::" in text:
-        raise ConfigError(f"{what} must be a URL such as 's3://bucket/run'. Got: {text!r}.")
+        raise ConfigError(
+            f"{what} must be a URL such as 's3://bucket/run'. Got: {text!r}.", see="store-url"
+        )
     scheme, rest = match["scheme"].lower(), match["rest"].strip("/")
     if not rest:
         raise ConfigError(
-            f"{what} must name a place on the store, as in '{scheme}://bucket/run'. Got: {text!r}."
+            f"{what} must name a place on the store, as in '{scheme}://bucket/run'. Got: {text!r}.",
+            see="store-url",
         )
     if "\0" in rest or "\\" in rest:
-        raise ConfigError(f"{what} has a backslash or a null byte in it. Got: {text!r}.")
+        raise ConfigError(
+            f"{what} has a backslash or a null byte in it. Got: {text!r}.", see="store-url"
+        )
     if any(part in ("", ".", "..") for part in rest.split("/")):
-        raise ConfigError(f"{what} has an empty part, '.' or '..' in it. Got: {text!r}.")
+        raise ConfigError(
+            f"{what} has an empty part, '.' or '..' in it. Got: {text!r}.", see="store-url"
+        )
     return f"{scheme}:///{rest}" if scheme == "file" else f"{scheme}://{rest}"
 
 

@@ -50,7 +50,9 @@ def said(url: str, what: str = "read") -> Iterator[None]:
         is_bug = isinstance(error, AttributeError | TypeError | AssertionError) and not is_option
         if is_bug or not (is_said or is_option):
             raise
-        raise LoadError(f"could not {what} {url!r}: {describe(error, url)}") from error
+        raise LoadError(
+            f"could not {what} {url!r}: {describe(error, url)}", see="store-failed"
+        ) from error
 
 
 def open_catalog(url: str, options: Options = None) -> Catalog:
@@ -256,7 +258,7 @@ def _first_good(catalog: Catalog, entries: list[Entry], cache: str) -> str:
         return path
     if len(problems) == 1:
         raise problems[0]
-    raise CorruptError(" ".join(map(str, problems)))
+    raise CorruptError(f"Nothing of this name is what was saved: {' '.join(map(str, problems))}")
 
 
 def fetched_directory(cache: str, record_id: str) -> str:
@@ -324,7 +326,9 @@ def set_pin(url: str, pinned: bool, options: Options = None) -> None:
     """Protect a checkpoint on a store from retention and prune, or end that."""
     catalog, entries = find(url, options)
     if not entries:
-        raise LoadError(f"{url!r} has no manifest, so it cannot be pinned. `ratchet adopt` it.")
+        raise LoadError(
+            f"{url!r} has no manifest, so it cannot be pinned. `ratchet adopt` it.", see="manifest"
+        )
     with said(url, "write to"):
         key = f"{PINS}/{entries[0].id}"
         catalog.store.put(key, b"") if pinned else catalog.store.delete(key)

@@ -131,7 +131,9 @@ def record_of_bytes(raw: bytes, where: str) -> Record:
             raise ValueError("its objects are not the files of its manifest")
         return Record(check_name(data["name"]), bool(data["directory"]), manifest, objects)
     except MALFORMED as error:
-        raise CorruptError(f"{where!r} is not a valid record: {str(error)[:300]}") from error
+        raise CorruptError(
+            f"{where!r} is not a valid record: {str(error)[:300]}", see="manifest"
+        ) from error
 
 
 def _checked_key(key: str) -> str:

@@ -128,7 +128,8 @@ class ProgressQuotient(Criterion):
         if not isinstance(self.monitor, str) or not isinstance(self.train, str):
             raise ConfigError(
                 "monitor and train must be names of metrics; to smooth both write "
-                f"Smoothed(ProgressQuotient(...)). Got: {self.monitor!r}, {self.train!r}."
+                f"Smoothed(ProgressQuotient(...)). Got: {self.monitor!r}, {self.train!r}.",
+                see="criterion",
             )
 
     def initial(self) -> State:
@@ -284,10 +285,13 @@ def _check_is_error(criterion: Criterion, name: str, directions: Directions) -> 
     if directions.ask(name) == "max" or directions.said.get(name) == "max":
         raise ConfigError(
             f"{type(criterion).__name__} compares errors, but {name!r} should be large. "
-            f"Monitor a loss."
+            f"Monitor a loss.",
+            see="criterion",
         )
 
 
 def _check_alpha(name: str, alpha: object) -> None:
     if not (is_number(alpha) and 0 <= alpha < math.inf):
-        raise ConfigError(f"{name} takes a finite alpha of at least 0. Got: {alpha!r}.")
+        raise ConfigError(
+            f"{name} takes a finite alpha of at least 0. Got: {alpha!r}.", see="criterion"
+        )

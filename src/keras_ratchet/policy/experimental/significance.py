@@ -69,7 +69,8 @@ class SignificantImprovement(MetricCriterion):
         if not isinstance(self.monitor, str):
             raise ConfigError(
                 "SignificantImprovement measures the noise itself, so its monitor must be a "
-                f"name and not Smoothed. Got: {self.monitor!r}."
+                f"name and not Smoothed. Got: {self.monitor!r}.",
+                see="criterion",
             )
         self._check_monitor()
 
@@ -114,12 +115,14 @@ class SignificantImprovement(MetricCriterion):
             raise ConfigError(
                 f"SignificantImprovement needs the values of {self.metric!r} batch by batch. "
                 "EarlyStopping records those of `val_` metrics in fit's validation; in a "
-                f"custom loop, pass Moment(..., batches={{{self.metric!r}: [...]}})."
+                f"custom loop, pass Moment(..., batches={{{self.metric!r}: [...]}}).",
+                see="validation-batches",
             )
         if len(losses) < 2:
             raise MetricError(
                 f"SignificantImprovement compares the batches of two validations, and "
-                f"{self.metric!r} has {len(losses)}. Use smaller validation batches."
+                f"{self.metric!r} has {len(losses)}. Use smaller validation batches.",
+                see="validation-batches",
             )
         return losses
 
@@ -129,7 +132,8 @@ class SignificantImprovement(MetricCriterion):
             raise MetricError(
                 f"SignificantImprovement pairs the batches of two validations, but {self.metric!r} "
                 f"had {len(reference)} batches before and has {len(losses)} now. Validate on the "
-                f"same batches each time."
+                f"same batches each time.",
+                see="validation-batches",
             )
         sign = 1 if self.direction == "min" else -1
         gains = [sign * (a - b) for a, b in zip(reference, losses, strict=True)]
