@@ -4,6 +4,7 @@ import enum
 import itertools
 import json
 
+import keras
 import numpy as np
 import pytest
 from click.testing import CliRunner
