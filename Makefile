@@ -20,7 +20,7 @@ export JAX_PLATFORMS ?= cpu
 #                      only the tests in which that makes a difference
 #   LONG=1             test-resume, test-ranks: hundreds of SIGKILLs instead of tens
 #   NEXT=1             any of them: with keras-nightly
-.PHONY: demo demo-ranks test test-backend test-resume test-ranks test-integrations doctor-examples test-all lint docs notebooks test-notebooks test-browser test-wheel check-package test-floors hunt \
+.PHONY: demo demo-ranks test test-backend test-resume test-ranks test-integrations doctor-examples test-all lint docs compatibility notebooks test-notebooks test-browser test-wheel check-package test-floors hunt \
   bench bench-costs bench-stopping bench-stores clean
 
 # Needs one backend only, and installs no more, unless all is there already.
@@ -108,6 +108,10 @@ $(INTEGRATIONS)/.installed: constraints-integrations.txt $(STAMP)
 # The notebooks in real kernels, which are interrupted, too. They are made of the .py beside them.
 test-notebooks: $(STAMP)
 	KERAS_BACKEND=torch $(PYTEST) tests/notebooks $(ARGS)
+
+# What docs/compatibility.md says, run again: make compatibility ARGS=--help
+compatibility: $(STAMP)
+	$(BIN)/python benchmarks/compatibility.py $(ARGS)
 
 notebooks: $(STAMP)
 	KERAS_BACKEND=torch $(BIN)/python docs/notebooks/build.py

@@ -59,3 +59,17 @@ def test_an_example_that_was_killed_resumes_and_keeps_its_best_file(name, tmp_pa
     directory = tmp_path / "runs" / name
     assert 2 <= len(list(directory.glob("epoch-*.keras"))) <= 3
     assert not list((directory / "backup").glob("epoch-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["finetune", "gan", "torch_module"])
+def test_an_example_that_was_killed_ends_with_the_bits_of_one_that_was_not(name, tmp_path, backend):
+    if backend != "torch" and name == "torch_module":
+        pytest.skip("the module is PyTorch's")
+    output = run(f"{name}.py", tmp_path, "--interrupt", "--small")
+    assert "Killed by SIGKILL in epoch 3" in output
+    assert "epoch 3, after batch" in output.partition("Killed")[2].partition("started in")[2]
+    assert "ended with the same bits as one that was not" in output
+    directory = tmp_path / "runs" / name
+    assert list(directory.glob("epoch-*.weights.h5"))
+    assert not list((directory / "backup").glob("epoch-*"))

@@ -240,6 +240,37 @@ def test_a_generator_that_the_run_does_not_know_is_warned_about(tmp_path):
     assert sum("will not be exact" in str(w.message) for w in caught) == 1
 
 
+def numbered(directory, cut=lambda batch: None, **arguments):
+    """Run a loop over numbered rows; return them as they were drawn."""
+    model, optimizer, _ = build("torch")
+    rows = keras_ratchet.data.ResumableDataset(np.arange(20), batch_size=4, seed=3)
+    arguments = {"data": rows, "save_freq": 2, "delete_checkpoint": False, **arguments}
+    seen = []
+    with keras_ratchet.Run(directory, model, optimizer=optimizer, **arguments) as run:
+        for _ in run.epochs(3):
+            for (batch,) in run.batches(rows):
+                seen.append(batch.tolist())
+                cut(len(seen))
+    return seen
+
+
+def test_a_resumable_dataset_goes_on_in_its_epoch(tmp_path):
+    def cut(batches):
+        if batches == 8:  # in the second epoch, of which two batches are saved
+            raise Cut
+
+    whole = numbered(tmp_path / "whole")
+    with pytest.raises(Cut):
+        numbered(tmp_path / "cut", cut)
+    rest = numbered(tmp_path / "cut")
+    assert rest == whole[-len(rest) :] and 5 < len(rest) < 15
+
+
+def test_data_with_a_state_that_the_run_does_not_know_is_warned_about(tmp_path):
+    with pytest.warns(UserWarning, match=r"ResumableDataset has a state of its own.*data="):
+        numbered(tmp_path, data=None)
+
+
 def test_batches_outside_epochs_are_refused(tmp_path):
     model, optimizer, loader = build("torch")
     run = keras_ratchet.Run(tmp_path, model, optimizer=optimizer)

@@ -55,6 +55,19 @@ def test_nan_is_the_same_as_nan():
     assert changes(arguments_of(masked), arguments_of(masked)) == []
 
 
+def test_a_layer_that_describes_itself_with_a_list_that_keras_tracks_is_resumed(tmp_path):
+    def normalized():
+        made = keras.Sequential([keras.Input((4,)), keras.layers.LayerNormalization()])
+        made.add(keras.layers.Dense(1))
+        made.compile("adam", "mse")
+        return made
+
+    assert type(normalized().layers[0].get_config()["axis"]) is not list
+    script = Script(str(tmp_path / "b"), numpy_arrays, make=normalized)
+    whole = script.uninterrupted()
+    assert script.chain(Kill(17), save_freq=3).differences(whole) == []
+
+
 def test_a_rate_that_the_script_no_longer_tells_is_said_to_be_unheeded(tmp_path):
     """Fits one epoch at a time: the ones that were finished have put later steps in place."""
     trained = net()
