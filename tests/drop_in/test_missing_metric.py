@@ -292,3 +292,10 @@ def test_a_direction_that_is_not_needed_is_not_asked_for(tmp_path):
             run(keras.callbacks.ModelCheckpoint(tmp_path / "k.keras", "bleu"), bleu=[1.0])
     run(keras_ratchet.ModelCheckpoint(tmp_path / "r.keras", "bleu"), bleu=[1.0])
     assert saved_epoch(tmp_path / "r.keras") == 1
+
+
+def test_a_misspelled_name_without_a_direction_is_told_what_it_may_be():
+    with pytest.raises(UnknownDirectionError, match="Did you mean 'val_loss'"):
+        fit(tiny(), [keras_ratchet.EarlyStopping("val_los")])
+    with pytest.raises(UnknownDirectionError, match="direction. Pass"):
+        fit(tiny(), [keras_ratchet.EarlyStopping("bleu")])

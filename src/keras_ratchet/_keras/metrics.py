@@ -55,6 +55,14 @@ def _may_be(name: str, key: str) -> bool:
     return name == key or name.endswith(f"_{key}")
 
 
+def names_in_logs(model: Model) -> set[str]:
+    """Return the names that the logs of `fit` will have, as far as they are known by now."""
+    metrics = getattr(model, "metrics", [])
+    inner = [each for metric in metrics for each in getattr(metric, "metrics", [metric])]
+    names = {"loss", *(metric.name for metric in inner)}
+    return names | {f"val_{name}" for name in names}
+
+
 def metric_direction(model: Model, name: str) -> str | None:
     """Return "min" or "max" for a metric of the model by its name in the logs, or None.
 

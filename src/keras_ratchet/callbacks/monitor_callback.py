@@ -11,12 +11,12 @@ import keras
 
 from keras_ratchet._distributed import Coordinator
 from keras_ratchet._keras import fit
-from keras_ratchet._keras.metrics import metric_direction, metrics_are_known
+from keras_ratchet._keras.metrics import metric_direction, metrics_are_known, names_in_logs
 from keras_ratchet._warn import warn
 from keras_ratchet.callbacks._logs import writers_before
 from keras_ratchet.callbacks.base import RatchetCallback
 from keras_ratchet.errors import ConfigError, MissingMetricError, UnknownDirectionError
-from keras_ratchet.policy.monitor import DeltaMode, Mode, Monitor, NanRule
+from keras_ratchet.policy.monitor import DeltaMode, Mode, Monitor, NanRule, close_matches
 
 Ask = Callable[[float, float | None], Any]
 
@@ -106,10 +106,12 @@ class MonitorCallback(RatchetCallback):
         if mode == "auto":
             mode = self._known_direction(name) or "auto"
         if mode == "auto":
+            close = close_matches(name, names_in_logs(self._model))
+            hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
             raise UnknownDirectionError(
                 f"{type(self).__name__} cannot tell whether {name!r} should be minimized or "
-                "maximized: it is neither a loss nor a compiled metric with a known direction. "
-                "Pass mode='min' or mode='max'."
+                "maximized: it is neither a loss nor a compiled metric with a known direction."
+                f"{hint} Pass mode='min' or mode='max'."
             )
         return "min" if mode == "min" else "max"
 
