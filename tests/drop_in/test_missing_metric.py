@@ -297,5 +297,5 @@ def test_a_direction_that_is_not_needed_is_not_asked_for(tmp_path):
 def test_a_misspelled_name_without_a_direction_is_told_what_it_may_be():
     with pytest.raises(UnknownDirectionError, match="Did you mean 'val_loss'"):
         fit(tiny(), [keras_ratchet.EarlyStopping("val_los")])
-    with pytest.raises(UnknownDirectionError, match="direction. Pass"):
+    with pytest.raises(UnknownDirectionError, match=r"direction\. Pass"):
         fit(tiny(), [keras_ratchet.EarlyStopping("bleu")])
