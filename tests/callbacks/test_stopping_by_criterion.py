@@ -195,10 +195,11 @@ def test_every_named_metric_has_to_be_there(rule):
         run(stopper(rule), val_loss=[1.0, 0.9, 0.8], val_ac=RISE)
 
 
-def test_without_any_validation_a_second_val_metric_is_reported_at_the_end():
-    rule = Patience(9, "loss") | Patience(9, "val_loss")
-    with warns_once("ran no validation"), pytest.raises(MissingMetricError, match="No validation"):
-        fit(tiny(), stopper(rule), epochs=3)
+def test_without_any_validation_a_second_val_metric_is_an_error_after_the_first_epoch():
+    model, rule = tiny(), Patience(9, "loss") | Patience(9, "val_loss")
+    with pytest.raises(MissingMetricError, match="`fit` has no validation"):
+        fit(model, stopper(rule), epochs=3)
+    assert model.history.epoch == []
 
 
 def test_an_epoch_without_validation_is_no_check_but_the_others_decide():

@@ -3,7 +3,7 @@
 import keras
 import pytest
 from support.models import Curve, data, dense, fit, stamp_of
-from support.runs import KERAS_IS_AS_DESCRIBED, run, tiny, warns_once
+from support.runs import KERAS_IS_AS_DESCRIBED, run, tiny, warnings_like, warns_once
 
 import keras_ratchet
 from keras_ratchet import policy
@@ -82,14 +82,55 @@ def test_a_misspelt_training_metric_is_found_after_the_first_epoch():
         fit(dense(metrics=["mae"]), keras_ratchet.EarlyStopping("mea", mode="min"), epochs=3)
 
 
-def test_without_any_validation_a_val_metric_is_reported_at_the_end():
+@pytest.mark.parametrize("make", [keras_ratchet.EarlyStopping, keras_ratchet.ReduceLROnPlateau])
+def test_without_any_validation_a_val_metric_is_an_error_after_the_first_epoch(make):
+    model = tiny()
+    with pytest.raises(MissingMetricError, match="`fit` has no validation"):
+        fit(model, make(patience=2), epochs=3)
+    assert model.history.epoch == []
+
+
+def test_without_validation_a_callback_that_may_add_the_metric_is_waited_for():
     model = tiny()
     with (
         warns_once("ran no validation"),
         pytest.raises(MissingMetricError, match="No validation ran during training"),
     ):
-        fit(model, keras_ratchet.EarlyStopping(), epochs=3)
+        fit(model, [Every(9, [0.5]), keras_ratchet.EarlyStopping()], epochs=3)
     assert len(model.history.epoch) == 3
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_a_validation_that_comes_late_is_waited_for(split):
+    model, ours = tiny(), keras_ratchet.EarlyStopping(patience=9)
+    given = {"validation_split": 0.25} if split else VALIDATED
+    with warns_once("ran no validation"):
+        fit(model, ours, 3, validation_freq=3, **given)
+    assert ours.best is not None and len(model.history.epoch) == 3
+
+
+def test_a_loop_of_ones_own_without_validation_is_told_at_its_end():
+    hooks = keras.callbacks.CallbackList([keras_ratchet.EarlyStopping()], model=tiny())
+    hooks.on_train_begin()
+    with warns_once("ran no validation"):
+        for epoch in range(3):
+            hooks.on_epoch_begin(epoch)
+            hooks.on_epoch_end(epoch, {"loss": 1.0})
+    with pytest.raises(MissingMetricError, match="No validation ran"):
+        hooks.on_train_end()
+
+
+def test_a_checkpoint_of_the_best_warns_in_the_first_epoch_that_there_is_no_metric(tmp_path):
+    seen = []
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append(count())
+
+    ours = keras_ratchet.ModelCheckpoint(tmp_path / "b.keras", save_best_only=True)
+    with warnings_like("only with val_loss available") as count:
+        fit(tiny(), [ours, Look()], epochs=3)
+    assert seen == [1, 1, 1]
 
 
 def test_a_metric_that_is_none_counts_as_absent():

@@ -221,7 +221,9 @@ def test_a_criterion_that_is_put_together_differently_begins_without_memory(tmp_
 
 @pytest.mark.filterwarnings("ignore:EarlyStopping. no .val_loss. yet")
 def test_the_numbers_of_a_criterion_are_the_scripts_to_decide(tmp_path):
-    script = Script(str(tmp_path / "b"), numpy_arrays, callbacks=lambda: [stopper(AfterSteps(99))])
+    late = {"validation_data": arrays(), "validation_freq": 9}
+    script = Script(str(tmp_path / "b"), numpy_arrays, fit=late)
+    script.callbacks = lambda: [stopper(AfterSteps(99))]
     script.run(Kill(15), save_freq=3)
     script.callbacks = lambda: [stopper(AfterSteps(20))]
     with pytest.warns(UserWarning, match="restore_best_weights: val_loss never came"):

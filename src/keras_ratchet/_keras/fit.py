@@ -175,6 +175,12 @@ def validation_of_fit() -> FitValidation | None:
     return FitValidation(here["self"], here["val_x"], arguments, here["validation_freq"])
 
 
+def never_validates() -> bool:
+    """Return whether a `fit` that was given no validation is calling; False in a custom loop."""
+    here = locals_of_fit()
+    return bool(here) and here["validation_data"] is None
+
+
 def data_source(iterator: Any) -> tuple[str, Any]:
     """Return the kind of the data that `fit` was given, and the source itself if it has one."""
     adapter = getattr(iterator, "data_adapter", None)

@@ -38,8 +38,25 @@ def note(callback_list: CallbackList, event: str, **fields: Any) -> None:
         event: What has happened.
         **fields: More about it.
     """
+    for journal in _by_directory(callback_list).values():
+        journal.note(event, **fields)
+
+
+def note_resume(callback_list: CallbackList, own: Journal, **fields: Any) -> None:
+    """Add that the run resumes to each journal, so that it outlives the backup directory.
+
+    Args:
+        callback_list: The `CallbackList`, or None.
+        own: The journal of the backup directory; in a directory of several the one that counts.
+        **fields: From where it resumes.
+    """
+    journals = _by_directory(callback_list) | {os.path.abspath(own.directory): own}
+    for journal in journals.values():
+        journal.note("resume", **fields)
+
+
+def _by_directory(callback_list: CallbackList) -> dict[str, Journal]:
     callbacks = getattr(callback_list, "callbacks", ())
     found = [getattr(callback, "_run_journal", None) for callback in callbacks]
     named_last = sorted(filter(None, found), key=lambda journal: hasattr(journal, "name"))
-    for journal in {os.path.abspath(j.directory): j for j in named_last}.values():
-        journal.note(event, **fields)
+    return {os.path.abspath(journal.directory): journal for journal in named_last}

@@ -12,6 +12,8 @@ from keras_ratchet._keras import fit
 from keras_ratchet._keras.callbacks import without_callbacks
 from keras_ratchet._keras.fit import step_result
 from keras_ratchet.callbacks._agreement import leave_list
+from keras_ratchet.callbacks._journal import note_resume
+from keras_ratchet.callbacks._last_error import warn_of_error
 from keras_ratchet.callbacks._logs import metrics_of
 from keras_ratchet.callbacks._session import Session
 from keras_ratchet.errors import ResumeError
@@ -61,6 +63,16 @@ class LastInList(keras.callbacks.Callback):
         """Open a session and resume; all other callbacks have started."""
         self.session = self._open_session()
         self.session.resume()
+        self._tell_of_resume(self.session)
+
+    def _tell_of_resume(self, session: Session) -> None:
+        resumer, state = session.resumer, session.resumer.state
+        if state is None:
+            return
+        at = {"epoch": state.position.epoch, "batch": state.position.batch}
+        note_resume(self.callback_list, resumer.store, name=resumer.name, **at)
+        if session.is_over:
+            warn_of_error(resumer.store, state.position.epoch, session.epochs)
 
     def close(self) -> None:
         """Close the session, if there is one; it holds the model and the data."""

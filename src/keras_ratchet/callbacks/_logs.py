@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from keras_ratchet._keras import fit
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import MetricError, MissingMetricError
 from keras_ratchet.policy.monitor import missing_message
@@ -15,6 +16,7 @@ Writers = Callable[[], Sequence[str]]
 _NO_VALIDATION = (
     "No validation ran during training; pass validation_data or validation_split to fit."
 )
+_NEVER_VALIDATES = "`fit` has no validation; pass it validation_data or validation_split."
 _now_s = time.monotonic
 
 
@@ -92,10 +94,10 @@ def writers_before(callback: Any, callback_list: CallbackList, in_fit: bool) -> 
 class MetricWatch:
     """Reads one metric and knows what its absence means.
 
-    `fit` does not pass `validation_freq` to callbacks, so a `val_` metric may come later as long
-    as no validation has run without it. Any other metric must be there at the end of the first
-    epoch, unless other code may still write it: a callback that computes it every few epochs, or
-    a loop written by hand.
+    Where `fit` validates, a `val_` metric may come later (`validation_freq`) as long as no
+    validation has run without it. Any other metric must be there at the end of the first epoch,
+    unless other code may still write it: a callback that computes it every few epochs, or a loop
+    written by hand.
 
     Args:
         name: Key of the metric in the logs.
@@ -134,6 +136,8 @@ class MetricWatch:
         """Warn once that the metric has not come yet; raise if it will not come."""
         validated = any(key.startswith("val_") for key in logs)
         if not validated and self._name.startswith("val_"):
+            if not writers and fit.never_validates():
+                raise MissingMetricError(f"{self._message(logs)} {_NEVER_VALIDATES}")
             self._missing = f"{self._message(logs)} {_NO_VALIDATION}"
             why = "this epoch ran no validation (validation_freq > 1, or no validation data)."
             self._warn_once(f"no {self._name!r} yet, since {why}")

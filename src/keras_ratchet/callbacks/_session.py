@@ -47,6 +47,7 @@ class Session:
 
     Attributes:
         resumer: Captures and restores the state.
+        epochs: How many epochs are planned, if that is known.
         schedule: Says when a save is due.
         exit_code: With which code the process exits once `fit` has ended early, if it does.
     """
@@ -70,7 +71,7 @@ class Session:
         self._signals = signals
         self._model = model
         self._callbacks = callbacks
-        self._epochs = epochs
+        self.epochs = epochs
         self._steps = steps
         self._info = info
         self._leave = leave
@@ -110,12 +111,12 @@ class Session:
         branch = self._options.branch
         taken = branch.take(self._store, self._model, lambda: best_by(self._callbacks))
         self._info.set_branch(taken, self._callbacks)
-        state = self.resumer.find(self._model, self._epochs)
+        state = self.resumer.find(self._model, self.epochs)
         branch.require(state or self.resumer.stage.is_done, taken)
         self._first = state is not None and not state.finished
         if self.resumer.stage.is_done:
             self._skip_all_epochs()
-            self._info.initial_epoch = self._epochs or 0
+            self._info.initial_epoch = self.epochs or 0
             return
         if state is None:
             self._epoch = keras_backup.adopt(self._model, self._store.directory)
@@ -140,7 +141,7 @@ class Session:
 
     def _skip_all_epochs(self) -> None:
         """Make `fit` run no epoch, with the callbacks ending as they would have."""
-        fit.set_initial_epoch(self._model, self._epochs)
+        fit.set_initial_epoch(self._model, self.epochs)
         self._model.stop_training = self._stopping
 
     def look_at(self, source: Any) -> None:
@@ -154,7 +155,7 @@ class Session:
         """Whether all epochs of this run were done before it was started again."""
         if (state := self.resumer.state) is None:
             return self.resumer.stage.is_done
-        if self._epochs is not None and state.position.epoch >= self._epochs:
+        if self.epochs is not None and state.position.epoch >= self.epochs:
             return True
         return bool(state.finished or state.extra.get("stopping"))
 
@@ -307,7 +308,7 @@ class Session:
         self._flush() if waits else None
         model, ranks = fit.synced(self._model), self._store.ranks
         progress = {
-            "epochs": self._epochs,
+            "epochs": self.epochs,
             "pending": self.schedule.pending,
             "stopping": self._stopping,
             "holds_stop": ranks.any(ranks.holds_stop, "whether to stop"),

@@ -22,6 +22,7 @@ from keras_ratchet.callbacks._agreement import is_agreement
 from keras_ratchet.callbacks._backup_options import RunInfo, WhichRate, checked_keep, options_of
 from keras_ratchet.callbacks._companions import is_companion
 from keras_ratchet.callbacks._drop_in import stand_in
+from keras_ratchet.callbacks._last_error import note_error
 from keras_ratchet.callbacks._list_ends import LastInList
 from keras_ratchet.callbacks._session import Session
 from keras_ratchet.callbacks._signals import DeadlineArgument, Loop, Signals
@@ -318,6 +319,16 @@ class BackupAndRestore(RatchetCallback, keras.callbacks.BackupAndRestore):
         if not self._store.writer.busy:
             self._store.end()
         return not self._store.writer.busy
+
+    def on_train_abort(self, error: BaseException) -> None:
+        """Clean up; note an error that comes when `fit` is done with all epochs.
+
+        Args:
+            error: What ended training.
+        """
+        if not self._running and self._last.session is not None:
+            note_error(self._store, self._session.here().epoch, error)
+        super().on_train_abort(error)
 
     def _wind_down(self, error: BaseException) -> None:
         try:

@@ -250,7 +250,7 @@ class Tracker(RatchetCallback):
                 if event["event"] in _SILENT or event.get("series") not in {*series, None}:
                     continue
                 decision = Decision(event["event"], sentence_of(event), event)
-                in_all = event["event"] in ("rollback", "reduce_lr", "average")
+                in_all = event["event"] in ("resume", "rollback", "reduce_lr", "average")
                 where = (event.get("epoch"), event.get("batch")) if in_all else (directory, number)
                 found.setdefault((decision.sentence, *where), decision)
         return sorted(found.values(), key=lambda decision: decision.values.get("time", 0))

@@ -68,6 +68,7 @@ class Resumer:
 
     Attributes:
         state: What the run resumes from, if it does.
+        name: That of its snapshot.
         stage: Which of several runs with one directory this is; set by `find`.
         pending: Names of variables of that state which only the first step can make.
         places: The names of the model's variables.
@@ -83,6 +84,7 @@ class Resumer:
     optimizer: LoopOptimizer = field(default_factory=lambda: LoopOptimizer(None))
     script_sets_rate: bool = False
     state: TrainState | None = field(default=None, init=False)
+    name: str = field(default="", init=False)
     stage: Stage = field(init=False)
     pending: list[str] = field(default_factory=list, init=False)
     places: Places = field(default_factory=Places, init=False)
@@ -107,7 +109,6 @@ class Resumer:
 
         A run that had done all its epochs is resumed if there are more of them now; one that was
         stopped early is not.
-
         Where this run was finished before the interruption, there is nothing to resume, and
         `stage.is_done` says so; the model then has the values of the snapshot.
 
@@ -141,9 +142,8 @@ class Resumer:
         mild += self._compare_script(state.extra.get("script", {}))
         if mild and self.store.ranks.rank == 0:
             warn(f"Resuming from {path!r} despite these differences: {'; '.join(mild)}.")
-        self.state, self.pending = state, here.pending
+        self.state, self.pending, self.name = state, here.pending, os.path.basename(path)
         self._elapsed_before_s = state.elapsed_s
-        self.store.note("resume", name=os.path.basename(path), epoch=state.position.epoch)
         if self.store.ranks.rank == 0:
             done = state.position.epoch, state.position.batch
             where = self.store.mirror.shown(path)

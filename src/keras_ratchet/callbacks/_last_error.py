@@ -1,0 +1,63 @@
+"""A run whose last epoch was saved, and that then ended with an error.
+
+Run again, it has nothing left to train, so that whatever was corrected in the script has no effect.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras_ratchet._engine.resume.snapshot_store import SnapshotStore
+from keras_ratchet._storage import journal
+from keras_ratchet._warn import warn
+
+
+def note_error(store: SnapshotStore, epoch: int, error: BaseException) -> None:
+    """Add to the journal that an error has ended a run whose epochs are done.
+
+    Args:
+        store: The snapshots of the run.
+        epoch: How many epochs are done.
+        error: What ended it. Ctrl-C and the like are no errors.
+    """
+    if not isinstance(error, Exception) or not store.list_paths():
+        return
+    fields = {"reason": f"training ended with {type(error).__name__}", "problem": str(error)}
+    if fields.items() <= next(reversed(_own_events(store)), {}).items():
+        return  # `guard` tells of it once more
+    store.note("end", **fields, epoch=epoch)
+
+
+def warn_of_error(store: SnapshotStore, epoch: int, epochs: int | None) -> None:
+    """Warn if an error ended the run before, of which nothing is left to train.
+
+    Args:
+        store: The snapshots of the run.
+        epoch: How many epochs are done.
+        epochs: How many are planned, if that is known.
+    """
+    found = _noted_error(store, epoch)
+    if found is None or store.ranks.rank:
+        return
+    has_all = epochs is not None and epoch >= epochs
+    more = ", or raise `epochs` to train on" if has_all else ""
+    warn(
+        f"The run before {found} after its last epoch ({epoch}). Its epochs count as done, so "
+        f"nothing is trained now. Delete {store.shown_directory!r} to train them again{more}."
+    )
+
+
+def _noted_error(store: SnapshotStore, epoch: int) -> str | None:
+    """Return what ended the run that did the last of these epochs, if it was an error."""
+    for event in reversed(_own_events(store)):
+        if event["event"] == "save" and event.get("epoch") != epoch:
+            return None  # it was trained after the errors that are older
+        if event["event"] == "end" and event.get("epoch") == epoch:
+            what = str(event.get("reason", "")).removeprefix("training ")
+            return f"{what} ({event.get('problem', '')})"
+    return None
+
+
+def _own_events(store: SnapshotStore) -> list[dict[str, Any]]:
+    """Return the events of this callback; others may save into the same directory."""
+    return [event for event in journal.read(store.directory) if "series" not in event]
