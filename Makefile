@@ -12,15 +12,15 @@ PYTEST := $(BIN)/python -X faulthandler -m pytest
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export JAX_PLATFORMS ?= cpu
 
-# Five to remember: test, test-backend, test-resume, test-all, lint. All of them but lint take ARGS
-# for pytest: make test ARGS="-k monitor". The options of the tests:
+# Five to remember: test, test-backend, test-resume, test-all, lint. Those that run pytest take ARGS:
+# make test ARGS="-k monitor". The options of the tests:
 #   KERAS_BACKEND=jax  the backend of test-backend and test-resume (and of demo and hunt)
 #   BACKGROUND=1       test-resume: every save is written in the background, however small it is,
 #                      and snapshots share every array that did not change;
 #                      only the tests in which that makes a difference
 #   LONG=1             test-resume, test-ranks: hundreds of SIGKILLs instead of tens
 #   NEXT=1             any of them: with keras-nightly
-.PHONY: demo demo-ranks test test-backend test-resume test-ranks test-integrations doctor-examples test-all lint docs compatibility notebooks test-notebooks test-browser test-wheel check-package test-floors hunt \
+.PHONY: demo demo-ranks test test-backend test-resume test-ranks test-integrations doctor-examples test-all lint docs compatibility notebooks test-examples test-notebooks test-browser test-wheel check-package test-floors hunt \
   bench bench-costs bench-stopping bench-stores clean
 
 # Needs one backend only, and installs no more, unless all is there already.
@@ -31,7 +31,7 @@ demo: $(DEMO_STAMP)
 	@KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/digits.py
 	@KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/resume.py
 
-$(VENV)/.demo-%: $(CONSTRAINTS)
+$(VENV)/.demo-%: pyproject.toml $(CONSTRAINTS)
 	@echo "Installing Keras and $* in $(VENV) (a minute or so) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) -e ".[$*,examples]"
@@ -105,6 +105,10 @@ $(INTEGRATIONS)/.installed: constraints-integrations.txt $(STAMP)
 	  --target $(INTEGRATIONS) -r constraints-integrations.txt
 	touch $@
 
+# The examples with a backend: for the public CI, as it takes long.
+test-examples: $(STAMP)
+	KERAS_BACKEND=$(KERAS_BACKEND) $(PYTEST) tests/test_examples.py $(ARGS)
+
 # The notebooks in real kernels, which are interrupted, too. They are made of the .py beside them.
 test-notebooks: $(STAMP)
 	KERAS_BACKEND=torch $(PYTEST) tests/notebooks $(ARGS)
@@ -169,9 +173,9 @@ WHEEL_TESTS := tests/test_public_api.py tests/test_loading.py tests/cli tests/ke
 
 test-wheel: $(STAMP)
 	rm -rf build/wheel && mkdir -p build/wheel
-	$(BIN)/python -m build --wheel --outdir build/wheel . > build/wheel/build.log 2>&1 || { cat build/wheel/build.log; exit 1; }
+	PIP_CONSTRAINT=$(abspath $(CONSTRAINTS)) $(BIN)/python -m build --wheel --outdir build/wheel . > build/wheel/build.log 2>&1 || { cat build/wheel/build.log; exit 1; }
 	$(BIN)/python -m pip install -q --no-deps --target build/wheel/site build/wheel/*.whl
-	cp -r tests examples README.md docs pyproject.toml build/wheel/
+	tar -c --exclude=__pycache__ tests examples README.md docs pyproject.toml | tar -x -C build/wheel
 	cd build/wheel && KERAS_BACKEND=$(KERAS_BACKEND) PYTHONPATH=site \
 	  RATCHET_WHEEL=$(CURDIR)/build/wheel/site RATCHET_SOURCE=$(CURDIR)/src \
 	  $(CURDIR)/$(PYTEST) $(WHEEL_TESTS) $(ARGS)
@@ -183,7 +187,7 @@ check-package:
 	rm -rf dist $(CHECK) && $(PYTHON) -m venv $(CHECK)/tools && $(PYTHON) -m venv $(CHECK)/venv
 	cd $(CHECK) && tools/bin/python -m pip install -q --disable-pip-version-check -c $(abspath $(CONSTRAINTS)) pip
 	$(CHECK)/tools/bin/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) --group package
-	$(CHECK)/tools/bin/python -m build --outdir dist . > $(CHECK)/build.log 2>&1 || { cat $(CHECK)/build.log; exit 1; }
+	PIP_CONSTRAINT=$(abspath $(CONSTRAINTS)) $(CHECK)/tools/bin/python -m build --outdir dist . > $(CHECK)/build.log 2>&1 || { cat $(CHECK)/build.log; exit 1; }
 	$(CHECK)/tools/bin/twine check --strict dist/*
 	$(CHECK)/tools/bin/check-wheel-contents dist/*.whl
 	$(PYTHON) tests/support/package.py dist

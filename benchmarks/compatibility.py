@@ -29,7 +29,7 @@ RESULTS = ROOT / "docs" / "compatibility.json"
 PAGE = ROOT / "docs" / "compatibility.md"
 INSTALLED = ROOT / "build" / "compat"
 BACKENDS = ("torch", "tensorflow", "jax")
-OLDER = ("3.12.0", "3.13.2", "3.14.1")
+RELEASED = ("3.12.0", "3.13.2", "3.14.1", "3.15.1")  # the CI replaces the one that is pinned
 FILES = {"zoo": ["tests/formats/test_zoo.py"], "data": ["tests/resume/test_data_matrix.py"]}
 TITLES = {
     "keras": "Keras's own callback tests, our classes in the place of Keras's",
@@ -64,7 +64,7 @@ def pinned(file, package):
 def versions():
     """Return the versions of Keras with a row, oldest first; the nightly's is the last."""
     nightly = pinned("constraints-ranks.txt", "keras-nightly")
-    return [*OLDER, pinned("constraints.txt", "keras"), nightly]
+    return [*RELEASED, nightly]
 
 
 def place_of(version):
@@ -135,8 +135,8 @@ def counted(outcomes):
     }
 
 
-def run(version, backend, tests):
-    """Run tests with a version and a backend; return the record of it."""
+def run(version, backend, tests, at):
+    """Run tests with a version and a backend; return the record of it, with the commit."""
     own = tests == "keras"
     outcomes = own_tests(version, backend) if own else pytest(FILES[tests], version, backend)
     return {
@@ -145,7 +145,7 @@ def run(version, backend, tests):
         "tests": tests,
         **counted(outcomes),
         "date": f"{datetime.date.today()}",
-        "commit": commit(),
+        "commit": at,
         "platform": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "backend_version": pinned("constraints.txt", _package(backend)),
     }
@@ -156,11 +156,16 @@ def _package(backend):
 
 
 def commit():
-    """Return the commit, with a "+" where files have changed since."""
-    said = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
-    return subprocess.run(
-        said, cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
+    """Return the commit, with a "+" where the package or its tests have changed since."""
+
+    def git(*command):
+        done = subprocess.run(
+            ["git", *command], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "src", "tests")
+    return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
 
 
 def load():
@@ -220,7 +225,7 @@ def main():
     parser.add_argument("--tests", action="append", choices=list(TITLES), help="default: all")
     parser.add_argument("--render", action="store_true", help="run nothing")
     arguments = parser.parse_args()
-    records = load()
+    records, at = load(), commit()
     wanted = [
         (version, backend, tests)
         for tests in arguments.tests or TITLES
@@ -228,11 +233,11 @@ def main():
         for backend in arguments.backend or BACKENDS
     ]
     chosen = any((arguments.keras, arguments.backend, arguments.tests))
-    done = {key(record) for record in records if record["commit"] == commit()}
+    done = {key(record) for record in records if record["commit"] == at}
     for one in [] if arguments.render else wanted:
-        if chosen or one not in done or commit().endswith("+"):
+        if chosen or one not in done or at.endswith("+"):
             print("Keras {}, {}, tests: {}".format(*one), flush=True)
-            record = run(*one)
+            record = run(*one, at)
             records = sorted([*(r for r in records if key(r) != one), record], key=key)
             RESULTS.write_text(json.dumps(records, indent=1) + "\n")
     PAGE.write_text(render(records))

@@ -18,7 +18,7 @@ PAGES = {
     path.relative_to(DOCS).with_suffix("").as_posix()
     for pattern in ("*.md", "*.ipynb")
     for path in DOCS.rglob(pattern)
-    if not path.relative_to(DOCS).parts[0].startswith("_")
+    if not any(part.startswith(("_", ".")) for part in path.relative_to(DOCS).parts)
 }
 MARKDOWN = [  # other files of benchmarks are parts of its results
     *sorted(ROOT.glob("*.md")),

@@ -1,5 +1,6 @@
 """Loading: verified first, with a fall-back that says so; one clear error if there is none."""
 
+import functools
 import math
 import os
 import signal
@@ -153,8 +154,10 @@ def test_files_that_nothing_is_known_of_are_never_the_best(tmp_path):
 def test_what_is_not_there_is_an_error_that_helps(tmp_path):
     with pytest.raises(LoadError, match="there is no"):
         keras_ratchet.load_model(tmp_path / "nothing.keras")
-    with pytest.raises(LoadError, match="there is no latest checkpoint"):
-        keras_ratchet.load_model(tmp_path, "latest")
+    for which in ("best", "latest"):
+        with pytest.raises(LoadError, match=r"there are no checkpoints in .*: no .keras") as caught:
+            keras_ratchet.load_model(tmp_path, which)
+        assert caught.value.anchor == "no-checkpoint"
     saved(tmp_path, "epoch-1.keras", 1)
     with pytest.raises(LoadError, match=r"no checkpoint 'epoch-2.keras'.*There are: epoch-1.keras"):
         keras_ratchet.load_model(tmp_path, "epoch-2.keras")
@@ -162,6 +165,73 @@ def test_what_is_not_there_is_an_error_that_helps(tmp_path):
         keras_ratchet.verify(str(tmp_path / "nothing.keras"))
     with pytest.raises(LoadError, match="no directory"):
         keras_ratchet.checkpoints(str(tmp_path / "nowhere"))
+
+
+def test_a_near_name_is_suggested(tmp_path):
+    path = saved(tmp_path, "b.keras", 1)
+    for load in (keras_ratchet.load_model, lambda path: keras_ratchet.load_weights(dense(), path)):
+        with pytest.raises(
+            LoadError, match=r"no checkpoint '.*b\.kera'\. Did you mean 'b\.keras'\?"
+        ):
+            load(path.removesuffix("s"))
+    with pytest.raises(LoadError) as caught:
+        keras_ratchet.load_model(tmp_path / "elsewhere.h5")
+    assert "Did you mean" not in str(caught.value)
+
+
+ADVICE = r"Build the model, then keras_ratchet\.load_weights\(model, "
+
+
+@pytest.mark.parametrize("which", ["best", "latest"])
+def test_a_directory_of_weights_is_no_model_and_says_how_to_load_them(which, tmp_path):
+    saved(tmp_path, "b.weights.h5", 3)
+    with pytest.raises(
+        LoadError, match=f"only weights, such as 'b.weights.h5'. {ADVICE}"
+    ) as caught:
+        keras_ratchet.load_model(tmp_path, which)
+    assert caught.value.anchor == "not-a-model"
+    assert repr(str(tmp_path)) in str(caught.value).split("load_weights")[1]
+    assert loaded(tmp_path, which, "b.weights.h5") == 3
+
+
+@pytest.mark.filterwarnings("ignore:.*unverified")
+@pytest.mark.parametrize("by_keras", [True, False])
+@pytest.mark.parametrize("name", [None, "b.weights.h5"])
+def test_a_file_of_weights_is_no_model_and_says_how_to_load_it(name, by_keras, tmp_path):
+    path = tmp_path / "b.weights.h5"
+    stamped(3).save_weights(path) if by_keras else saved(tmp_path, path.name, 3)
+    place = (path,) if name is None else (tmp_path, name)
+    with pytest.raises(LoadError, match=f"holds weights, no whole model. {ADVICE}") as caught:
+        keras_ratchet.load_model(*place)
+    assert caught.value.anchor == "not-a-model"
+
+
+def test_a_model_is_a_model_whatever_its_name(tmp_path):
+    ours = keras_ratchet.ModelCheckpoint(tmp_path / "m.weights.h5")  # as in Keras: a whole model
+    model = dense()
+    model.fit(np.ones((8, 4)), np.ones((8, 1)), verbose=0, callbacks=[ours])
+    again = keras_ratchet.load_model(tmp_path / "m.weights.h5")
+    assert all(map(np.array_equal, again.get_weights(), model.get_weights()))
+
+
+def test_snapshots_are_no_models_and_say_what_they_are(tmp_path):
+    backup = keras_ratchet.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+    dense().fit(np.ones((8, 4)), np.ones((8, 1)), verbose=0, shuffle=False, callbacks=[backup])
+    snapshots = keras_ratchet.checkpoints(tmp_path / "backup")
+    name, path = snapshots[-1].name, snapshots[-1].path
+    for place, said in [
+        ((tmp_path / "backup",), "there are only snapshots in"),
+        ((tmp_path / "backup", "latest"), f"such as '{name}': BackupAndRestore"),
+        ((tmp_path / "backup", name), "is a snapshot: BackupAndRestore"),
+        ((path,), "is a snapshot: BackupAndRestore resumes a run from it.*ModelCheckpoint"),
+    ]:
+        for load in (
+            keras_ratchet.load_model,
+            functools.partial(keras_ratchet.load_weights, dense()),
+        ):
+            with pytest.raises(LoadError, match=said) as caught:
+                load(*place)
+            assert caught.value.anchor == "not-a-model"
 
 
 def test_a_name_does_not_lead_out_of_the_directory(tmp_path):

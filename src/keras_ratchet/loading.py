@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 
@@ -13,7 +13,7 @@ from keras_ratchet._engine.capture.model_state import finalize
 from keras_ratchet._engine.saving.provenance import note_source
 from keras_ratchet._formats import format_of
 from keras_ratchet._formats.overlay import lay_over
-from keras_ratchet._formats.readers import missing_weights
+from keras_ratchet._formats.readers import missing_weights, read_config
 from keras_ratchet._formats.safety import check_file
 from keras_ratchet._keras.legacy_h5 import compile_from_file
 from keras_ratchet._storage import anywhere
@@ -21,6 +21,7 @@ from keras_ratchet._storage.objects.location import is_url
 from keras_ratchet._storage.verify import verify
 from keras_ratchet._warn import warn
 from keras_ratchet.errors import CorruptError, LoadError
+from keras_ratchet.policy.monitor import close_matches
 from keras_ratchet.policy.retention import age, of_newest_runs, ranking_of
 from keras_ratchet.types import CheckpointInfo, Model
 
@@ -80,6 +81,12 @@ def _loaded(
             "that it was trained on, then keras_ratchet.load_weights(model, path).",
             see="trainable-only",
         )
+    if path.endswith(".h5") and read_config(path) is None:  # a `.keras` file always has one
+        raise LoadError(
+            f"{path!r} holds weights, no whole model. Build the model, then "
+            "keras_ratchet.load_weights(model, path).",
+            see="not-a-model",
+        )
     arguments = {"custom_objects": custom_objects, "safe_mode": safe_mode}
     if not compile or not path.endswith(".h5"):
         return keras.models.load_model(path, compile=compile, **arguments)
@@ -105,7 +112,8 @@ def load_weights(
     the model, nothing is changed.
 
     Args:
-        model: The model. Compile it first if the optimizer is to be loaded too.
+        model: The model. Compile it and build its optimizer first if that is to be loaded too:
+            `model.optimizer.build(model.trainable_variables)`.
         path: A `.weights.h5`, `.keras` or `.h5` file, or a directory; or the URL of one.
         which: In a directory: "best", "latest", or a file's name.
         storage_options: For a URL: arguments of its fsspec file system.
@@ -145,20 +153,54 @@ def assign_weights(model: Model, path: str) -> list[str]:
 
 def _choose(path: str, which: str, whole: bool, options: Mapping[str, Any] | None) -> str:
     """Return the path of the file to load."""
-    is_directory = anywhere.is_directory(path, options) if is_url(path) else os.path.isdir(path)
-    if not is_directory:
-        return accept(anywhere.checkpoint_at(path, options), options)
+    if not anywhere.is_directory(path, options):
+        return accept(_at(path, options), options)
     listed = anywhere.checkpoints(path, storage_options=options)
-    infos = [info for info in listed if _fits(info.name, whole)]
     if which not in ("best", "latest"):
-        named = [info for info in infos if info.name == which]
+        named = [info for info in listed if info.name == which]
         if not named:
-            there = ", ".join(info.name for info in infos) or "none"
+            there = ", ".join(info.name for info in listed if _fits(info.name, whole)) or "none"
             raise LoadError(f"there is no checkpoint {which!r} in {path!r}. There are: {there}.")
         return accept(named[0], options)
+    infos = [info for info in listed if _fits(info.name, whole)]
+    if not infos:
+        _refuse(path, [info.name for info in listed])
     candidates = _order(infos, which)
     problems = _unranked_problems(infos, candidates)
-    return _first_good(path, which, candidates, problems, options)
+    return _first_good(path, candidates, problems, options)
+
+
+def _at(path: str, options: Mapping[str, Any] | None) -> CheckpointInfo:
+    """Return what is known of one checkpoint; if it is not there, say which name is near."""
+    try:
+        return anywhere.checkpoint_at(path, options)
+    except LoadError as error:
+        directory, name = os.path.split(os.path.abspath(path))
+        if is_url(path) or not os.path.isdir(directory):
+            raise
+        near = close_matches(name, [info.name for info in anywhere.checkpoints(directory)])
+        if not near:
+            raise
+        meant = " or ".join(map(repr, near))
+        raise LoadError(f"{error} Did you mean {meant}?") from None
+
+
+def _refuse(path: str, names: list[str]) -> NoReturn:
+    """Say what a directory holds, of which nothing can be loaded as it was asked for."""
+    weights = [name for name in names if format_of(name) is not None]
+    if weights:
+        raise LoadError(
+            f"there is no whole model in {path!r}, only weights, such as {weights[-1]!r}. Build "
+            f"the model, then keras_ratchet.load_weights(model, {path!r}).",
+            see="not-a-model",
+        )
+    if names:
+        raise LoadError(
+            f"there are only snapshots in {path!r}, such as {names[-1]!r}: BackupAndRestore "
+            "resumes a run from them. A file that can be loaded is what ModelCheckpoint saves.",
+            see="not-a-model",
+        )
+    raise LoadError(f"there are no checkpoints in {path!r}: no .keras, .weights.h5 or .h5 file.")
 
 
 def _unranked_problems(infos: list[CheckpointInfo], candidates: list[CheckpointInfo]) -> list[str]:
@@ -184,7 +226,6 @@ def _order(infos: list[CheckpointInfo], which: str) -> list[CheckpointInfo]:
 
 def _first_good(
     path: str,
-    which: str,
     candidates: list[CheckpointInfo],
     problems: list[str],
     options: Mapping[str, Any] | None,
@@ -199,14 +240,22 @@ def _first_good(
             message = f"{' '.join(problems)} Loading {info.name} instead."
             warn(message)
         return chosen
-    if not problems:
-        hint = " No file there says by which metric it was saved." if which == "best" else ""
-        raise LoadError(f"there is no {which} checkpoint in {path!r}.{hint}")
+    if not problems:  # of "latest" there is always a candidate
+        raise LoadError(
+            f"there is no best checkpoint in {path!r}. No file there says by which metric it was "
+            'saved; which="latest" is the newest one.'
+        )
     raise CorruptError(f"no checkpoint in {path!r} can be loaded: {' '.join(problems)}")
 
 
 def accept(info: CheckpointInfo, options: Mapping[str, Any] | None = None) -> str:
     """Return the local path of a checkpoint that verifies and is safe, or raise."""
+    if info.is_directory or os.path.isdir(info.path):  # the latter if its manifest is damaged
+        raise LoadError(
+            f"{info.path!r} is a snapshot: BackupAndRestore resumes a run from it. A file that "
+            "can be loaded is what ModelCheckpoint saves.",
+            see="not-a-model",
+        )
     path = anywhere.local_copy(info.path, options)
     outcome = verify(path)
     if outcome.status == "corrupt":

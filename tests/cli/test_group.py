@@ -41,7 +41,17 @@ def test_every_command_has_json_and_documents_each_option(ratchet, name):
 
 
 def test_an_unknown_command_is_wrong_use(ratchet):
-    assert "nonsense" in ratchet("nonsense", code=2).output
+    output = ratchet("nonsense", code=2).output
+    assert "nonsense" in output and "Did you mean" not in output
+    assert "No such option" in ratchet("--nonsense", code=2).output
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("list", "ls"), ("reprot", "report"), ("unpn", "unpin"), ("bests", "best")]
+)
+def test_a_command_that_is_almost_one_is_suggested(ratchet, typed, meant):
+    result = ratchet(typed, "anything", "--at-all", code=2)
+    assert f"No such command '{typed}'. Did you mean '{meant}'" in result.stderr
 
 
 def test_importing_the_command_and_listing_loads_nothing_heavy(run):

@@ -5,6 +5,8 @@ import os
 import pytest
 from support.checkpoints import facts, flip_bit, note, save, series, snapshot
 
+from keras_ratchet import errors
+
 NAN = float("nan")
 
 
@@ -93,6 +95,18 @@ def test_best_passes_over_what_is_corrupt(ratchet, run):
     assert result.stdout.strip().endswith("epoch-04.keras")
     assert "Skipped epoch-03.keras" in result.stderr
     assert ratchet("best", run, "--no-verify").stdout.strip().endswith("epoch-03.keras")
+
+
+def test_if_all_that_could_be_best_are_corrupt_best_says_so(ratchet, run):
+    for number in range(1, 6):
+        flip_bit(run / f"epoch-0{number}.keras")
+    result = ratchet("best", run, code=1)
+    *skipped, said, link = result.stderr.splitlines()
+    assert len(skipped) == 5 and all("digest differs" in line for line in skipped)
+    assert said.startswith("Error: there is no best checkpoint in")
+    assert said.endswith("all that have a usable val_loss are corrupt.")
+    assert link == f"See {errors.PAGE}#corrupt"
+    assert ratchet.json("best", run, code=1) is None
 
 
 def test_nan_is_never_best_and_none_is_code_1(ratchet, tmp_path):

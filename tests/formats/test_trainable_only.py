@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import uuid
+import warnings
 
 import h5py
 import keras
@@ -199,7 +200,6 @@ def spoiled(model):
     return model
 
 
-@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
 @pytest.mark.parametrize("name", CASES)
 def test_the_base_and_the_file_are_the_model(name, tmp_path):
     values = trained(built(name), tmp_path / "{epoch}.weights.h5")
@@ -213,7 +213,6 @@ def test_the_base_and_the_file_are_the_model(name, tmp_path):
         assert keras_ratchet.verify(path)
 
 
-@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
 def test_the_file_has_what_trains_and_no_more(tmp_path):
     path = tmp_path / "m.weights.h5"
     trained(built("batch normalizations"), path)
@@ -243,7 +242,6 @@ def test_the_file_is_as_large_as_what_trains(tmp_path):
     assert 12_000 < os.path.getsize(path) < 32_000  # the kernel has 4 MB
 
 
-@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
 def test_what_is_unfrozen_in_mid_run_is_in_the_file_from_then_on(tmp_path):
     model, path = built("frozen base"), tmp_path / "{epoch}.weights.h5"
     callback = saver(path)
@@ -259,7 +257,6 @@ def test_what_is_unfrozen_in_mid_run_is_in_the_file_from_then_on(tmp_path):
         assert is_same(fresh, expected)
 
 
-@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
 @pytest.mark.parametrize("name", ["frozen base", "batch normalizations"])
 def test_what_is_frozen_again_stays_in_the_file(name, tmp_path):
     model, path = built(name), tmp_path / "m.weights.h5"
@@ -272,7 +269,6 @@ def test_what_is_frozen_again_stays_in_the_file(name, tmp_path):
     assert is_same(fresh, values[-1])
 
 
-@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
 def test_what_is_frozen_again_stays_in_the_file_of_a_resumed_run(tmp_path):
     model, first, states = built("frozen base"), saver(tmp_path / "m.weights.h5"), []
     note = keras.callbacks.LambdaCallback(
@@ -290,7 +286,6 @@ def test_what_is_frozen_again_stays_in_the_file_of_a_resumed_run(tmp_path):
         assert (missing_weights(str(tmp_path / "n.weights.h5")) is None) == resumes
 
 
-@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
 def test_what_trained_and_is_quantized_stays_in_the_file(tmp_path):
     def make():
         keras.utils.set_random_seed(0)
@@ -312,7 +307,6 @@ def test_what_trained_and_is_quantized_stays_in_the_file(tmp_path):
     assert is_same(other, values_of(model))
 
 
-@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
 def test_the_optimizer_of_an_inner_model_need_not_be_there(tmp_path):
     def wrapped(base):
         base.trainable = False
@@ -341,7 +335,6 @@ def test_a_file_that_lacks_nothing_is_keras_s_own(tmp_path):
     assert keras_ratchet.load_weights(model, tmp_path / "a.weights.h5") == []
 
 
-@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
 def test_a_normalization_computes_with_the_statistics_of_the_file(tmp_path):
     def built(adapted):
         norm, frozen = layers.Normalization(), layers.Dense(6, "tanh", trainable=False)
@@ -374,7 +367,33 @@ def test_the_optimizer_is_loaded_too(tmp_path):
     assert any(slot.any() for slot in slots[0][2:])
 
 
-@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_an_optimizer_that_has_not_been_built_is_left_alone_without_a_word(optimizer, tmp_path):
+    path = tmp_path / "m.weights.h5"
+    model = built("lora")
+    model.compile("adam", "mse")
+    expected = trained(model, path)[-1]
+    other = built("lora")
+    other.compile(optimizer, "mse")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        keras_ratchet.load_weights(other, path)
+    assert is_same(other, expected) and not other.optimizer.built
+
+
+def test_an_optimizer_that_is_built_for_other_variables_warns_and_keeps_its_values(tmp_path):
+    path = tmp_path / "m.weights.h5"
+    trained(built("lora"), path)
+    model = built("lora")
+    model.compile("adam", "mse")
+    model.optimizer.build(model.trainable_variables)
+    before = [np.array(keras.ops.convert_to_numpy(v)) for v in model.optimizer.variables]
+    with pytest.warns(UserWarning, match="Skipping variable loading for optimizer"):
+        keras_ratchet.load_weights(model, path)
+    after = [np.array(keras.ops.convert_to_numpy(v)) for v in model.optimizer.variables]
+    assert all(map(np.array_equal, before, after))
+
+
 def test_loading_says_once_what_the_file_does_not_hold(tmp_path, caplog):
     path = tmp_path / "m.weights.h5"
     trained(built("frozen base"), path)
@@ -417,7 +436,6 @@ def test_a_file_that_does_not_fit_changes_nothing(name, make, problem, tmp_path)
     assert is_same(model, before)
 
 
-@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
 def test_a_layer_that_refuses_its_values_changes_nothing(tmp_path, monkeypatch):
     path = tmp_path / "m.weights.h5"
     trained(built("saves itself"), path)
@@ -441,7 +459,6 @@ def test_an_unbuilt_model_is_refused(tmp_path):
         keras_ratchet.load_weights(keras.Sequential([layers.Dense(64), layers.Dense(1)]), path)
 
 
-@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
 @pytest.mark.parametrize("name", CASES)
 def test_keras_itself_refuses_such_a_file(name, tmp_path):
     path = tmp_path / "m.weights.h5"
@@ -513,7 +530,6 @@ def test_what_trains_and_would_not_be_in_the_file_is_refused(tmp_path):
         trained(model, tmp_path / "m.weights.h5")
 
 
-@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
 def test_a_model_with_the_weights_of_a_file_continues_its_run(tmp_path):
     path = tmp_path / "best.weights.h5"
     trained(built("lora"), path, save_best_only=True)
@@ -526,7 +542,6 @@ def test_a_model_with_the_weights_of_a_file_continues_its_run(tmp_path):
     assert not list(tmp_path.glob("best.before-*"))
 
 
-@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
 def test_a_mean_of_such_files_is_that_of_what_they_hold(tmp_path):
     values = trained(built("lora"), tmp_path / "{epoch}.weights.h5")
     model = built("lora")
@@ -536,7 +551,6 @@ def test_a_mean_of_such_files_is_that_of_what_they_hold(tmp_path):
     assert np.array_equal(values_of(model)[0], values[0][0])  # the base is as it was
 
 
-@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
 def test_a_mean_of_files_that_hold_different_weights_is_refused(tmp_path):
     one, other = built("frozen base"), built("frozen base")
     trained(one, tmp_path / "a.weights.h5", epochs=1)
@@ -550,7 +564,6 @@ def test_a_mean_of_files_that_hold_different_weights_is_refused(tmp_path):
     assert is_same(model, before)
 
 
-@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
 def test_such_files_go_through_a_store(tmp_path, monkeypatch):
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path / "here"))
     url = f"memory://{uuid.uuid4().hex}/run"

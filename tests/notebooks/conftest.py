@@ -38,12 +38,16 @@ class Kernel:
         sockets = tempfile.mkdtemp(dir=os.environ["JUPYTER_RUNTIME_DIR"])
         self.manager = KernelManager(kernel_name=name, transport="ipc", ip=f"{sockets}/ipc")
         self.manager.start_kernel(cwd=str(directory))
-        self._connect()
+        try:
+            self._connect()
+        except BaseException:
+            self.stop()
+            raise
 
     def _connect(self):
         self.client = self.manager.blocking_client()
         self.client.start_channels()
-        self.client.wait_for_ready(timeout=LIMIT_S / 3)
+        self.client.wait_for_ready(timeout=LIMIT_S)
 
     def start(self, source):
         """Start a cell, and return its id for `end`."""

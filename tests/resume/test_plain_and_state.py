@@ -21,6 +21,19 @@ from keras_ratchet._formats.safetensors import read_arrays, write_arrays
 from keras_ratchet.errors import LoadError
 from keras_ratchet.types import Position
 
+
+@pytest.mark.parametrize(
+    ("epoch", "batch", "said"),
+    [
+        (1, 17, "1 epoch and 17 batches"),
+        (2, 1, "2 epochs and 1 batch"),
+        (0, 0, "0 epochs and 0 batches"),
+    ],
+)
+def test_a_state_says_how_much_is_done_and_one_is_singular(epoch, batch, said):
+    assert TrainState(Position(epoch, batch), {}).done == said
+
+
 HELD = ["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?"]
 OTHERS = ["c8", "c16", "<U3", "S4", "M8[ns]", "m8[s]", ">f4", ">i2"]
 SMALL = [ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2]

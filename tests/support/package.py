@@ -7,8 +7,14 @@ import zipfile
 from email.parser import BytesParser
 from pathlib import Path, PurePosixPath
 
-SDIST = {"src", "tests", "docs", "examples", ".gitignore", "CHANGELOG.md", "CITATION.cff"} | {
+SDIST = {"src", "tests", "docs", "examples", "benchmarks", ".ci", ".github", ".gitignore"} | {
+    ".pre-commit-config.yaml",
+    ".readthedocs.yaml",
+    "CHANGELOG.md",
+    "CITATION.cff",
+    "CODE_OF_CONDUCT.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     "LICENSE",
     "Makefile",
     "PKG-INFO",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from numpy.typing import NDArray
@@ -74,7 +75,7 @@ class _Plan:
             raise self._misfit(f"{owner.name!r} has not been built (call the model on some data)")
         places, are_variables = places_of(owner) if is_layer else _saved_by(owner)
         if not are_variables or (anatomy.is_optimizer(owner) and len(places) != len(values)):
-            # An optimizer for other variables warns, and keeps its values.
+            # An optimizer for other variables keeps its values, and warns if it has been built.
             buffers = anatomy.torch_buffers(owner).keys()
             only_buffers = bool(buffers) and values.keys() <= buffers
             rest = places if only_buffers else {}  # a torch module takes all or nothing
@@ -105,7 +106,7 @@ class _Plan:
         before = [(variable, anatomy.value_of(variable)) for variable in owned]
         try:
             for owner, values in self._loaders:
-                owner.load_own_variables(values)
+                _load(owner, values)
         except Exception as error:
             for variable, value in before:
                 variable.assign(value)
@@ -118,6 +119,19 @@ class _Plan:
             f"{self._path!r} does not fit the model: {what}. Nothing was changed.",
             see="does-not-fit",
         )
+
+
+def _load(owner: Any, values: dict[str, NDArray[Any]]) -> None:
+    """Let an object load its own values.
+
+    An optimizer that has not been built has nothing to load into, and need not: who loads weights
+    to evaluate them or to train anew has compiled the model and no more. Keras would warn that it
+    skips this optimizer. One that is built for other variables does warn: its state is in use.
+    """
+    with warnings.catch_warnings():
+        if anatomy.is_optimizer(owner) and not owner.built:
+            warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
+        owner.load_own_variables(values)
 
 
 def _saved_by(owner: Any) -> tuple[dict[str, Any], bool]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from difflib import get_close_matches
 from typing import IO, Any
 
 import click
@@ -41,6 +42,7 @@ COMMANDS = {
     "doctor": "Prove on your own script that a killed run ends as a whole one does.",
 }
 _MODULES = {"unpin": "pin"}
+_SAME_AS = {"list": "ls"}  # what people type, and letters alone would not suggest
 _TALKATIVE = ("fsspec", "s3fs", "gcsfs", "adlfs", "azure", "botocore", "aiobotocore", "google")
 
 
@@ -70,6 +72,20 @@ class _Ratchet(click.Group):
         module = importlib.import_module(f"{__name__}.{_MODULES.get(name, name)}")
         command: click.Command = getattr(module, name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; of an unknown one, say what may be meant.
+
+        Click would suggest too, but only of commands that are imported, and only since 8.4.
+        """
+        name = args[0]
+        if name in COMMANDS or name.startswith("-") or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        near = [_SAME_AS[name]] if name in _SAME_AS else get_close_matches(name, COMMANDS)
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise click.UsageError(f"No such command {name!r}.{hint}", ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
@@ -126,6 +142,10 @@ def main() -> None:
     \b
     Exit codes:
       0  success
-      1  a problem was found: a corrupt checkpoint, no best checkpoint, or another one in its place
+      1  a problem was found: a corrupt checkpoint, no best checkpoint, a file
+         that has changed since `prune` planned, one that `pull` or `push` did
+         not copy, or a directory or a script that fails `doctor`
       2  wrong usage, or a path without checkpoints of this package
+
+    `ratchet run` ends with the exit code of its script.
     """  # noqa: D301  click wants the character \b itself

@@ -8,6 +8,7 @@ import click
 
 from keras_ratchet._storage import anywhere
 from keras_ratchet.cli import PROBLEM, _output, _select
+from keras_ratchet.errors import CorruptError
 
 
 @click.command()
@@ -38,18 +39,25 @@ def best(
     """
     snapshots = _select.checkpoints_in(directory)
     ranking = _select.ranking_by(metric, mode, snapshots)
+    name = ranking.metrics[0][0] if ranking.metrics else None
+    corrupt = 0
     for snapshot in _select.best_first(snapshots, ranking):
         outcome = None if no_verify else anywhere.verify(snapshot.path, read=False)
         if outcome is not None and not outcome:
             _output.say(f"Skipped {snapshot.name}: {outcome.problem}.", err=True)
+            corrupt += outcome.status == "corrupt"
             continue
         path = anywhere.joined(directory, snapshot.name)
         data = _output.as_data(snapshot) | {"path": path, "ranked_by": ranking.metrics}
         _output.emit(data) if as_json else click.echo(os.fsencode(path))
         return
-    name = ranking.metrics[0][0] if ranking.metrics else None
-    why = f"has a usable {name}" if name else "says by which metric it was saved (see --metric)"
-    _output.say(f"No best checkpoint in {directory!r}: none {why}.", err=True)
     if as_json:
         _output.emit(None)
+    if corrupt:
+        raise CorruptError(
+            f"there is no best checkpoint in {directory!r}: all that have a usable {name} are "
+            "corrupt."
+        )
+    why = f"has a usable {name}" if name else "says by which metric it was saved (see --metric)"
+    _output.say(f"No best checkpoint in {directory!r}: none {why}.", err=True)
     ctx.exit(PROBLEM)

@@ -145,9 +145,8 @@ class Resumer:
         self.state, self.pending, self.name = state, here.pending, os.path.basename(path)
         self._elapsed_before_s = state.elapsed_s
         if self.store.ranks.rank == 0:
-            done = state.position.epoch, state.position.batch
             where = self.store.mirror.shown(path)
-            _log.warning("resuming from %s: %d epochs and %d batches are done", where, *done)
+            _log.warning("resuming from %s: %s are done", where, state.done)
         return state
 
     def _elastic(self, model: Model, state: TrainState, path: str) -> TrainState:

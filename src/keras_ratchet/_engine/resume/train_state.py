@@ -88,6 +88,12 @@ class TrainState:
     unchanged: Mapping[str, str] = field(default_factory=dict)
     _packed: rank_states.Packed | None = None
 
+    @property
+    def done(self) -> str:
+        """How many epochs, and batches of the next one, are done, in words."""
+        epoch, batch = self.position.epoch, self.position.batch
+        return f"{epoch} epoch{'s' * (epoch != 1)} and {batch} batch{'es' * (batch != 1)}"
+
     def materialize(self) -> None:
         """Read the captured values into `variables`; those already there win."""
         if self.captured is not None:
