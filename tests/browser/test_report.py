@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from support.checkpoints import series
-from support.reports import begin, end, eventful, losses, tell
+from support.reports import begin, end, epoch, eventful, losses, tell
 
 from keras_ratchet.cli import main
 
@@ -322,3 +322,12 @@ def test_screenshots(opened, one, tmp_path, scheme, size):
     path = place / f"report-{'phone' if size is PHONE else 'desk'}-{scheme}.png"
     shown.page.screenshot(path=path, full_page=True)
     assert path.stat().st_size > 10_000
+
+
+def test_nothing_but_nan_shows_as_crosses_and_a_log_scale_says_what_it_leaves_out(opened, tmp_path):
+    events = [begin(2), *[epoch(n, loss="nan", gain=1.0 - n) for n in (1, 2)], end(2)]
+    shown = opened(write(tmp_path, tell(tmp_path / "run", events)))
+    assert shown.chart(0).locator("path.bad").count() == 2
+    assert shown.chart(1).locator(".left-out").count() == 0
+    shown.button("log scale of gain").click()
+    assert "0 and below" in shown.chart(1).locator(".left-out").text_content()

@@ -36,6 +36,11 @@ def test_a_report_is_overwritten_and_any_other_file_only_if_forced(report, run):
     assert "Done: all 2 epochs" in Path("report.html").read_text()
 
 
+def test_a_pipe_is_not_waited_for(report, run):
+    os.mkfifo("pipe")
+    assert "exists" in report(run, "-o", "pipe", code=2).output
+
+
 def test_an_empty_directory_is_a_clear_error_and_nothing_is_written(report, run, tmp_path):
     (tmp_path / "empty").mkdir()
     output = report(run, tmp_path / "empty", code=2).output

@@ -5,11 +5,15 @@ import hashlib
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 from support.checkpoints import Holder, flip_bit, series, snapshot
 from support.reports import START, begin, end, epoch, eventful, losses, other, save, tell
+
+from keras_ratchet import checkpoints
+from keras_ratchet._report.runs import Place, runs_of
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 NASTY = '</script><script>alert("1")</script>'
@@ -92,7 +96,8 @@ def test_decisions_saves_costs_and_incidents_stand_in_tables(page, tmp_path):
         "no rule keeps it",
         "val_loss has not improved",
         "the mean of 2 epochs is better",
-        "Incidents (1)",
+        "Incidents (2)",
+        "not finite in 1 epoch, first in epoch 3: loss",
         "rolled back (epoch 3+7): loss is nan",
         "median 250 ms, longest 250 ms",
         "2.0 MB",
@@ -125,7 +130,7 @@ def test_files_without_a_manifest_are_listed_and_it_is_said_that_nothing_else_is
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model.h5").write_bytes(b"weights")
     text = page(tmp_path / "run").text
-    assert "No journal tells of its epochs; 1 checkpoint, 0 with a manifest." in text
+    assert "No journal tells of its epochs; 1 checkpoint, none with a manifest." in text
     assert "There are no epochs to draw." in text and "no manifest" in text
 
 
@@ -141,6 +146,51 @@ def test_a_run_that_goes_on_is_said_to_go_on(page, tmp_path):
         text = page(run).text
     assert "Still training: epoch 2 of 5 was done" in text and f"process {pid}" in text
     assert "Still training" not in page(run).text
+
+
+def test_a_run_that_has_just_begun_is_one_run_with_its_backups(page, tmp_path):
+    run = tell(tmp_path / "run", [begin(5)])
+    snapshot(str(tell(run / "backup", [save(0, name="start", series="")])), 0)
+    with Holder(run):
+        shown = page(run)
+    assert len(shown.data["runs"]) == 1
+    assert "Still training: no epoch was done yet when this page" in shown.text
+
+
+def test_metrics_of_half_an_epoch_are_not_those_of_an_epoch(tmp_path):
+    (tmp_path / "run").mkdir()
+    series(tmp_path / "run", 5.0, 3.0)
+    first, second = checkpoints(tmp_path / "run")
+    second = replace(second, position=replace(second.position, batch=3))
+    (run,) = runs_of(Place("run", "run", checkpoints=[first, second]))
+    assert list(run.history.metrics) == [1]
+
+
+def test_what_happens_after_the_end_is_no_training_and_deletions_within_it_take_none(
+    page, tmp_path
+):
+    events = [begin(2)]
+    for one in losses(2.0, 1.0):
+        events += [{**other("drop", 0), "time": one["time"] - 0.1}, one]
+    late = {**other("upload", 0), "time": START + 9999}
+    assert "trained for 24 s" in page(tell(tmp_path / "run", [*events, end(2), late])).text
+
+
+def test_snapshots_alone_tell_how_far_a_run_has_come(page, tmp_path):
+    lines = [save(0, name="zero"), other("drop", 1, name="zero"), save(2, name="two")]
+    snapshot(str(tell(tmp_path / "run", lines)), 2)
+    text = page(tmp_path / "run").text
+    assert "No journal tells of its epochs; 1 checkpoint, the newest after epoch 2" in text
+    assert "epochs 2" in text and "trained for 20 s" in text
+
+
+def test_costs_beyond_all_reason_are_no_error_and_of_one_moment_the_longest_is_drawn(
+    page, tmp_path
+):
+    saves = [save(1, blocked_s=cost, written_s=1e305) for cost in (0.5, 2.0, 1.0)]
+    shown = page(tell(tmp_path / "run", [begin(1), *losses(1.0), *saves]))
+    waited, written = shown.chart("seconds per save")["series"]
+    assert waited["y"] == [2.0] and written["y"] == [None]
 
 
 @pytest.mark.parametrize(
@@ -181,6 +231,13 @@ def test_folds_are_compared_and_the_best_is_marked(page, tmp_path):
     assert [run["name"] for run in shown.data["runs"]] == ["fold-1", "fold-2", "fold-3"]
     assert "fold-2 val_loss best 0.25 3 3" in shown.text
     assert [one["run"] for one in shown.chart("loss")["series"]] == [0, 0, 1, 1, 2, 2]
+
+
+def test_fold_10_stands_after_fold_9(page, tmp_path):
+    for fold in range(1, 12):
+        tell(tmp_path / "runs" / f"fold-{fold}", [begin(1), *losses(1.0), end(1)])
+    names = [run["name"] for run in page(tmp_path / "runs").data["runs"]]
+    assert names == [f"fold-{fold}" for fold in range(1, 12)]
 
 
 def test_stages_in_one_directory_are_runs_of_their_own(page, tmp_path):

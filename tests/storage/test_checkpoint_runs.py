@@ -496,6 +496,7 @@ def test_the_writing_counts_as_blocked_only_where_training_waits_for_it(tmp_path
     assert len(saves) >= 2 * len(losses)
     for save in saves:
         assert (save["blocked_s"] >= save["written_s"]) != background
+        assert save["blocked_s"] <= save["written_s"]  # a file is not on disk before that
 
 
 # How much training is done, in batches.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from keras_ratchet._report.runs import Run, save_events, seconds
-from keras_ratchet._report.words import MARKS, at_epoch, said
+from keras_ratchet._report.words import MARKS, at_epoch, clean, said
 
 MOST_POINTS = 3000
 _MOST_MARKS = 2000
@@ -53,10 +53,11 @@ def _value(point: tuple[float, float]) -> float:
 
 def data(runs: Sequence[Run]) -> dict[str, Any]:
     """Return what the script of the page needs; all of it can be strict JSON."""
-    epochs = [epoch for run in runs for epoch in run.history.metrics]
+    charts = [*_metric_charts(runs), *_cost_charts(runs)]
+    epochs = [x for chart in charts for one in chart["series"] for x in one["x"]]
     return {
         "runs": [{"name": run.name, "marks": _marks(run)} for run in runs],
-        "charts": [*_metric_charts(runs), *_cost_charts(runs)],
+        "charts": charts,
         "epochs": [min(epochs, default=0), max(epochs, default=1)],
         "on": list(range(max(len(runs) - 8, 0), len(runs))),
     }
@@ -86,7 +87,7 @@ def _metric_chart(base: str, runs: Sequence[Run]) -> dict[str, Any]:
     if not any(one["role"] == "validation" for one in series):
         for one in series:
             one["role"] = "only"
-    return {"name": base, "unit": "", "log": _wants_log(values), "series": series}
+    return {"name": clean(base), "unit": "", "log": _wants_log(values), "series": series}
 
 
 def _wants_log(values: Iterable[float]) -> bool:
@@ -101,7 +102,7 @@ def _series(
     found: dict[str, Any] = {
         "run": number,
         "role": role,
-        "name": name,
+        "name": clean(name),
         "of": len(points),
         "x": [x for x, _ in shown],
         "y": [_short(y) if _can_be_drawn(y) else None for _, y in shown],
@@ -146,17 +147,25 @@ def _short(value: float) -> float:
 
 
 def _cost_charts(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return the chart of what saves have cost, if the journals tell."""
+    """Return the chart of what saves have cost, if the journals tell; at one moment the longest."""
     series = []
     for number, run in enumerate(runs):
         for role, name, key in _COSTS:
-            points = [(at_epoch(e), seconds(e, key)) for e in save_events(run)]
-            known = sorted({at: s for at, s in points if at is not None and s is not None}.items())
-            if known:
-                series.append(_series(number, role, name, known))
-    values = [y for one in series for y in one["y"]]
+            if longest := _longest(run, key):
+                series.append(_series(number, role, name, sorted(longest.items())))
+    values = [y for one in series for y in one["y"] if y is not None]
     chart = {"name": "seconds per save", "unit": "s", "log": _wants_log(values), "series": series}
     return [chart | {"note": _COSTS_NOTE}] if series else []
+
+
+def _longest(run: Run, key: str) -> dict[float, float]:
+    """Return the longest time that a save took, by the epochs done."""
+    found: dict[float, float] = {}
+    for event in save_events(run):
+        at, took_s = at_epoch(event), seconds(event, key)
+        if at is not None and took_s is not None:
+            found[at] = max(took_s, found.get(at, 0.0))
+    return found
 
 
 def _marks(run: Run) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from keras_ratchet._report.words import clean, number
+from keras_ratchet._report.words import clean
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 480.0, 200.0, 52.0, 22.0, 8.0
 _COLORS = 6
@@ -29,8 +29,8 @@ def picture(chart: Mapping[str, Any]) -> str:
     lines = "".join(_line(one, frame, is_log) for one in chart["series"])
     low, high = min(y for _, y in known), max(y for _, y in known)
     texts = [
-        (2, _TOP + 6, number(high)),
-        (2, _HEIGHT - _BOTTOM, number(low)),
+        (2, _TOP + 6, f"{high:.4g}"),
+        (2, _HEIGHT - _BOTTOM, f"{low:.4g}"),
         (_LEFT, _HEIGHT - 4, f"epoch {min(xs):g}"),
         (_WIDTH - 70, _HEIGHT - 4, f"epoch {max(xs):g}"),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,8 +55,8 @@ class Reader:
         return bool(self.checkpoints(directory) or self.events(directory))
 
     def is_run(self, directory: str) -> bool:
-        """Return whether a directory has epochs or files of models, not only snapshots."""
-        if any(event["event"] == "epoch" for event in self.events(directory)):
+        """Return whether a training began here or there are files of models, not only snapshots."""
+        if any(event["event"] in ("begin", "epoch") for event in self.events(directory)):
             return True
         return any(not info.is_directory for info in self.checkpoints(directory))
 
@@ -63,8 +64,8 @@ class Reader:
 def runs_in(directory: str, reader: Reader) -> list[Found]:
     """Return the runs in a directory and below it, by path.
 
-    A directory without epochs and without files of models, such as that of `BackupAndRestore`,
-    belongs to the run above it, or else to the only run beside it.
+    A directory in which no training began and that has no files of models, such as that of
+    `BackupAndRestore`, belongs to the run above it, or else to the only run beside it.
 
     Raises:
         LoadError: If there is none.
@@ -98,15 +99,22 @@ def _known(directory: str, reader: Reader, deepest: int) -> list[str]:
     below: list[str] = []
     with contextlib.suppress(OSError):
         entries = [e for e in os.scandir(directory) if e.is_dir(follow_symlinks=False)]
-        below = sorted(entry.path for entry in entries if not entry.name.startswith("."))
+        shown = (entry.path for entry in entries if not entry.name.startswith("."))
+        below = sorted(shown, key=_by_number)
     for path in below if deepest else ():
         if anywhere.is_directory(path):  # not a snapshot
             found += _known(path, reader, deepest - 1)
     return found
 
 
+def _by_number(path: str) -> list[tuple[int, str]]:
+    """Return a key that puts fold-2 before fold-10."""
+    pieces = re.split(r"([0-9]+)", path)
+    return [(int(piece) if piece.isdecimal() else -1, piece) for piece in pieces]
+
+
 def _owner(part: str, runs: list[str]) -> str | None:
-    """Return the run that a directory without epochs belongs to, or None."""
+    """Return the run that a directory which is none itself belongs to, or None."""
     parent = os.path.dirname(part)
     above = [run for run in runs if part.startswith(os.path.join(run, ""))]
     beside = [run for run in runs if os.path.dirname(run) == parent]

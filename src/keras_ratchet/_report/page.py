@@ -191,7 +191,9 @@ def _section(place: Place, runs: Sequence[Run], places: int) -> str:
         said = f"Checkpoints ({len(place.checkpoints):,}, {size})"
         lines.append(_details(said, tables.checkpoints(place), places == 1))
     else:
-        lines.append('<p class="faint">No checkpoint is there any more.</p>')
+        was = any(event["event"] == "save" for event in place.events)
+        said = "No checkpoint is there any more." if was else "There is no checkpoint."
+        lines.append(f'<p class="faint">{said}</p>')
     for run in runs:
         lines.append(_of_run(run, len(runs) > 1, is_open=places == 1 and run.is_newest))
     lines.append(_details("Environment", tables.facts(tables.environment(place)), places == 1))

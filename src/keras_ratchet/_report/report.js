@@ -11,7 +11,7 @@
   };
   const ROLES = ["training", "validation"];
   const first = data.epochs[0], last = Math.max(data.epochs[1], first + 1);
-  const room = Math.max((last - first) * 0.02, 0.5);
+  const room = Math.max((last - first) * 0.02, 0.5) + 0.1; // a save in mid-epoch is at half of one
   const whole = [first - room, last + room];
   const state = {
     runs: new Set(data.on), roles: new Set(ROLES),
@@ -64,7 +64,7 @@
   }
 
   function logSteps(low, high) {
-    const found = [], decades = Math.log10(high / low), thin = Math.max(1, Math.ceil(decades / 6));
+    const found = [], decades = Math.log10(high) - Math.log10(low), thin = Math.max(1, Math.ceil(decades / 6));
     for (let e = Math.floor(Math.log10(low)); e <= Math.log10(high); e++) {
       for (const f of decades > 3 ? [1] : [1, 2, 5]) {
         const tick = f * 10 ** e;
@@ -86,8 +86,8 @@
     }
     if (low > high) return null;
     if (chart.log) {
-      const pad = low === high ? 2 : (high / low) ** 0.06;
-      return [low / pad, high * pad];
+      const pad = low === high ? 2 : 10 ** ((Math.log10(high) - Math.log10(low)) * 0.06);
+      return [Math.max(low / pad, Number.MIN_VALUE), Math.min(high * pad, Number.MAX_VALUE)];
     }
     const pad = low === high ? Math.abs(low) * 0.1 || 1 : (high - low) * 0.06;
     return [low - pad, high + pad];
@@ -111,7 +111,7 @@
     svg("rect", svg("clipPath", root, { id: clip }), box);
     const inside = svg("g", root, { "clip-path": `url(#${clip})` });
     drawEvents(chart, inside);
-    if (chart.range) for (const one of chart.series.filter(isShown)) drawSeries(chart, one, inside);
+    for (const one of chart.series.filter(isShown)) drawSeries(chart, one, inside);
     chart.over = svg("g", root, { "clip-path": `url(#${clip})` });
     drawCursor(chart);
   }
@@ -124,8 +124,12 @@
     }
     svg("text", root, { x: LEFT - 6, y: HEIGHT - 9, "text-anchor": "end" }, "epoch");
     svg("line", root, { x1: LEFT, x2: LEFT + inner, y1: bottom, y2: bottom, class: "axis" });
+    if (chart.log && chart.series.filter(isShown).some((one) => one.y.some((y) => y !== null && y <= 0))) {
+      const at = { x: LEFT + inner, y: TOP + 4, "text-anchor": "end", class: "left-out" };
+      svg("text", root, at, "without values of 0 and below");
+    }
     if (!chart.range) {
-      svg("text", root, { x: LEFT + 8, y: TOP + 14 }, "nothing to show here");
+      svg("text", root, { x: LEFT + 8, y: TOP + 34 }, "nothing to show here");
       chart.atY = () => bottom;
       return;
     }

@@ -12,6 +12,8 @@ from keras_ratchet._report.words import Event, clean, count, duration, number
 from keras_ratchet.plots._runs import RunHistory, all_runs
 from keras_ratchet.types import CheckpointInfo
 
+_AT_ANY_TIME = ("drop", "soup", "check_load", "upload", "upload_error", "branch")  # after it, too
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -24,7 +26,8 @@ class Place:
         checkpoints: Its checkpoints, oldest first.
         marks: Of each checkpoint, by path: "best", "last", "pinned", "earlier run".
         verified: The status of each checkpoint that was verified, by path.
-        state: What its newest run does: "training", "ended", "interrupted", "killed", "unknown".
+        state: What its newest run does: "training", "ended", "interrupted", "killed", "waiting",
+            "unknown".
         why: Why it is in that state; "" if that is not known.
         holders: The processes that hold its locks, or held them when they were killed.
         torn_lines: How many lines of its journal cannot be read.
@@ -52,7 +55,7 @@ class Run:
         history: Its epochs.
         events: What happened in it, oldest first.
         is_newest: Whether no run saved there later.
-        has_journal: Whether the epochs come from a journal, not from checkpoints.
+        has_journal: Whether a journal tells of its epochs; if not, checkpoints do.
     """
 
     name: str
@@ -84,7 +87,8 @@ def runs_of(place: Place) -> list[Run]:
     found = all_runs(place.events)
     if not found:
         history = _of_checkpoints(place.checkpoints)
-        return [Run(place.label, place, history, tuple(place.events), has_journal=False)]
+        begun = any(event["event"] == "begin" for event in place.events)
+        return [Run(clean(place.label), place, history, tuple(place.events), has_journal=begun)]
     names = _names(place.label, found)
     events = _shared_out(place.events, found)
     newest = len(found) - 1
@@ -94,8 +98,9 @@ def runs_of(place: Place) -> list[Run]:
 
 
 def _of_checkpoints(checkpoints: Iterable[CheckpointInfo]) -> RunHistory:
-    """Return the metrics that manifests tell of."""
-    known = sorted((c for c in checkpoints if c.has_manifest), key=lambda c: c.saved_at)
+    """Return the metrics after whole epochs that manifests tell of."""
+    whole = (c for c in checkpoints if c.has_manifest and not c.position.batch)
+    known = sorted(whole, key=lambda c: c.saved_at)
     metrics = {c.position.epoch: dict(c.metrics) for c in known if c.metrics}
     ranking = tuple(dict.fromkeys(pair for c in reversed(known) for pair in c.ranking))
     return RunHistory(dict(sorted(metrics.items())), ranking)
@@ -103,10 +108,12 @@ def _of_checkpoints(checkpoints: Iterable[CheckpointInfo]) -> RunHistory:
 
 def _names(label: str, found: Sequence[RunHistory]) -> list[str]:
     """Return names for the runs of one directory: by the files that they save, or by number."""
+    label = clean(label)
     if len(found) == 1:
         return [label]
-    series = [min((str(e.get("series", "")) for e in h.events), default="") for h in found]
-    if len(set(series)) == len(series):
+    written = [{str(e.get("series") or "") for e in history.events} - {""} for history in found]
+    series = [min(names, default="") for names in written]
+    if len(set(series)) == len(series) and all(series):
         return [f"{label} \u00b7 {clean(name)}" for name in series]
     return [f"{label} \u00b7 run {n}" for n in range(1, len(found) + 1)]
 
@@ -146,23 +153,34 @@ def training_s(run: Run) -> float:
     total, before = 0.0, 0.0
     for event in run.events:
         now = time_of(event)
-        goes_on = event["event"] not in ("begin", "resume", "soup", "drop", "check_load", "start")
-        if before and now > before and goes_on:
+        if event["event"] in _AT_ANY_TIME or not now:
+            continue
+        if before and now > before and not _is_start(event):
             total += now - before
-        before = now or before
+        before = now
     return total
+
+
+def _is_start(event: Event) -> bool:
+    """Return whether nothing was trained just before an event."""
+    if event["event"] == "save":  # a snapshot of the state before the first batch
+        return event.get("epoch") == 0 and not event.get("batch")
+    return event["event"] in ("begin", "resume", "start")
 
 
 def outcome(run: Run) -> tuple[str, str]:
     """Return what became of a run, in a sentence, and a color for it."""
-    done = max(run.history.metrics, default=0)
+    done = _done(run)
     epochs = f"epoch {done}{_planned(run)}"
     stops = [event for event in run.events if event["event"] == "stop"]
     state, why = (run.place.state, run.place.why) if run.is_newest else ("", "")
+    if state == "training":
+        what = f"{epochs} was done" if done else "no epoch was done yet"
+        return f"Still training: {what} when this page was written.", "yellow"
     if not run.has_journal:
         return f"No journal tells of its epochs; {_files(run)}.", "yellow"
-    if state == "training":
-        return f"Still training: {epochs} was done when this page was written.", "yellow"
+    if not done:
+        epochs = "the start, before an epoch was done"
     if state == "interrupted":
         return _ended(f"Interrupted after {epochs}", why) + " A restart goes on.", "yellow"
     if state == "killed":
@@ -171,7 +189,8 @@ def outcome(run: Run) -> tuple[str, str]:
         return _ended(f"Stopped after {epochs}", stops[-1].get("reason")), "green"
     ends = any(event["event"] == "end" for event in run.events)
     if ends and done == _asked(run):
-        return f"Done: all {count(done, 'epoch')} were trained.", "green"
+        were = "1 epoch was" if done == 1 else f"all {count(done, 'epoch')} were"
+        return f"Done: {were} trained.", "green"
     if ends:
         return f"Ended after {epochs}.", "green"
     return f"The journal ends after {epochs}; it does not say why.", "yellow"
@@ -181,10 +200,19 @@ def _ended(sentence: str, why: Any) -> str:
     return f"{sentence}: {clean(why).rstrip('.')}." if why else f"{sentence}."
 
 
+def _done(run: Run) -> int:
+    """Return how many epochs are done, without a journal those of the newest checkpoint."""
+    found = [info.position.epoch for info in run.place.checkpoints if info.has_manifest]
+    return max(run.history.metrics, default=0 if run.has_journal else max(found, default=0))
+
+
 def _files(run: Run) -> str:
-    known = sum(info.has_manifest for info in run.place.checkpoints)
-    every = len(run.place.checkpoints)
-    return f"{count(every, 'checkpoint')}, {known} with a manifest"
+    known = [info for info in run.place.checkpoints if info.has_manifest]
+    every = count(len(run.place.checkpoints), "checkpoint")
+    if not known:
+        return f"{every}, none with a manifest"
+    newest = max(known, key=lambda info: info.saved_at)
+    return f"{every}, the newest after epoch {newest.position.epoch} ({clean(newest.reason)})"
 
 
 def _asked(run: Run) -> int | None:
@@ -204,7 +232,7 @@ def figures(run: Run) -> list[tuple[str, str, str]]:
     if run.best is not None:
         epoch, value = run.best
         found.append((f"best {clean(run.metric)}", number(value), f"epoch {epoch}"))
-    done, asked = max(run.history.metrics, default=0), _asked(run)
+    done, asked = _done(run), _asked(run)
     found.append(("epochs", f"{done:,}", f"of {asked:,} asked for" if asked else ""))
     if trained := training_s(run):
         found.append(("trained for", duration(trained), _turns(run)))
@@ -234,7 +262,8 @@ def save_costs(run: Run) -> list[tuple[str, str]]:
         longest = f"median {duration(statistics.median(waits))}, longest {duration(waits[-1])}"
         found.append(("Training waited for a save", longest))
         trained = training_s(run)
-        share = f" ({100 * sum(waits) / trained:.2g} % of the training)" if trained else ""
+        percent = 100 * sum(waits) / trained if trained else math.inf
+        share = f" ({percent:.2g} % of the training)" if percent < 99.5 else ""
         found.append(("Training waited in all", f"{duration(sum(waits))}{share}"))
     if written:
         longest = f"median {duration(statistics.median(written))}, longest {duration(written[-1])}"

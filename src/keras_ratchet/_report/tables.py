@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -20,6 +22,7 @@ from keras_ratchet._report.words import (
     said,
 )
 from keras_ratchet._report.words import place as place_of
+from keras_ratchet._storage.objects.location import is_url
 from keras_ratchet._storage.space import readable
 from keras_ratchet.types import CheckpointInfo
 
@@ -109,12 +112,13 @@ def _metrics(known: Sequence[CheckpointInfo]) -> list[str]:
 
 def _row(info: CheckpointInfo, place: Place, metrics: Sequence[str]) -> list[str]:
     marks = [badge(m, "green" if m in _GOOD else "") for m in place.marks.get(info.path, ())]
+    name = info.name if is_url(info.path) else os.path.relpath(info.path, place.directory)
     status = place.verified.get(info.path, "not checked" if info.has_manifest else "no manifest")
     color = {"ok": "green", "corrupt": "red"}.get(status, "")
     metadata = json.dumps(dict(info.metadata), default=str) if info.metadata else ""
     branch = info.run.partition("@")[0] if info.is_directory else ""
     return [
-        info.name + ("/" if info.is_directory else ""),
+        name + ("/" if info.is_directory else ""),
         Cell(" ".join(marks)),
         _position(info),
         "" if info.position.step is None else f"{info.position.step:,}",
@@ -208,6 +212,7 @@ def incidents(run: Run) -> list[str]:
         for event in run.events
         if event["event"] in BAD or event.get("status") in ("failed", "corrupt")
     ]
+    said_bad += _not_finite(run)
     if not run.is_newest:
         return said_bad
     for path, status in run.place.verified.items():
@@ -216,6 +221,20 @@ def incidents(run: Run) -> list[str]:
     if run.place.torn_lines:
         said_bad.append(f"{count(run.place.torn_lines, 'line')} of the journal cannot be read")
     return said_bad
+
+
+def _not_finite(run: Run) -> list[str]:
+    """Return which metrics were NaN or infinite, and when."""
+    bad: dict[str, list[int]] = {}
+    for epoch, values in run.history.metrics.items():
+        for name, value in values.items():
+            if not math.isfinite(value):
+                bad.setdefault(name, []).append(epoch)
+    alike: dict[str, list[str]] = {}
+    for name, epochs in bad.items():
+        when = f"{count(len(epochs), 'epoch')}, first in epoch {epochs[0]}"
+        alike.setdefault(when, []).append(name)
+    return [f"not finite in {when}: {', '.join(names)}" for when, names in alike.items()]
 
 
 def environment(place: Place) -> list[tuple[str, str]]:

@@ -58,7 +58,7 @@ def said(event: Event) -> str:
     if not parts and kind in _SENTENCES:
         parts.append(_SENTENCES[kind])
     if kind == "begin" and isinstance(event.get("epochs"), int):
-        parts.append(f"({event['epochs']} epochs asked for)")
+        parts.append(f"({count(event['epochs'], 'epoch')} asked for)")
     size = event.get("bytes", event.get("size_bytes"))
     if isinstance(size, int) and 0 <= size < _MOST_BYTES:
         parts.append(f"({readable(size)})")

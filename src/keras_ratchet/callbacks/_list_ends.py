@@ -13,8 +13,8 @@ from keras_ratchet._keras.callbacks import without_callbacks
 from keras_ratchet._keras.fit import step_result
 from keras_ratchet.callbacks._agreement import leave_list
 from keras_ratchet.callbacks._journal import note_resume
-from keras_ratchet.callbacks._last_error import warn_of_error
 from keras_ratchet.callbacks._logs import metrics_of
+from keras_ratchet.callbacks._nothing_left import warn_of_error, warn_of_metrics
 from keras_ratchet.callbacks._session import Session
 from keras_ratchet.errors import ResumeError
 from keras_ratchet.types import CallbackList, Model
@@ -73,6 +73,7 @@ class LastInList(keras.callbacks.Callback):
         note_resume(self.callback_list, resumer.store, name=resumer.name, **at)
         if session.is_over:
             warn_of_error(resumer.store, state.position.epoch, session.epochs)
+            warn_of_metrics(resumer, self.model)
 
     def close(self) -> None:
         """Close the session, if there is one; it holds the model and the data."""

@@ -22,8 +22,8 @@ from keras_ratchet.callbacks._agreement import is_agreement
 from keras_ratchet.callbacks._backup_options import RunInfo, WhichRate, checked_keep, options_of
 from keras_ratchet.callbacks._companions import is_companion
 from keras_ratchet.callbacks._drop_in import stand_in
-from keras_ratchet.callbacks._last_error import note_error
 from keras_ratchet.callbacks._list_ends import LastInList
+from keras_ratchet.callbacks._nothing_left import note_error
 from keras_ratchet.callbacks._session import Session
 from keras_ratchet.callbacks._signals import DeadlineArgument, Loop, Signals
 from keras_ratchet.callbacks.base import RatchetCallback

@@ -123,7 +123,7 @@ def _lines(directory: str) -> int:
 
 def _is_report(path: str) -> bool:
     """Return whether a file is a page that this command wrote."""
-    if is_url(path):
+    if is_url(path) or not os.path.isfile(path):  # a pipe would have to be waited for
         return False
     try:
         with open(path, "rb") as file:

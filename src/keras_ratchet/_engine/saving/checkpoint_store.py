@@ -306,7 +306,9 @@ class CheckpointStore:
                 "training waits"
             )
         blocked_s = time.perf_counter() - started
-        save = PendingSave(frozen, path, manifest, size_bytes, as_best, preserves_others, blocked_s)
+        save = PendingSave(
+            frozen, path, manifest, size_bytes, as_best, preserves_others, started, blocked_s
+        )
         self._latest = save
         if background and not frozen.blocks:
             self.writer.start(lambda: self._write(save, model), model)
@@ -340,12 +342,13 @@ class CheckpointStore:
             return self._place.failed(save.path, error)
         except Exception as error:
             return Saved(save.path, error=error)
-        took_s = time.perf_counter() - started
+        now = time.perf_counter()
+        took_s, written_s = now - started, now - save.started_s
         self._place.note_saved(
             os.path.basename(save.path),
             manifest,
-            save.blocked_s + blocks * took_s,
-            took_s,
+            written_s if blocks else save.blocked_s,
+            written_s,
             metrics=dict(manifest.metrics),
             ranking=manifest.ranking,
         )

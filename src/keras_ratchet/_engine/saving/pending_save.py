@@ -12,7 +12,11 @@ from keras_ratchet._storage.manifest import Manifest
 
 @dataclass(slots=True)
 class PendingSave:
-    """One save, from the moment at which the model was frozen."""
+    """One save, from the moment at which the model was frozen.
+
+    `started_s` is when it began, by `time.perf_counter`, `blocked_s` for how long training waited
+    until the model was frozen.
+    """
 
     frozen: FrozenModel | None
     path: str
@@ -20,6 +24,7 @@ class PendingSave:
     size_bytes: int
     as_best: bool
     preserves_others: bool
+    started_s: float
     blocked_s: float
     checked: threading.Event = field(default_factory=threading.Event)
     bad_weight: str | None = None

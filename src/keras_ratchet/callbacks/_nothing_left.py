@@ -1,15 +1,20 @@
-"""A run whose last epoch was saved, and that then ended with an error.
+"""What is said of a resumed run that has nothing left to train.
 
-Run again, it has nothing left to train, so that whatever was corrected in the script has no effect.
+Its last epoch was saved, so whatever was corrected in the script since then has no effect, and what
+only a step creates is not there.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from keras_ratchet._engine.capture import building
+from keras_ratchet._engine.resume.resumer import Resumer
 from keras_ratchet._engine.resume.snapshot_store import SnapshotStore
 from keras_ratchet._storage import journal
 from keras_ratchet._warn import warn
+from keras_ratchet.errors import MetricError
+from keras_ratchet.types import Model
 
 
 def note_error(store: SnapshotStore, epoch: int, error: BaseException) -> None:
@@ -18,9 +23,10 @@ def note_error(store: SnapshotStore, epoch: int, error: BaseException) -> None:
     Args:
         store: The snapshots of the run.
         epoch: How many epochs are done.
-        error: What ended it. Ctrl-C and the like are no errors.
+        error: What ended it. Only a metric that never came shows that the epochs were decided by
+            a mistake; after any other error the run is to end as it would have.
     """
-    if not isinstance(error, Exception) or not store.list_paths():
+    if not isinstance(error, MetricError) or not store.list_paths():
         return
     fields = {"reason": f"training ended with {type(error).__name__}", "problem": str(error)}
     if fields.items() <= next(reversed(_own_events(store)), {}).items():
@@ -45,6 +51,24 @@ def warn_of_error(store: SnapshotStore, epoch: int, epochs: int | None) -> None:
         f"The run before {found} after its last epoch ({epoch}). Its epochs count as done, so "
         f"nothing is trained now. Delete {store.shown_directory!r} to train them again{more}."
     )
+
+
+def warn_of_metrics(resumer: Resumer, model: Model) -> None:
+    """Warn of metrics that were saved and that only a step would create.
+
+    Args:
+        resumer: What has restored the rest.
+        model: The model.
+    """
+    assert resumer.state is not None
+    known = resumer.places.variables(model)
+    saved = (name for name in resumer.state.variables if name.startswith("metrics/"))
+    lost = [name for name in saved if name not in known]
+    if lost and resumer.store.ranks.rank == 0:
+        warn(
+            f"Resume will not be exact: nothing is left to train, and variables of metrics that "
+            f"only a step creates are not there, such as {lost[0]!r}. {building.CURE}."
+        )
 
 
 def _noted_error(store: SnapshotStore, epoch: int) -> str | None:
