@@ -17,14 +17,11 @@ import os
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
-import argparse
-import json
-import shutil
 from pathlib import Path
 
 import keras
 import numpy as np
-from interrupt import KillAt, resumes_in, run_until_killed, same_weights
+from interrupt import KillAt, same_weights
 from scipy import ndimage
 from sklearn.datasets import load_digits, load_sample_images
 from tables import print_table
@@ -35,7 +32,10 @@ from twins import (
     final_state,
     journal_of,
     megabytes,
+    parse,
     saves,
+    start_of,
+    trains_as_child,
     written,
 )
 
@@ -46,7 +46,7 @@ EPOCHS, BATCH, PATIENCE = 5, 32, 2
 TRAINING, VALIDATION = 320, 160
 SIZE, RANK = 32, 4
 KILL = KillAt(epoch=2, batch=4)
-TWIN, COPY = "uninterrupted.json", "backup.jsonl"
+COPY = "backup.jsonl"
 
 
 def load_data():
@@ -148,26 +148,16 @@ def best_file():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--interrupt", action="store_true", help="kill a child in mid-epoch first")
-    parser.add_argument("--small", action="store_true", help="a part of the base, for a quick look")
-    parser.add_argument("--child", choices=["killed", "twin"], help="be one of the two children")
-    arguments = parser.parse_args()
-    small = ["--small"] if arguments.small else []
-    if arguments.child == "killed":
-        train(RUN, arguments.small, KILL)
-        return
-    if arguments.child == "twin":
-        *_, state = train(RUN / "twin", arguments.small)
-        (RUN / TWIN).write_text(json.dumps(state))
-        return
-    if arguments.interrupt or not resumes_in(RUN / "backup"):
-        shutil.rmtree(RUN, ignore_errors=True)
-    if arguments.interrupt:
-        run_until_killed(__file__, "--child", "killed", *small)
-    start = resumes_in(RUN / "backup") or "epoch 1, nothing to resume"
+    arguments = parse(__doc__.splitlines()[0], small="a part of the base, for a quick look")
 
-    model, base, stopper, state = train(RUN, arguments.small)
+    def train_in(run, *more_callbacks):
+        return train(run, arguments.small, *more_callbacks)
+
+    if trains_as_child(arguments, train_in, RUN, KILL):
+        return
+    start = start_of(__file__, arguments, RUN)
+
+    model, base, stopper, state = train_in(RUN)
     keras_ratchet.load_weights(model, best_file())
     _, validation = load_data()
     loss, accuracy = model.evaluate(*validation, verbose=0)
@@ -201,14 +191,7 @@ def main():
         f"{len(left_out)} of them are not in the file."
     )
     if arguments.interrupt:
-        rows = compare_with_twin(__file__, state, RUN / TWIN, "--child", "twin", *small)
-        print_table(
-            "Killed and resumed, compared with uninterrupted",
-            [("", "compared", "different"), *rows],
-        )
-        if any(different for *_, different in rows):
-            raise SystemExit("The resumed run differs from the uninterrupted one.")
-        print("The run that was killed ended with the same bits as one that was not.")
+        compare_with_twin(__file__, arguments, RUN, state)
 
 
 if __name__ == "__main__":

@@ -19,19 +19,27 @@ import os
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
-import argparse
-import json
-import shutil
 from pathlib import Path
 
 import keras
 import matplotlib
 import numpy as np
-from interrupt import KillAt, resumes_in, run_until_killed
+from interrupt import KillAt
 from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 from tables import print_table
-from twins import KeepJournal, compare_with_twin, cost, final_state, journal_of, megabytes, saves
+from twins import (
+    KeepJournal,
+    compare_with_twin,
+    cost,
+    final_state,
+    journal_of,
+    megabytes,
+    parse,
+    saves,
+    start_of,
+    trains_as_child,
+)
 
 import keras_ratchet
 from keras_ratchet.data import ResumableDataset
@@ -51,7 +59,7 @@ RUN = Path("runs/gan")
 EPOCHS, SMALL_EPOCHS, BATCH, PATIENCE = 60, 4, 64, 12
 NOISE, SAMPLES = 32, 1000
 KILL = KillAt(epoch=2, batch=9)
-TWIN, COPY = "uninterrupted.json", "backup.jsonl"
+COPY = "backup.jsonl"
 LAYERS = keras.layers
 
 
@@ -267,27 +275,17 @@ def plot(images, digits, path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--interrupt", action="store_true", help="kill a child in mid-epoch first")
-    parser.add_argument("--small", action="store_true", help="few epochs, for a quick look")
-    parser.add_argument("--child", choices=["killed", "twin"], help="be one of the two children")
-    arguments = parser.parse_args()
-    small = ["--small"] if arguments.small else []
+    arguments = parse(__doc__.splitlines()[0], small="few epochs, for a quick look")
     epochs = SMALL_EPOCHS if arguments.small else EPOCHS
-    if arguments.child == "killed":
-        train(RUN, epochs, KILL)
-        return
-    if arguments.child == "twin":
-        *_, state = train(RUN / "twin", epochs)
-        (RUN / TWIN).write_text(json.dumps(state))
-        return
-    if arguments.interrupt or not resumes_in(RUN / "backup"):
-        shutil.rmtree(RUN, ignore_errors=True)
-    if arguments.interrupt:
-        run_until_killed(__file__, "--child", "killed", *small)
-    start = resumes_in(RUN / "backup") or "epoch 1, nothing to resume"
 
-    gan, judge, stopper, state = train(RUN, epochs)
+    def train_in(run, *more_callbacks):
+        return train(run, epochs, *more_callbacks)
+
+    if trains_as_child(arguments, train_in, RUN, KILL):
+        return
+    start = start_of(__file__, arguments, RUN)
+
+    gan, judge, stopper, state = train_in(RUN)
     noise = np.random.default_rng(3).normal(size=(600, NOISE)).astype("float32")
     images = keras.ops.convert_to_numpy(gan.generator(noise))
     taken_for = judge.digits(images)
@@ -319,14 +317,7 @@ def main():
         raise SystemExit("The model in memory and the best file differ.")
     print(f"The model in memory and {best.path} draw the same images: {RUN / 'samples.png'}")
     if arguments.interrupt:
-        rows = compare_with_twin(__file__, state, RUN / TWIN, "--child", "twin", *small)
-        print_table(
-            "Killed and resumed, compared with uninterrupted",
-            [("", "compared", "different"), *rows],
-        )
-        if any(different for *_, different in rows):
-            raise SystemExit("The resumed run differs from the uninterrupted one.")
-        print("The run that was killed ended with the same bits as one that was not.")
+        compare_with_twin(__file__, arguments, RUN, state)
 
 
 if __name__ == "__main__":

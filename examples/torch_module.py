@@ -15,25 +15,33 @@ import os
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
-import argparse
-import json
-import shutil
 from pathlib import Path
 
 import keras
 import torch
 from digits import load_data
-from interrupt import KillAt, resumes_in, run_until_killed
+from interrupt import KillAt
 from tables import print_table
 from torch import nn
-from twins import KeepJournal, compare_with_twin, cost, final_state, journal_of, megabytes, saves
+from twins import (
+    KeepJournal,
+    compare_with_twin,
+    cost,
+    final_state,
+    journal_of,
+    megabytes,
+    parse,
+    saves,
+    start_of,
+    trains_as_child,
+)
 
 import keras_ratchet
 
 RUN = Path("runs/torch_module")
 EPOCHS, BATCH, PATIENCE = 8, 32, 3
 KILL = KillAt(epoch=2, batch=20)
-TWIN, COPY = "uninterrupted.json", "backup.jsonl"
+COPY = "backup.jsonl"
 
 
 class Block(nn.Module):
@@ -129,28 +137,18 @@ def same_state(one, other):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--interrupt", action="store_true", help="kill a child in mid-epoch first")
-    parser.add_argument("--small", action="store_true", help="a narrow network, for a quick look")
-    parser.add_argument("--child", choices=["killed", "twin"], help="be one of the two children")
-    arguments = parser.parse_args()
+    arguments = parse(__doc__.splitlines()[0], small="a narrow network, for a quick look")
     if keras.backend.backend() != "torch":
         raise SystemExit("A torch.nn.Module trains on PyTorch only: KERAS_BACKEND=torch.")
-    small = ["--small"] if arguments.small else []
-    if arguments.child == "killed":
-        train(RUN, arguments.small, KILL)
-        return
-    if arguments.child == "twin":
-        *_, state = train(RUN / "twin", arguments.small)
-        (RUN / TWIN).write_text(json.dumps(state))
-        return
-    if arguments.interrupt or not resumes_in(RUN / "backup"):
-        shutil.rmtree(RUN, ignore_errors=True)
-    if arguments.interrupt:
-        run_until_killed(__file__, "--child", "killed", *small)
-    start = resumes_in(RUN / "backup") or "epoch 1, nothing to resume"
 
-    model, module, stopper, state = train(RUN, arguments.small)
+    def train_in(run, *more_callbacks):
+        return train(run, arguments.small, *more_callbacks)
+
+    if trains_as_child(arguments, train_in, RUN, KILL):
+        return
+    start = start_of(__file__, arguments, RUN)
+
+    model, module, stopper, state = train_in(RUN)
     *_, test = load_data()
     _, accuracy = model.evaluate(*test, verbose=0)
     again, module_again = build_model(arguments.small)
@@ -181,14 +179,7 @@ def main():
         raise SystemExit("The module in memory and the best file differ.")
     print("The module in memory and the best file are the same, buffers too.")
     if arguments.interrupt:
-        rows = compare_with_twin(__file__, state, RUN / TWIN, "--child", "twin", *small)
-        print_table(
-            "Killed and resumed, compared with uninterrupted",
-            [("", "compared", "different"), *rows],
-        )
-        if any(different for *_, different in rows):
-            raise SystemExit("The resumed run differs from the uninterrupted one.")
-        print("The run that was killed ended with the same bits as one that was not.")
+        compare_with_twin(__file__, arguments, RUN, state)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Shared by the other examples: what saves cost, and whether two runs ended with the same bits."""
 
+import argparse
 import hashlib
 import json
 import shutil
@@ -8,6 +9,10 @@ import subprocess
 import sys
 
 import keras
+from interrupt import resumes_in, run_until_killed
+from tables import print_table
+
+TWIN = "uninterrupted.json"  # how the child ended that nobody has killed
 
 
 class KeepJournal(keras.callbacks.Callback):
@@ -73,23 +78,65 @@ def _digest(value):
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def compare_with_twin(script, state, path, *arguments):
+def parse(description, small):
+    """Return the arguments of the script; `small` says what `--small` does."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--interrupt", action="store_true", help="kill a child in mid-epoch first")
+    parser.add_argument("--small", action="store_true", help=small)
+    parser.add_argument("--child", choices=["killed", "twin"], help="be one of the two children")
+    return parser.parse_args()
+
+
+def trains_as_child(arguments, train, run, kill):
+    """Train, if this process is one of the two children; return whether it is.
+
+    Args:
+        arguments: Those of the script.
+        train: Trains in a directory with more callbacks, and returns the final state last.
+        run: The directory.
+        kill: The callback that kills the child which is to be killed.
+    """
+    if arguments.child == "killed":
+        train(run, kill)
+    elif arguments.child == "twin":
+        *_, state = train(run / "twin")
+        (run / TWIN).write_text(json.dumps(state))
+    return arguments.child is not None
+
+
+def start_of(script, arguments, run):
+    """Have a child killed first, if that is wanted; return where this process starts."""
+    if arguments.interrupt or not resumes_in(run / "backup"):
+        shutil.rmtree(run, ignore_errors=True)
+    if arguments.interrupt:
+        run_until_killed(script, *_child("killed", arguments))
+    return resumes_in(run / "backup") or "epoch 1, nothing to resume"
+
+
+def compare_with_twin(script, arguments, run, state):
     """Run a script without interruption in a child, and compare how it ends with a state.
 
     Args:
         script: The script.
-        state: How the run ended that was interrupted.
-        path: Where the child writes how it has ended.
-        *arguments: What tells the child to do that.
-
-    Returns:
-        For each part, a row with its name, how many values it has, and how many of them differ.
+        arguments: Its arguments.
+        run: The directory of the run that was interrupted.
+        state: How that run ended.
     """
-    subprocess.run([sys.executable, script, *arguments], check=True)
-    twin = json.loads(path.read_text())
+    subprocess.run([sys.executable, script, *_child("twin", arguments)], check=True)
+    twin = json.loads((run / TWIN).read_text())
     if {part: len(v) for part, v in state.items()} != {part: len(v) for part, v in twin.items()}:
         raise SystemExit("The two runs ended with different numbers of values.")
-    return [
+    rows = [
         (part, len(values), sum(a != b for a, b in zip(values, twin[part], strict=True)))
         for part, values in state.items()
     ]
+    print_table(
+        "Killed and resumed, compared with uninterrupted", [("", "compared", "different"), *rows]
+    )
+    if any(different for *_, different in rows):
+        raise SystemExit("The resumed run differs from the uninterrupted one.")
+    print("The run that was killed ended with the same bits as one that was not.")
+
+
+def _child(which, arguments):
+    return ["--child", which, *(["--small"] if arguments.small else [])]
