@@ -61,10 +61,11 @@ LOWER = {
     | {"_storage", "loading", "averaging", "refitting", "following"},
 }
 for name in LOWER.keys() - {"errors", "types", "policy"}:
-    LOWER[name] = LOWER[name] | {"_warn", "_json", "_html"}
+    LOWER[name] = LOWER[name] | {"_warn", "_json", "_html", "_numbers"}
 LOWER["policy"] |= {"_json"}
 LOWER["types"] |= {"_html"}
-LOWER["_warn"] = LOWER["_json"] = LOWER["_html"] = set()
+LOWER["_html"] = {"_numbers"}
+LOWER["_warn"] = LOWER["_json"] = LOWER["_numbers"] = set()
 IMPURE = {"os", "time", "random", "logging", "pathlib", "numpy", "keras", "datetime", "secrets"}
 FRAMEWORKS = {"torch", "tensorflow", "jax"}
 FILES = sorted(ROOT.rglob("*.py"))

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from keras_ratchet._numbers import count, number
+
 _METRIC_COLUMNS = 3
 _ROWS = 100  # a notebook stores what it shows
 _LEFT = ' style="text-align: left"'  # notebooks align cells to the right
@@ -78,20 +80,10 @@ def checkpoints(infos: Sequence[Any]) -> str:
     names = _metric_names(last)
     rows = [[*_row_start(info), *_metrics(info, names), *_row_end(info)] for info in last]
     columns = ["name", "epochs", "step", *names, "size", "saved", "why", ""]
-    title = f"{len(infos)} checkpoint{'' if len(infos) == 1 else 's'}"
+    title = count(len(infos), "checkpoint")
     if len(infos) > len(last):
         title += f", the last {len(last)} of which are these"
     return _grid(title, columns, rows, {"epochs", "step", "size", "saved", *names})
-
-
-def number(value: object) -> str:
-    """Return a metric for people.
-
-    Example:
-        >>> number(0.123456789), number(float("nan"))
-        ('0.123457', 'nan')
-    """
-    return f"{value:.6g}" if isinstance(value, int | float) else str(value)
 
 
 def _row_start(info: Any) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import keras
 
 from keras_ratchet import _html
+from keras_ratchet._numbers import number
 from keras_ratchet.callbacks._companions import show_batch
 from keras_ratchet.callbacks._ranks import check_batches
 from keras_ratchet.callbacks.backup_and_restore import BackupAndRestore
@@ -191,7 +192,7 @@ class Run:
             {
                 "directory": self.backup.backup_dir,
                 "where it is": self._where(),
-                "logs": ", ".join(f"{n} {_html.number(v)}" for n, v in self._epoch_logs.items()),
+                "logs": ", ".join(f"{n} {number(v)}" for n, v in self._epoch_logs.items()),
                 "best so far": self._best(),
                 "next save": self._next_save(),
                 "resumed from": resumed if started else None,
@@ -216,7 +217,7 @@ class Run:
         """Return the best value that a callback knows, with its epoch; "" if none does."""
         for callback in self._callbacks:
             if (value := getattr(callback, "best_value", None)) is not None:
-                found = f"{callback.monitor} {_html.number(value)}"
+                found = f"{callback.monitor} {number(value)}"
                 return f"{found} in epoch {callback.best_epoch + 1}"
         return ""
 

@@ -1,6 +1,7 @@
 """What the journals say of a resume, and of an error that came when all epochs were done."""
 
 import os
+import uuid
 
 import keras
 import pytest
@@ -64,6 +65,24 @@ def test_a_run_that_has_nothing_left_to_train_says_which_error_ended_it(script):
         outcome = script.run()
     assert len(outcome.epochs) == EPOCHS  # those of the run before
     assert not os.path.exists(script.directory)
+
+
+@pytest.mark.parametrize("is_mirror", [False, True])
+def test_on_another_machine_the_store_says_which_error_ended_it(
+    script, is_mirror, tmp_path, monkeypatch
+):
+    url = f"memory://{uuid.uuid4().hex}/run"
+    if is_mirror:
+        script.backup["mirror"] = url
+    else:
+        script.directory = url
+    monkeypatch.setenv("RATCHET_CACHE", str(tmp_path / "one"))
+    train_in_vain(script)
+    monkeypatch.setenv("RATCHET_CACHE", str(tmp_path / "another"))
+    if is_mirror:
+        script.directory = str(tmp_path / "another" / "backup")
+    said, outcome = run(script)
+    assert said == 1 and len(outcome.epochs) == EPOCHS
 
 
 def test_a_run_that_was_killed_at_its_end_says_nothing(script):

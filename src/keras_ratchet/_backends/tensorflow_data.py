@@ -123,14 +123,17 @@ def caches_what_varies(dataset: Any) -> bool:
     """Return whether a pipeline keeps in memory what was drawn or shuffled in its first pass."""
     caches = [s for s in stages(dataset) if type(s).__name__ == "CacheDataset"]
     in_memory = [s for s in caches if tf.get_static_value(s._filename) == b""]
-    return any(draws(cache) or _shuffles(cache) for cache in in_memory)
+    return any(draws(cache) or shuffles(cache) for cache in in_memory)
 
 
-def _shuffles(dataset: Any) -> bool:
-    return any(
-        type(stage).__name__ == "_ShuffleDataset" and stage._reshuffle_each_iteration is not False
+def shuffles(dataset: Any) -> list[Any]:
+    """Return the stages of a pipeline that draw a new order for each iterator."""
+    return [
+        stage
         for stage in stages(dataset)
-    )
+        if type(stage).__name__ == "_ShuffleDataset"
+        and stage._reshuffle_each_iteration is not False
+    ]
 
 
 def is_distributed(model: Any) -> bool:

@@ -16,6 +16,7 @@ from keras_ratchet._doctor.outcome import (
     PartOutcome,
     SaveCost,
 )
+from keras_ratchet._numbers import count
 
 Line = tuple[str, str | None]  # a text and its color
 Row = tuple[tuple[str, ...], str | None]  # cells, and their color
@@ -45,16 +46,6 @@ def seconds(value: float) -> str:
     if value < 1:
         return f"{1000 * value:.{2 if value < 0.01 else 0}f} ms"
     return f"{value:.1f} s" if value < 120 else f"{value / 60:.0f} min"
-
-
-def count(size: int, noun: str) -> str:
-    """Return a number with its noun.
-
-    Example:
-        >>> count(1, "step"), count(3, "step")
-        ('1 step', '3 steps')
-    """
-    return f"{size} {noun}" if size == 1 else f"{size} {noun}s"
 
 
 def part_rows(found: Examination) -> list[Row]:

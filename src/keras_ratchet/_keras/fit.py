@@ -15,6 +15,7 @@
 | `TFEpochIterator._distribute_strategy` | an argument of it | 3.12 to 3.16 |
 | `EpochIterator.data_adapter`, `EpochIterator.steps_per_epoch` | what the data is | 3.12 to 3.16 |
 | `EpochIterator._num_batches` | the length of an epoch | 3.12 to 3.16 |
+| `EpochIterator._current_iterator`, `EpochIterator._steps_seen` | iterators made | 3.12 to 3.16 |
 | `TFEpochIterator._distributed_dataset` | what iterators are made of | 3.12 to 3.16 |
 | `ArrayDataAdapter._inputs` | the arrays | 3.12 to 3.16 |
 | `ArrayDataAdapter._shuffle` | whether they are shuffled | 3.12 to 3.16 |
@@ -216,23 +217,33 @@ def arrays_of(iterator: Any) -> list[Any]:
     return [one for one in inputs if isinstance(one, np.ndarray)]
 
 
-def advance_dataset(iterator: Any, dataset: Any, epochs: int, batches: int | None) -> None:
+def iterators_made(iterator: Any) -> int:
+    """Return how many iterators of its data `fit` has made up to the end of an epoch: 1 or 2.
+
+    On tensorflow Keras makes another one when an epoch ends after as many batches as it expects:
+    those of the data, where their number is known, or one more than in the first epoch. It is
+    never used, but with `steps_per_epoch`, where it is that of the next epoch.
+
+    Args:
+        iterator: The `EpochIterator` of `fit`, at the end of an epoch, or None in a custom loop.
+    """
+    if not hasattr(iterator, "_distributed_dataset") or iterator.steps_per_epoch:
+        return 1
+    has_another = iterator._current_iterator is not None and iterator._steps_seen == 0
+    return 2 if has_another else 1
+
+
+def advance_dataset(iterator: Any, dataset: Any, made: int) -> None:
     """Advance a `tf.data.Dataset` to the iterators that earlier epochs made of it.
 
-    A shuffled one draws a new order for each iterator. `fit` makes one for each epoch, and on
-    tensorflow another one, never used, when an epoch of known length ends.
+    A shuffled one draws a new order for each iterator.
 
     Args:
         iterator: The `EpochIterator` of `fit`.
         dataset: The dataset.
-        epochs: How many epochs are done.
-        batches: Batches of an epoch, as known when the last of them ended.
+        made: How many there were.
     """
     source = getattr(iterator, "_distributed_dataset", dataset)
-    made = epochs
-    if hasattr(iterator, "_distributed_dataset") and batches is not None and epochs:
-        unknown_at_first = iterator.data_adapter.num_batches is None
-        made = 2 * epochs - (1 if unknown_at_first else 0)
     for _ in range(made):
         iter(source)
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import keras_ratchet
 from keras_ratchet._json import plain
+from keras_ratchet._numbers import number
 from keras_ratchet._report import curves, drawing, tables
 from keras_ratchet._report.runs import Place, Run, figures, outcome, runs_of, save_costs, training_s
-from keras_ratchet._report.words import clean, clock, duration, number
+from keras_ratchet._report.words import clean, clock, duration
 from keras_ratchet._storage.space import readable
 
 GENERATOR = "keras-ratchet report"

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from keras_ratchet._report.words import Event, clean, count, duration, number
+from keras_ratchet._numbers import count, number
+from keras_ratchet._report.words import Event, clean, duration
 from keras_ratchet.plots._runs import RunHistory, all_runs
 from keras_ratchet.types import CheckpointInfo
 

@@ -8,19 +8,10 @@ import os
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from keras_ratchet._numbers import count, number
 from keras_ratchet._report import runs as _runs
 from keras_ratchet._report.runs import Place, Run
-from keras_ratchet._report.words import (
-    BAD,
-    Event,
-    clean,
-    clock,
-    count,
-    duration,
-    label,
-    number,
-    said,
-)
+from keras_ratchet._report.words import BAD, Event, clean, clock, duration, label, said
 from keras_ratchet._report.words import place as place_of
 from keras_ratchet._storage.objects.location import is_url
 from keras_ratchet._storage.space import readable

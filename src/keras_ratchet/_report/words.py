@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from keras_ratchet._numbers import count
 from keras_ratchet._storage.space import readable
 
 Event = Mapping[str, Any]
@@ -81,16 +82,6 @@ def place(event: Event) -> str:
     return f"{event['epoch']}+{batch}" if isinstance(batch, int) and batch else f"{event['epoch']}"
 
 
-def number(value: float | None) -> str:
-    """Return a number for people; "-" if it is unknown.
-
-    Example:
-        >>> number(0.123456789), number(None), number(float("nan"))
-        ('0.123457', '-', 'nan')
-    """
-    return "-" if value is None else f"{value:.6g}"
-
-
 def duration(seconds: float | None) -> str:
     """Return a length of time.
 
@@ -118,13 +109,3 @@ def clock(at_s: Any, form: str = "%Y-%m-%d %H:%M:%S") -> str:
         return datetime.fromtimestamp(at_s, UTC).strftime(form)
     except (OverflowError, ValueError, OSError):
         return "-"
-
-
-def count(size: int, noun: str) -> str:
-    """Return a number with its noun.
-
-    Example:
-        >>> count(1, "save"), count(1234, "epoch")
-        ('1 save', '1,234 epochs')
-    """
-    return f"{size:,} {noun}" + ("" if size == 1 else "s")

@@ -6,6 +6,7 @@ only a step creates is not there.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from keras_ratchet._engine.capture import building
@@ -42,8 +43,8 @@ def warn_of_error(store: SnapshotStore, epoch: int, epochs: int | None) -> None:
         epoch: How many epochs are done.
         epochs: How many are planned, if that is known.
     """
-    found = _noted_error(store, epoch)
-    if found is None or store.ranks.rank:
+    found = None if store.ranks.rank else _noted_error(store, epoch)
+    if found is None:
         return
     has_all = epochs is not None and epoch >= epochs
     more = ", or raise `epochs` to train on" if has_all else ""
@@ -72,8 +73,12 @@ def warn_of_metrics(resumer: Resumer, model: Model) -> None:
 
 
 def _noted_error(store: SnapshotStore, epoch: int) -> str | None:
-    """Return what ended the run that did the last of these epochs, if it was an error."""
-    for event in reversed(_own_events(store)):
+    """Return what ended the run that did the last of these epochs, if it was an error.
+
+    It may have been on another machine: the journals on the store are read, too.
+    """
+    events = [*_own_events(store), *_own(store.mirror.noted())]
+    for event in reversed(sorted(events, key=_time)):
         if event["event"] == "save" and event.get("epoch") != epoch:
             return None  # it was trained after the errors that are older
         if event["event"] == "end" and event.get("epoch") == epoch:
@@ -83,5 +88,14 @@ def _noted_error(store: SnapshotStore, epoch: int) -> str | None:
 
 
 def _own_events(store: SnapshotStore) -> list[dict[str, Any]]:
+    return _own(journal.read(store.directory))
+
+
+def _own(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the events of this callback; others may save into the same directory."""
-    return [event for event in journal.read(store.directory) if "series" not in event]
+    return [event for event in events if "series" not in event]
+
+
+def _time(event: dict[str, Any]) -> float:
+    at = event.get("time")
+    return float(at) if isinstance(at, float | int) else 0.0

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from keras_ratchet._numbers import number
 from keras_ratchet._storage.space import readable
 from keras_ratchet.cli import _output
 from keras_ratchet.types import CheckpointInfo
@@ -79,4 +80,4 @@ def cell(found: Any) -> str:
     """Return a value for people."""
     if found is None or found == "":
         return "-"
-    return _output.number(found) if isinstance(found, float) else str(found)
+    return number(found) if isinstance(found, float) else str(found)

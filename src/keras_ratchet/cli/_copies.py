@@ -8,6 +8,7 @@ from typing import Protocol
 
 import click
 
+from keras_ratchet._numbers import count
 from keras_ratchet._storage.objects.copying import Copy
 from keras_ratchet._storage.space import readable
 from keras_ratchet.cli import PROBLEM, _output, _select
@@ -71,4 +72,4 @@ def _report(copies: Sequence[Copy], verb: str) -> None:
         notes.append(f"{failed} {'was' if failed == 1 else 'were'} not copied")
     size = readable(sum(copy.size_bytes for copy in done))
     more = f" ({', '.join(notes)})" if notes else ""
-    _output.say(f"{verb}ed {_output.count(len(done), 'checkpoint')}, {size}{more}")
+    _output.say(f"{verb}ed {count(len(done), 'checkpoint')}, {size}{more}")

@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from keras_ratchet._json import plain
+from keras_ratchet._numbers import number
 from keras_ratchet._storage import anywhere, disk
 from keras_ratchet._storage.atomic import AtomicFile
 from keras_ratchet._storage.objects.location import checked_url, is_url
@@ -111,16 +112,6 @@ def table(
     click.echo("\n".join(lines))
 
 
-def number(value: float | None) -> str:
-    """Return a metric for people; "-" if it is unknown.
-
-    Example:
-        >>> number(0.123456789), number(None)
-        ('0.123457', '-')
-    """
-    return "-" if value is None else f"{value:.6g}"
-
-
 def metrics(values: Mapping[str, float]) -> str:
     """Return metrics in one line."""
     return "  ".join(f"{name} {number(value)}" for name, value in values.items())
@@ -146,17 +137,6 @@ def clock(at_s: float) -> str:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
     except (OverflowError, ValueError, OSError):
         return "-"
-
-
-def count(size: int, noun: str) -> str:
-    """Return a number with its noun.
-
-    Example:
-        >>> count(1, "checkpoint"), count(3, "batch")
-        ('1 checkpoint', '3 batches')
-    """
-    ending = "" if size == 1 else "es" if noun.endswith("tch") else "s"
-    return f"{size} {noun}{ending}"
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from keras_ratchet.cli import _output, clean
+from keras_ratchet._numbers import number
+from keras_ratchet.cli import clean
 from keras_ratchet.cli._view import View
 from keras_ratchet.cli._watch_text import curves, decision, facts, sparkline
 
@@ -74,10 +75,10 @@ def _curves(view: View, width: int) -> Table:
     longest = max((len(name) for name, _ in named), default=0)
     room = max(width - longest - 40, _NARROWEST)
     for name, values in named:
-        numbers = [_output.number(value) for value in values]
+        numbers = [number(value) for value in values]
         style = "bold green" if name == view.metric else ""
         finite = [value for value in values if math.isfinite(value)]
-        span = f"{_output.number(min(finite))} … {_output.number(max(finite))}" if finite else ""
+        span = f"{number(min(finite))} … {number(max(finite))}" if finite else ""
         line = Text(sparkline(values, room), style=style or "cyan")
         grid.add_row(Text(name, style=style), line, numbers[-1] if numbers else "-", span)
     return grid

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from keras_ratchet._numbers import count, number
 from keras_ratchet._storage.space import readable
 from keras_ratchet.cli import _output, clean
 from keras_ratchet.cli._view import View
@@ -89,8 +90,8 @@ def _progress(view: View) -> str:
 def _best(view: View) -> str:
     if view.best is None:
         return ""
-    value = _output.number(view.best.metrics.get(view.metric))
-    since = f"; best {_output.count(view.since_best, 'epoch')} ago" if view.since_best else ""
+    value = number(view.best.metrics.get(view.metric))
+    since = f"; best {count(view.since_best, 'epoch')} ago" if view.since_best else ""
     epoch = view.best.position.epoch
     return f"{view.metric} {value} after epoch {epoch}, {view.best.name}{since}"
 
@@ -146,4 +147,4 @@ def plain(view: View, width: int = 60, most: int = 8) -> list[str]:
 
 
 def _newest(values: Sequence[float]) -> str:
-    return _output.number(values[-1]) if values else "-"
+    return number(values[-1]) if values else "-"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from keras_ratchet._formats.readers import Weight, missing_weights, open_weights, read_config
+from keras_ratchet._numbers import count
 from keras_ratchet._storage import anywhere
 from keras_ratchet._storage.verify import verify
 from keras_ratchet.cli import _output, _select
@@ -53,7 +54,7 @@ def opened(file: str, path: str, optimizer: bool) -> Iterator[list[Weight]]:
     if outcome.status == "unverified":
         _output.say(f"{path} has no manifest, so it is read unverified.", err=True)
     if missing := missing_weights(file):
-        left_out = _output.count(len(missing), "weight")
+        left_out = count(len(missing), "weight")
         _output.say(f"{path} has only what trained: {left_out} less than the model.", err=True)
     with open_weights(file) as weights:
         yield [weight for weight in weights if optimizer or not weight.of_optimizer]

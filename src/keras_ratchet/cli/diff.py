@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from keras_ratchet._numbers import count, number
 from keras_ratchet.cli import _output, _weights
 
 _WIDEST = 60
@@ -64,7 +65,7 @@ def diff(a: str, b: str, most: int, optimizer: bool, as_json: bool) -> None:
     _print_weights(different[:most])
     rest = len(different) - most
     more = f"; {rest} more with --most {len(different)}" if rest > 0 else ""
-    _output.say(f"{_output.count(len(different), 'weight')} differ, {same} are the same{more}")
+    _output.say(f"{count(len(different), 'weight')} differ, {same} are the same{more}")
 
 
 def _weight_changes(a: str, b: str, files: Mapping[str, str], optimizer: bool) -> Iterator[Change]:
@@ -152,7 +153,7 @@ def _print_config(without: Sequence[str], changes: Sequence[dict[str, Any]]) -> 
     if without:
         _output.say(f"config: not compared, there is none in {' and '.join(without)}")
         return
-    _output.say(f"config: {_output.count(len(changes), 'difference') if changes else 'the same'}")
+    _output.say(f"config: {count(len(changes), 'difference') if changes else 'the same'}")
     for change in changes:
         _output.say(f"  {change['path']}: {_short(change['a'])} -> {_short(change['b'])}")
 
@@ -169,8 +170,8 @@ def _print_weights(changes: Sequence[Change]) -> None:
         [
             change.name,
             change.change,
-            _output.number(change.max_abs),
-            _output.number(change.mean_abs),
+            number(change.max_abs),
+            number(change.mean_abs),
             change.a or "-",
             "=" if change.a == change.b else change.b or "-",
         ]

@@ -12,6 +12,7 @@ import click
 import numpy as np
 
 from keras_ratchet._formats.safetensors import write_arrays
+from keras_ratchet._numbers import count
 from keras_ratchet._storage.space import readable
 from keras_ratchet.cli import _output, _weights
 
@@ -79,7 +80,7 @@ def export(
     if as_json:
         _output.emit({"path": output, "format": form, "names": list(arrays), "bytes": size})
         return
-    _output.say(f"{_output.count(len(arrays), 'weight')} ({readable(size)}) written to {output}")
+    _output.say(f"{count(len(arrays), 'weight')} ({readable(size)}) written to {output}")
 
 
 def _format_of(output: str, form: str | None) -> str:

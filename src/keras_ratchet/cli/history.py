@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from keras_ratchet._numbers import number
 from keras_ratchet._storage import anywhere, journal
 from keras_ratchet._storage.objects.location import is_url
 from keras_ratchet._storage.single_file import METADATA
@@ -121,4 +122,4 @@ def sentence(event: Mapping[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    return _output.number(value) if isinstance(value, float) else str(value)
+    return number(value) if isinstance(value, float) else str(value)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from keras_ratchet._numbers import number
 from keras_ratchet._storage.space import readable
 from keras_ratchet._storage.verify import Verification
 from keras_ratchet.cli import PROBLEM, _columns, _output, _select
@@ -77,7 +78,7 @@ def _print(
             s.name,
             str(s.position.epoch) if s.has_manifest else "-",
             _step(s),
-            *(_output.number(s.metrics.get(name)) for name in names),
+            *(number(s.metrics.get(name)) for name in names),
             readable(s.size_bytes),
             _output.age(s.saved_at),
             " ".join(marks[s.name]),

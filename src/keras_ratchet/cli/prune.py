@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import click
 
+from keras_ratchet._numbers import count
 from keras_ratchet._storage import anywhere
 from keras_ratchet._storage.space import readable
 from keras_ratchet.cli import PROBLEM, _output, _select
@@ -165,7 +166,7 @@ def _report(steps: Sequence[_Step], done: bool, as_json: bool) -> None:
     headers = ["what", "name", "epoch", "size", "why"]
     colors = [None if step.outcome == "keep" else "red" for step in steps]
     _output.table(headers, rows, {"epoch", "size"}, colors)
-    gone = _output.count(sum(step.deletes for step in steps), "checkpoint")
+    gone = count(sum(step.deletes for step in steps), "checkpoint")
     if done:
         _output.say(f"Deleted {gone}, {readable(freed)}.")
     else:

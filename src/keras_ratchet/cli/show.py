@@ -6,6 +6,7 @@ import json
 
 import click
 
+from keras_ratchet._numbers import count
 from keras_ratchet._storage import anywhere
 from keras_ratchet._storage.space import readable
 from keras_ratchet.cli import _output, _select
@@ -41,11 +42,11 @@ def show(path: str, as_json: bool) -> None:
 
 def _facts(snapshot: CheckpointInfo, marks: list[str]) -> list[tuple[str, str]]:
     position = snapshot.position
-    where = f"{_output.count(position.epoch, 'epoch')} done"
+    where = f"{count(position.epoch, 'epoch')} done"
     if position.batch:
-        where += f", and {_output.count(position.batch, 'batch')} of the next"
+        where += f", and {count(position.batch, 'batch')} of the next"
     if position.step is not None:
-        where += f" ({_output.count(position.step, 'step')} in total)"
+        where += f" ({count(position.step, 'step')} in total)"
     ranked = [f"{name} ({mode} is better)" for name, mode in snapshot.ranking]
     return [
         ("marks", " ".join(marks) or "-"),

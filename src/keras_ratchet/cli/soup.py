@@ -17,6 +17,7 @@ import keras_ratchet
 from keras_ratchet._formats.numeric import is_float, mean_of, moving_statistics
 from keras_ratchet._formats.patching import rewrite
 from keras_ratchet._formats.readers import Weight, open_weights
+from keras_ratchet._numbers import count, number
 from keras_ratchet._storage import anywhere, journal, single_file
 from keras_ratchet._storage.lock import FileLock
 from keras_ratchet._storage.manifest import Manifest
@@ -117,7 +118,7 @@ def _members(
 def _too_few(directory: str, ranking: Ranking, members: Sequence[CheckpointInfo]) -> str:
     if not ranking.metrics:
         return f"No mean: no checkpoint in {directory!r} says by which metric it was saved."
-    found = _output.count(len(members), "checkpoint")
+    found = count(len(members), "checkpoint")
     return f"No mean: {found} in {directory!r} with a usable {ranking.metrics[0][0]}."
 
 
@@ -267,11 +268,11 @@ def _report(
         _output.emit({"path": output, "metric": name, "members": data, "bytes": weights.bytes})
         return
     rows = [
-        [m.name, str(m.position.epoch), _output.number(m.metrics[name]), readable(m.size_bytes)]
+        [m.name, str(m.position.epoch), number(m.metrics[name]), readable(m.size_bytes)]
         for m in members
     ]
     _output.table(["name", "epoch", name, "size"], rows, {"epoch", name, "size"})
-    size = f"{_output.count(len(weights.floats), 'weight')}, {readable(weights.bytes)}"
+    size = f"{count(len(weights.floats), 'weight')}, {readable(weights.bytes)}"
     what = f"the mean of {len(members)} checkpoints ({size})"
     if output is None:
         _output.say(f"Would write {what}. Nothing is written with --dry-run.")

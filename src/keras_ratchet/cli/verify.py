@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import click
 
+from keras_ratchet._numbers import count
 from keras_ratchet._storage.objects.location import is_url
 from keras_ratchet._storage.space import readable
 from keras_ratchet._storage.verify import Verification
@@ -90,7 +91,7 @@ def _say(outcomes: Sequence[Verification], corrupt: int, read: bool) -> None:
         _output.say(line, fg=_COLORS[outcome.status])
     known = sum(outcome.status == "ok" for outcome in outcomes)
     _output.say(
-        f"{_output.count(len(outcomes), 'checkpoint')}: {known} ok, {corrupt} corrupt, "
+        f"{count(len(outcomes), 'checkpoint')}: {known} ok, {corrupt} corrupt, "
         f"{len(outcomes) - known - corrupt} without a manifest ({_how(outcomes, read)})"
     )
 

@@ -138,15 +138,19 @@ class OptunaPruning(RatchetCallback):
         self.stop_reason = StopReason.from_dict(state["stop_reason"])
 
 
-def trial_directory(directory: str | os.PathLike[str], trial: optuna.trial.Trial) -> str:
+def trial_directory(
+    directory: str | os.PathLike[str], trial: optuna.trial.Trial | optuna.trial.FrozenTrial
+) -> str:
     """Return the directory of a trial, which is the same one when the trial is started again.
 
     Args:
         directory: Of the study.
-        trial: The trial. If Optuna has made it to retry one that was interrupted, the directory
-            is that one's.
+        trial: The trial, in its objective, or afterwards, as `study.best_trial`. If Optuna has
+            made it to retry one that was interrupted, the directory is that one's.
     """
-    frozen = trial.study.get_trials(deepcopy=False)[trial.number]
+    frozen = trial
+    if isinstance(trial, optuna.trial.Trial):
+        frozen = trial.study.get_trials(deepcopy=False)[trial.number]
     with _no_warning():
         first = _Retry.retried_trial_number(frozen)
     return os.path.join(directory, f"trial-{trial.number if first is None else first:05d}")

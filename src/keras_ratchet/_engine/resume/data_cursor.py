@@ -56,7 +56,7 @@ class DataCursor:
             steps = self._fit.arguments["steps_per_epoch"]
             self._validation = SourceState(kind, self._fit.x, True, steps, model)
         self._states = DataStates(self._roots(), list(getattr(model, "variables", ())))
-        self._epochs = self._validations = 0
+        self._epochs = self._iterators = self._validations = 0
         self._before_skip: dict[str, str] = {}
         self._watches: bool | None = None
         self._arrays = ""
@@ -122,6 +122,7 @@ class DataCursor:
     def end_epoch(self, epoch: int) -> None:
         """Count an epoch and its validation; after the first one warn of what cannot be saved."""
         self._epochs += 1
+        self._iterators += fit.iterators_made(self._iterator)
         self._validations += self._fit is not None and self._fit.follows(epoch)
         lost = self._states.lost() if self._watches else {}
         if self._watches and self._arrays != digest_of(fit.arrays_of(self._iterator)):
@@ -141,6 +142,7 @@ class DataCursor:
             "batches": getattr(self._iterator, "num_batches", None),
             "passes": fit.passes(self._iterator),
             "epochs": self._epochs,
+            "iterators": self._iterators,
             "validations": self._validations,
             "reached": self._states.capture(),
             "validation": self._validation.capture() if self._validation is not None else {},
@@ -165,11 +167,12 @@ class DataCursor:
             batch: Batches of the epoch that are done.
         """
         self._epochs = state.get("epochs", epoch)
+        self._iterators = state.get("iterators", self._epochs)
         self._validations = state.get("validations", 0)
         self._train.restore(state, batch)
         self._restore_validation(state)
         if self.kind == "tf_dataset":
-            fit.advance_dataset(self._iterator, self.source, self._epochs, state.get("batches"))
+            fit.advance_dataset(self._iterator, self.source, self._iterators)
         self._states.load(state.get("reached", {}))  # making iterators may have changed it
         if state.get("passes") is not None:
             fit.set_passes(self._iterator, state["passes"])
@@ -216,6 +219,9 @@ class DataCursor:
         if self._validation is not None and not self._validates_in_order():
             complaint = self._validation.complaint()
             found += [f"Validation: {complaint}"] if complaint else []
+            steps = getattr(self._iterator, "steps_per_epoch", None)
+            both = tf_pipeline.complaint_of_both(self.source, self._validation.source, steps)
+            found += [both] if both and not found else []
         return found
 
     def _validates_in_order(self) -> bool:

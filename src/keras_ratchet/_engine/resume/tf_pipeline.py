@@ -34,6 +34,12 @@ _LOOKED_AT = (
     f"no two runs are alike. {_WRAP}"
 )
 
+_TOO_EARLY = (
+    "With steps_per_epoch Keras makes the iterator of an epoch before it validates after the epoch "
+    "before, and here both draw from one shuffle(). Leave steps_per_epoch out, or shuffle the "
+    "training data only."
+)
+
 
 def complaint(
     pipeline: Any,
@@ -70,3 +76,21 @@ def complaint(
     if is_looked_at and draws_ahead and keras.backend.backend() != "tensorflow":
         return _LOOKED_AT
     return None
+
+
+def complaint_of_both(training: Any, validation: Any, steps: int | None) -> str | None:
+    """Return why two pipelines cannot be resumed exactly together, and the cure.
+
+    Args:
+        training: What may be a `tf.data.Dataset`.
+        validation: What may be another one, or the same.
+        steps: The argument `steps_per_epoch`.
+    """
+    tensorflow = _backends.tensorflow_loading()
+    if not steps or tensorflow is None or keras.backend.backend() != "tensorflow":
+        return None
+    if not (tensorflow.is_pipeline(training) and tensorflow.is_pipeline(validation)):
+        return None
+    ours = {id(stage) for stage in tensorflow.shuffles(training)}
+    is_shared = any(id(stage) in ours for stage in tensorflow.shuffles(validation))
+    return _TOO_EARLY if is_shared else None

@@ -22,7 +22,7 @@ from typing import Any
 from keras_ratchet._engine.saving.background import BackgroundWriter, Saved, drain_all
 from keras_ratchet._engine.saving.no_mirror import NoMirror
 from keras_ratchet._storage import anywhere
-from keras_ratchet._storage.objects import failures, object_store, reading
+from keras_ratchet._storage.objects import failures, journals, object_store, reading
 from keras_ratchet._storage.objects.fetch import fetch
 from keras_ratchet._storage.objects.location import cache_directory
 from keras_ratchet._storage.objects.replica import Replica
@@ -157,6 +157,16 @@ class Mirror(NoMirror):
             return []
         found = self._replica.remote_only(here)
         return [replace(info, path=os.path.join(self._directory, info.name)) for info in found]
+
+    def noted(self) -> list[dict[str, Any]]:
+        """Return the events in the journals on the store, those of other machines too."""
+        if self._replica is None:
+            return []
+        try:
+            return list(journals.read(self._replica.store))
+        except Exception as error:  # nothing is restored from a journal
+            _log.warning("the journals on %s could not be read: %s", self.url, error)
+            return []
 
     def has(self, name: str) -> bool:
         """Return whether a checkpoint of this name is on the store."""

@@ -33,6 +33,10 @@ class NoMirror:
         """Return nothing."""
         return []
 
+    def noted(self) -> list[dict[str, Any]]:
+        """Return nothing."""
+        return []
+
     def has(self, name: str) -> bool:
         """Return False."""
         return False
