@@ -147,7 +147,8 @@ PARTS := ranks resume test exact-tensorflow backend-tensorflow exact-jax backend
   integrations notebooks docs wheel package
 EXACT_TESTS := tests/crash/test_resume_chains.py tests/crash/test_full_disk.py \
   tests/hunt/test_hunt.py tests/resume/test_endings.py tests/resume/test_extra_state.py \
-  tests/resume/test_negative_controls.py tests/resume/test_callbacks.py tests/resume/test_stores.py
+  tests/resume/test_negative_controls.py tests/resume/test_callbacks.py tests/resume/test_stores.py \
+  tests/resume/test_iterators_of_tf_data.py tests/resume/test_reading_ahead.py
 
 test-all: $(STAMP)
 	OMP_NUM_THREADS=1 PYTEST_ADDOPTS="-p no:cacheprovider" \

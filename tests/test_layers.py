@@ -45,7 +45,7 @@ LOWER = {
     "averaging": {"_engine", "policy", "_storage", "_formats", "_backends", "_keras"}
     | {"loading", "errors", "types"},
     "refitting": {"_engine", "policy", "_keras", "callbacks", "loading", "errors", "types"},
-    "run": {"callbacks", "errors", "types"},
+    "run": {"callbacks", "_engine", "errors", "types"},
     "_doctor": {"policy", "_storage", "errors", "types", "_formats.readers", "_formats.numeric"},
     "_supervisor": {"_storage", "errors", "types"},
     "following": {"_storage", "errors", "types"},

@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 import keras
 
 from keras_ratchet import _html
+from keras_ratchet._engine.resume.loop_strangers import Strangers
 from keras_ratchet._numbers import number
+from keras_ratchet._warn import warn
 from keras_ratchet.callbacks._companions import show_batch
 from keras_ratchet.callbacks._ranks import check_batches
 from keras_ratchet.callbacks.backup_and_restore import BackupAndRestore
@@ -30,7 +32,9 @@ class Run:
     Args:
         directory: A directory for this run alone, or the URL of one on an object store.
         model: The Keras model; it need not be compiled.
-        optimizer: The loop's optimizer: torch's, or a Keras one that is not the model's.
+        optimizer: The loop's optimizer: torch's, or a Keras one that is not the model's. A list
+            where there is more to restore: further optimizers, torch's schedulers of learning
+            rates, a `GradScaler`, anything with `state_dict` and `load_state_dict`.
         callbacks: Keras callbacks, ours among them; they are called at the usual moments.
         data: The training data if it has a state of its own: a torch DataLoader with a
             `generator`, or anything with `state_dict` and `load_state_dict`.
@@ -75,8 +79,11 @@ class Run:
             raise ConfigError(
                 "Run saves by itself: leave BackupAndRestore out of callbacks=.", see="custom-loop"
             )
-        if optimizer is not None and not hasattr(optimizer, "load_state_dict"):
-            optimizer = _KerasOptimizer(optimizer, model)
+        self._given = optimizer
+        if isinstance(optimizer, list | tuple):
+            optimizer = [_restorable(one, model) for one in optimizer]
+        elif optimizer is not None:
+            optimizer = _restorable(optimizer, model)
         self.backup = BackupAndRestore._for_loop(optimizer, directory, data=data, **backup)
         self._model = model
         self._history = keras.callbacks.History()
@@ -84,6 +91,8 @@ class Run:
         self._list: Any = None
         self._epoch_logs: dict[str, float] = {}
         self._epoch, self._epochs = 0, -1
+        self._has_asked = self._has_drawn = False  # whether `batches` was called, and gave one
+        self._strangers: Strangers | None = None
 
     def __enter__(self) -> Run:
         return self
@@ -98,6 +107,7 @@ class Run:
         if self._list is not None:
             abandon(self._callbacks, error or GeneratorExit("the loop was left by break"))
             self._list = None
+        self._look_no_more()
 
     @property
     def stopping(self) -> bool:
@@ -141,10 +151,14 @@ class Run:
         )
         self._list.on_train_begin()
         is_over = self.backup._session.is_over
+        theirs = [c for c in self._callbacks if not type(c).__module__.startswith("keras_ratchet.")]
+        stateful = [callback for callback in theirs if hasattr(callback, "state_dict")]
+        self._strangers = Strangers(self._model, [self._given, *stateful])
         for epoch in range(epochs if is_over else self.backup.initial_epoch, epochs):
             self._epoch, self._epoch_logs = epoch, {}
             self._list.on_epoch_begin(epoch)
             yield epoch
+            self._look_at_the_loop()
             self._list.on_epoch_end(epoch, dict(self._epoch_logs))
             if self.stopping:
                 break
@@ -164,6 +178,7 @@ class Run:
             raise ConfigError(
                 "run.batches(...) belongs inside `for epoch in run.epochs(...)`.", see="custom-loop"
             )
+        self._has_asked = True
         session = self.backup._session
         session.look_at(source)
         if self.backup._ranks.world_size > 1:
@@ -179,9 +194,30 @@ class Run:
             self._list.on_train_batch_begin(index)
             show_batch(self._list, batch)
             yield batch
+            if self._strangers is not None and not self._has_drawn:
+                self._strangers.warn()
+            self._has_drawn = True
             self._list.on_train_batch_end(index, dict(self._epoch_logs))
             if self.stopping:
                 return
+
+    def _look_at_the_loop(self) -> None:
+        """After the first epoch, warn of what is lost in this loop if it is interrupted."""
+        if self._strangers is None:
+            return
+        self._strangers.warn()
+        self._look_no_more()
+        if not self._has_asked and self.backup._options.are_periodic:
+            warn(
+                "Run saves nothing within an epoch, as the loop has not drawn its batches from "
+                "run.batches(...): write `for batch in run.batches(data)`, or give Run "
+                "save_freq='epoch'."
+            )
+
+    def _look_no_more(self) -> None:
+        if self._strangers is not None:
+            self._strangers.close()
+            self._strangers = None
 
     def _repr_html_(self) -> str:
         started = self._epochs >= 0
@@ -239,13 +275,18 @@ def _done(position: Position) -> str:
     return f"{position.epoch} epochs{batches}"
 
 
+def _restorable(optimizer: Any, model: Model) -> Any:
+    has_state = hasattr(optimizer, "load_state_dict")
+    return optimizer if has_state else _KerasOptimizer(optimizer, model)
+
+
 class _KerasOptimizer:
     """Gives a Keras optimizer the two methods that torch's have."""
 
     def __init__(self, optimizer: Any, model: Model) -> None:
         if not isinstance(optimizer, keras.optimizers.Optimizer):
             raise ConfigError(
-                f"optimizer must be a torch or Keras optimizer. Got: {optimizer!r}.",
+                f"optimizer must be a torch or Keras optimizer, or a list. Got: {optimizer!r}.",
                 see="custom-loop",
             )
         if not model.built:

@@ -163,6 +163,15 @@ def test_history_shows_reasons_and_hides_epochs(ratchet, tmp_path):
     assert [e["event"] for e in ratchet.json("history", tmp_path, "--most", 2)] == ["stop", "end"]
 
 
+def test_history_names_a_file_only_where_something_happened_to_one(ratchet, tmp_path):
+    kinds = ("begin", "skip", "reduce_lr", "rollback", "average", "stop", "end")
+    own = {"series": "a.keras", "epoch": 1, "reason": "why"}
+    note(tmp_path, *({"event": kind, **own} for kind in kinds))
+    lines = ratchet("history", tmp_path).output.splitlines()[1:]
+    named = [kind for kind, line in zip(kinds, lines, strict=True) if "a.keras" in line]
+    assert named == ["begin", "skip", "end"]
+
+
 def test_history_survives_a_journal_of_a_stranger(ratchet, tmp_path):
     side = tmp_path / ".ratchet"
     side.mkdir()

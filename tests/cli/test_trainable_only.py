@@ -33,6 +33,25 @@ def test_they_are_listed_and_verified(ratchet, run):
     assert "2.weights.h5" in ratchet("verify", run).output
 
 
+def test_show_and_a_column_of_ls_say_that_they_are_no_whole_files(ratchet, run):
+    one, whole = run / "2.weights.h5", run / "whole" / "m.weights.h5"
+    assert "only what trained: 2 weights left out" in ratchet("show", one).output
+    assert "what trained" not in ratchet("show", whole).output
+    assert ratchet.json("show", one)["trainable_only"] is True
+    assert ratchet.json("show", whole)["trainable_only"] is False
+    table = ratchet("ls", run, "--columns", "trainable_only").output.splitlines()
+    assert [line.split() for line in table[1:]] == [["1.weights.h5", "True"], [one.name, "True"]]
+
+
+def test_a_file_that_cannot_be_read_is_shown_all_the_same(ratchet, run, tmp_path):
+    broken = tmp_path / "b.weights.h5"
+    broken.write_bytes((run / "2.weights.h5").read_bytes()[:100])
+    assert "what trained" not in ratchet("show", broken).output
+    assert ratchet.json("show", broken)["trainable_only"] is None
+    columns = ("--columns", "trainable_only")
+    assert ratchet.json("ls", tmp_path, *columns)[0]["trainable_only"] is None
+
+
 def test_diff_and_export_say_what_is_not_there(ratchet, run, tmp_path):
     one, other = run / "1.weights.h5", run / "2.weights.h5"
     result = ratchet("diff", one, other)

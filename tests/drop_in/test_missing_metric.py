@@ -109,15 +109,22 @@ def test_a_validation_that_comes_late_is_waited_for(split):
     assert ours.best is not None and len(model.history.epoch) == 3
 
 
-def test_a_loop_of_ones_own_without_validation_is_told_at_its_end():
-    hooks = keras.callbacks.CallbackList([keras_ratchet.EarlyStopping()], model=tiny())
-    hooks.on_train_begin()
-    with warns_once("ran no validation"):
-        for epoch in range(3):
-            hooks.on_epoch_begin(epoch)
-            hooks.on_epoch_end(epoch, {"loss": 1.0})
-    with pytest.raises(MissingMetricError, match="No validation ran"):
-        hooks.on_train_end()
+@pytest.mark.parametrize("make", [keras_ratchet.EarlyStopping, keras_ratchet.ReduceLROnPlateau])
+def test_a_loop_of_ones_own_without_validation_is_told_what_to_log(make, tmp_path):
+    model = tiny()
+    how = r"your loop .*add it.*In a Run, pass it to run\.log\(val_loss=\.\.\.\)\."
+
+    def train():
+        with keras_ratchet.Run(tmp_path / "run", model, callbacks=[make()]) as loop:
+            for _ in loop.epochs(3):
+                loop.log(loss=1.0)
+
+    with (
+        warns_once(f"no 'val_loss' yet.*Waiting for {how}"),
+        pytest.raises(MissingMetricError, match=how) as caught,
+    ):
+        train()
+    assert "fit" not in str(caught.value)
 
 
 def test_a_checkpoint_of_the_best_warns_in_the_first_epoch_that_there_is_no_metric(tmp_path):
@@ -340,3 +347,12 @@ def test_a_misspelled_name_without_a_direction_is_told_what_it_may_be():
         fit(tiny(), [keras_ratchet.EarlyStopping("val_los")])
     with pytest.raises(UnknownDirectionError, match=r"direction\. Pass"):
         fit(tiny(), [keras_ratchet.EarlyStopping("bleu")])
+
+
+def test_of_several_outputs_only_names_that_will_be_there_are_suggested():
+    with pytest.raises(UnknownDirectionError, match=r"known direction\.(.*) Pass") as caught:
+        fit_two_outputs(keras_ratchet.EarlyStopping("val_a_ma"))
+    said = str(caught.value)
+    built = keras.backend.backend() != "tensorflow"  # there, only in the first batch
+    assert ("Did you mean 'val_a_mae'" in said) == built
+    assert "'val_mae'" not in said and "'mae'" not in said

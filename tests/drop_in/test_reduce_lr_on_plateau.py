@@ -71,7 +71,9 @@ def test_each_line_is_that_of_keras_and_each_cut_has_a_record(capsys, caplog):
     ours = ReduceLROnPlateau(patience=1, factor=0.5)
     rates(ours, curve)
     first = ours.reductions[0]
-    assert first.epoch == 1 and first.why == "val_loss has not improved on 1 for 1 epoch (now: 1)"
+    assert first.epoch == 1 and first.why == (
+        "val_loss has not improved on 1 by more than min_delta=0.0001 for 1 epoch (now: 1)"
+    )
     assert (first.before, first.after) == pytest.approx((0.01, 0.005))
 
 
@@ -215,7 +217,7 @@ def test_a_cut_is_in_the_journal(tmp_path):
     run(ReduceLROnPlateau(patience=1, factor=0.5), checkpoint, val_loss=[1.0, 1.0])
     cuts = [e for e in journal.read(str(tmp_path)) if e["event"] == "reduce_lr"]
     assert [e["epoch"] for e in cuts] == [2]
-    assert "val_loss has not improved on 1 for 1 epoch" in cuts[0]["reason"]
+    assert "val_loss has not improved on 1 by more than min_delta=0.0001" in cuts[0]["reason"]
 
 
 def test_a_second_fit_begins_anew():

@@ -187,6 +187,12 @@ def test_a_killed_trial_of_optuna_goes_on_and_a_pruned_one_says_why(tmp_path):
     assert keras_ratchet.verify(pruned / "best.keras")
 
 
+def test_a_directory_of_another_study_of_optuna_is_said(tmp_path):
+    first, again, second = trained("studies", tmp_path / "run")
+    assert first == again == []
+    assert "has the trials of the study 'first', and this one is 'second'" in " ".join(second)
+
+
 def test_a_killed_search_of_keras_tuner_goes_on_in_the_middle_of_a_trial(tmp_path):
     whole = trained("search", tmp_path / "whole")
     execution = 3 * BATCHES  # of which a trial has two; there are snapshots after 3 batches

@@ -143,7 +143,7 @@ def test_several_checkpoints_are_a_table_the_metric_that_ranks_them_first():
 
 def test_of_very_many_checkpoints_the_last_are_shown():
     text = as_list(*(info(f"{index}.keras") for index in range(1000)))._repr_html_()
-    assert "1000 checkpoints, the last 100 of which are these" in text
+    assert "1,000 checkpoints, the last 100 of which are these" in text
     assert [row["name"] for row in Page(text).columns][::99] == ["900.keras", "999.keras"]
 
 

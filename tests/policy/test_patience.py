@@ -131,6 +131,23 @@ def test_a_stop_explains_itself():
     assert verdict.values == {"value": math.inf, "wait": 2.0, "best": 0.5}
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"min_delta": 10}, "min_delta=10"),
+        ({"min_delta": 0.5, "min_delta_mode": "relative"}, "min_delta=0.5 (relative)"),
+    ],
+)
+def test_a_stop_says_how_much_better_a_value_had_to_be(given, said):
+    rule = patience(2, **given)
+    state = rule.initial()
+    for epoch, value in enumerate([4.0, 3.5, 3.0]):
+        state, verdict = rule.check(state, moment(epoch, value))
+    assert verdict.reason == (
+        f"m has not improved on 4 by more than {said} for 2 checks (best: 3 in epoch 3, now: 3)"
+    )
+
+
 @given(st.lists(st.none() | st.floats(0, 4) | st.just(math.nan), max_size=80))
 def test_auto_waits_for_half_the_checks_before_the_last_improvement(values):
     best, best_check, checks, expected = math.inf, 0, 0, None

@@ -96,6 +96,14 @@ def test_the_sentence_says_what_was_waited_for():
     assert rule.check(PlateauState(), 0, math.nan)[1].reason == "loss has been NaN for 1 epoch"
 
 
+def test_the_sentence_says_how_much_was_asked_for():
+    rule = Plateau(Monitor("loss", min_delta=0.1), patience=1)
+    state, _ = rule.check(PlateauState(), 0, 0.5)
+    assert rule.check(state, 1, 0.45)[1].reason == (
+        "loss has not improved on 0.5 by more than min_delta=0.1 for 1 epoch (now: 0.45)"
+    )
+
+
 @pytest.mark.parametrize("numbers", [{"patience": -1}, {"patience": 1.5}, {"cooldown": -1}])
 def test_numbers_that_cannot_work_are_refused(numbers):
     with pytest.raises(ConfigError, match="counts epochs"):

@@ -248,6 +248,45 @@ def test_stages_in_one_directory_are_runs_of_their_own(page, tmp_path):
     assert [one["y"] for one in shown.chart("loss")["series"][1::2]] == [[3.0, 2.0], [1.0]]
 
 
+def snapshots(at, epochs):
+    """Return what the directory of a stage's snapshots tells: one before training, one an epoch."""
+    own = {"at": at, "series": ""}
+    first = save(0, **own, name="epoch-00000-batch-0000000", reason="training started")
+    named = [save(n, **own, name=f"epoch-{n:05d}-batch-0000000") for n in range(1, epochs + 1)]
+    return [first, *named]
+
+
+def test_snapshots_of_stages_stand_under_the_run_of_their_stage(page, tmp_path):
+    one, two = {"series": "best0.keras"}, {"series": "best1.keras", "at": START + 60}
+    first = [begin(3, **one), *losses(3.0, 2.0, 1.0, **one), end(3, **one)]
+    second = [begin(2, **two), *losses(0.5, 0.25, **two), end(2, **two)]
+    run = tell(tmp_path / "run", [*first, *second])
+    tell(run / "stages" / "0", snapshots(START, 3))
+    resumed = other("resume", 1, at=START + 60, series="", name="epoch-00001-batch-0000000")
+    tell(run / "stages" / "1", [*snapshots(START + 59, 1), resumed, save(2, START + 60, "")])
+    shown = page(run)
+    assert [one["name"] for one in shown.data["runs"]] == [
+        "run \u00b7 best0.keras",
+        "run \u00b7 best1.keras",
+    ]
+    first, second = shown.text.split("best0.keras: Decisions")[1].split("best1.keras: Decisions")
+    assert first.count("training started") == 2 and "epoch-00003-batch-0000000" in first
+    assert second.count("training started") == 2 and "resumed from this snapshot" in second
+    assert "epoch-00003-batch-0000000" not in second and "resumed" not in first
+
+
+def test_snapshots_of_runs_at_one_time_stand_under_the_run_that_began_with_them(tmp_path):
+    events = []
+    for n, name in enumerate(("a.keras", "b.keras", "c.keras")):
+        own = {"at": START + 3 * n, "series": name}
+        events += [begin(2, **own), *losses(2.0 + n, 1.0 + n, **own), end(2, **own)]
+        events += [event | {"below": name} for event in snapshots(START + 3 * n - 1, 2)]
+    runs = runs_of(Place("run", "run", sorted(events, key=lambda event: event["time"])))
+    whose = [{event.get("below", run.name[-7:]) for event in run.events} for run in runs]
+    assert whose == [{"a.keras"}, {"b.keras"}, {"c.keras"}]
+    assert [len(run.history.saves) for run in runs] == [3, 3, 3]  # another's of one name stays
+
+
 def test_a_run_that_begins_late_and_resumes_nothing_hides_no_other(page, tmp_path):
     first = [begin(3, series="a.keras"), *losses(3.0, 2.0, series="a.keras")]
     late = {"at": START + 999, "series": "b.keras"}

@@ -138,6 +138,25 @@ def study(directory):
     (directory / "out.json").write_text(json.dumps(out))
 
 
+def studies(directory):
+    import warnings
+
+    import optuna
+
+    from keras_ratchet.integrations.optuna import trial_directory
+
+    said = []
+    for name in ("first", "first", "second"):
+        study = optuna.create_study(study_name=name)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            place = trial_directory(directory / "trials", study.ask())
+        study.tell(0, 1.0)
+        assert trial_directory(directory / "trials", study.best_trial) == place
+        said.append([str(warning.message) for warning in caught])
+    (directory / "out.json").write_text(json.dumps(said))
+
+
 def search(directory):
     import keras_tuner
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.python.framework import config
 
+_PYTHON = ("PyFunc", "PyFuncStateless", "EagerPyFunc")
 _AHEAD = ("_Prefetch", "_Parallel")
 _CUTS = ("_TakeDataset", "_TakeWhileDataset")
 _SIEVES = ("_FilterDataset", "_ShardDataset")
@@ -38,6 +39,18 @@ def functions(dataset: Any) -> Iterator[Any]:
     for stage in stages(dataset):
         for wrapper in stage._functions():
             yield wrapper._func
+
+
+def runs_python(dataset: Any) -> bool:
+    """Return whether a pipeline calls Python code, which may draw from the host's streams."""
+    graphs = (w.function.graph for stage in stages(dataset) for w in stage._functions())
+    definitions = (graph.as_graph_def() for graph in graphs)
+    return any(
+        node.op in _PYTHON
+        for definition in definitions
+        for nodes in [definition.node, *(f.node_def for f in definition.library.function)]
+        for node in nodes
+    )
 
 
 def variables(dataset: Any) -> list[Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 _TENSOR = "torch.Tensor"
 
@@ -89,3 +90,32 @@ def is_optimizer(value: Any) -> bool:
     """Return whether a value is a torch optimizer, or goes with one and has a state."""
     kinds = (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
     return isinstance(value, kinds)
+
+
+def trainers(things: Iterable[Any], parameters: Collection[int]) -> list[Any]:
+    """Return, of some objects, torch's optimizers of some parameters, and what adjusts them.
+
+    Those are schedulers of these optimizers, and all scalers of gradients.
+
+    Args:
+        things: The objects.
+        parameters: The ids of the parameters.
+    """
+    found, schedulers = [], []
+    for thing in things:
+        kind = type(thing)
+        if issubclass(kind, torch.optim.Optimizer):
+            groups = thing.param_groups
+            if any(id(p) in parameters for group in groups for p in group["params"]):
+                found.append(thing)
+        elif issubclass(kind, torch.optim.lr_scheduler.LRScheduler):
+            schedulers.append(thing)
+        elif issubclass(kind, torch.amp.GradScaler) and thing.is_enabled():
+            found.append(thing)
+    ids = {id(thing) for thing in found}
+    return found + [s for s in schedulers if id(getattr(s, "optimizer", None)) in ids]
+
+
+def watch_steps(note: Callable[[Any], None]) -> Any:
+    """Call a function with each optimizer that makes a step; return what ends that."""
+    return register_optimizer_step_post_hook(lambda optimizer, *_: note(optimizer))

@@ -7,6 +7,8 @@
 | `compile_utils.MetricsList` | metrics inside others | 3.12 to 3.16 |
 | `CompileMetrics._user_metrics` | their names | 3.12 to 3.16 |
 | `CompileMetrics._user_weighted_metrics` | their names | 3.12 to 3.16 |
+| `CompileMetrics._flat_metrics`, `MetricsList.output_name` | names in the logs | 3.12 to 3.16 |
+| `CompileMetrics._flat_weighted_metrics` | names in the logs | 3.12 to 3.16 |
 | `Trainer._compile_config` | the weights of several losses | 3.12 to 3.16 |
 """
 
@@ -57,10 +59,28 @@ def _may_be(name: str, key: str) -> bool:
 
 def names_in_logs(model: Model) -> set[str]:
     """Return the names that the logs of `fit` will have, as far as they are known by now."""
-    metrics = getattr(model, "metrics", [])
-    inner = [each for metric in metrics for each in getattr(metric, "metrics", [metric])]
-    names = {"loss", *(metric.name for metric in inner)}
+    from keras.src.trainers import compile_utils
+
+    names = {"loss"}
+    for metric in getattr(model, "metrics", None) or ():
+        if isinstance(metric, compile_utils.CompileMetrics):
+            names |= _names_by_output(metric)
+        else:
+            names |= {each.name for each in getattr(metric, "metrics", [metric])}
     return names | {f"val_{name}" for name in names}
+
+
+def _names_by_output(compiled: Any) -> set[str]:
+    """Return the names in the logs of what `compile` was given; none before they are built."""
+    if not compiled.built:
+        return set()
+    lists = [*compiled._flat_metrics, *compiled._flat_weighted_metrics]
+    return {
+        f"{each.output_name}_{metric.name}" if each.output_name else metric.name
+        for each in lists
+        if each is not None
+        for metric in each.metrics
+    }
 
 
 def metric_direction(model: Model, name: str) -> str | None:

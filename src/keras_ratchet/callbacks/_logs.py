@@ -17,6 +17,7 @@ _NO_VALIDATION = (
     "No validation ran during training; pass validation_data or validation_split to fit."
 )
 _NEVER_VALIDATES = "`fit` has no validation; pass it validation_data or validation_split."
+_LOOP = "your loop"
 _now_s = time.monotonic
 
 
@@ -79,7 +80,7 @@ def writers_before(callback: Any, callback_list: CallbackList, in_fit: bool) -> 
         in_fit: Whether `fit` drives it; a loop written by hand writes the logs itself.
     """
     if not in_fit or callback_list is None:
-        return ["your loop"]
+        return [_LOOP]
     found: list[str] = []
     for other in callback_list.callbacks:
         if other is callback:
@@ -135,7 +136,8 @@ class MetricWatch:
     def _wait(self, logs: Mapping[str, Any], writers: Sequence[str]) -> None:
         """Warn once that the metric has not come yet; raise if it will not come."""
         validated = any(key.startswith("val_") for key in logs)
-        if not validated and self._name.startswith("val_"):
+        in_loop = _LOOP in writers and not fit.locals_of_fit()
+        if not validated and not in_loop and self._name.startswith("val_"):
             if not writers and fit.never_validates():
                 raise MissingMetricError(f"{self._message(logs)} {_NEVER_VALIDATES}")
             self._missing = f"{self._message(logs)} {_NO_VALIDATION}"
@@ -143,9 +145,10 @@ class MetricWatch:
             self._warn_once(f"no {self._name!r} yet, since {why}")
         elif writers:
             who = " or ".join(writers)
-            self._missing = f"{self._message(logs)} {who} did not add it during training."
+            how = f" In a Run, pass it to run.log({self._name}=...)." if in_loop else ""
+            self._missing = f"{self._message(logs)} {who} did not add it during training.{how}"
             found = missing_message(self._name, logs)
-            self._warn_once(f"no {self._name!r} yet. {found} Waiting for {who} to add it.")
+            self._warn_once(f"no {self._name!r} yet. {found} Waiting for {who} to add it.{how}")
         else:
             raise MissingMetricError(self._message(logs))
 

@@ -12,7 +12,7 @@ from keras_ratchet._engine.resume import keras_backup
 from keras_ratchet._engine.resume.attributes import AttributeStates
 from keras_ratchet._engine.resume.callback_states import CallbackStates
 from keras_ratchet._engine.resume.data_cursor import DataCursor, warn_of_unnamed_state
-from keras_ratchet._engine.resume.loop_optimizer import LoopOptimizer
+from keras_ratchet._engine.resume.loop_optimizer import LoopOptimizers
 from keras_ratchet._engine.resume.resumer import Resumer
 from keras_ratchet._engine.resume.snapshot_store import SnapshotStore
 from keras_ratchet._engine.resume.train_state import BeforeValidation, TrainState
@@ -87,7 +87,7 @@ class Session:
             self._states,
             self._cursor,
             AttributeStates(model),
-            LoopOptimizer(options.optimizer, model),
+            LoopOptimizers(options.optimizer, model),
             options.script_sets_rate,
         )
         self._pace = Pace(store.ranks)

@@ -10,7 +10,7 @@ import click
 
 from keras_ratchet._numbers import number
 from keras_ratchet._storage.space import readable
-from keras_ratchet.cli import _output
+from keras_ratchet.cli import _output, _select
 from keras_ratchet.types import CheckpointInfo
 
 META = "meta."
@@ -27,6 +27,7 @@ _BUILT_IN: dict[str, Callable[[CheckpointInfo], Any]] = {
     "reason": lambda info: info.reason,
     "series": lambda info: info.series,
     "run": lambda info: info.run,
+    "trainable_only": lambda info: _is_partial(_select.left_out(info)),
 }
 MARKS, VERIFIED = "marks", "verified"  # which need a look at others, or at the bytes
 
@@ -66,6 +67,10 @@ def value(name: str, info: CheckpointInfo) -> Any:
     if name in info.metrics:
         return info.metrics[name]
     return _within(info.metadata, name.removeprefix(META))
+
+
+def _is_partial(left_out: int | None) -> bool | None:
+    return None if left_out is None else left_out > 0
 
 
 def _within(data: Mapping[str, Any], name: str) -> Any:

@@ -50,6 +50,23 @@ def one(path: str) -> CheckpointInfo:
     raise LoadError(f"{path!r} is a directory of checkpoints: name one of them{named}.")
 
 
+def left_out(checkpoint: CheckpointInfo) -> int | None:
+    """Return how many weights of the model a file of what trained leaves out; 0 for a whole one.
+
+    None stands for what is not known: the file is on a store, or cannot be read.
+    """
+    if not checkpoint.name.endswith(".weights.h5"):  # the only ones that may leave any out
+        return 0
+    if is_url(checkpoint.path):
+        return None
+    from keras_ratchet._formats.readers import missing_weights
+
+    try:
+        return len(missing_weights(checkpoint.path) or ())
+    except LoadError:
+        return None
+
+
 def several(paths: Iterable[str]) -> list[CheckpointInfo]:
     """Return the checkpoints at paths, with those inside of directories."""
     found: list[CheckpointInfo] = []

@@ -45,6 +45,7 @@ _COLORS = {
     "requeue": "cyan",
     "give_up": "red",
 }
+_OF_NO_FILE = ("average", "reduce_lr", "rollback", "stop")  # every journal of a run has these
 _SENTENCES = {
     "begin": "training started",
     "upload": "on the store, too",
@@ -105,7 +106,8 @@ def _epoch(event: Mapping[str, Any]) -> str:
 
 
 def _file(event: Mapping[str, Any]) -> str:
-    return str(event.get("name") or event.get("series") or "")
+    series = "" if event["event"] in _OF_NO_FILE else event.get("series")
+    return str(event.get("name") or series or "")
 
 
 def sentence(event: Mapping[str, Any]) -> str:

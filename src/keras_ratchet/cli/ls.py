@@ -36,8 +36,9 @@ def ls(
     Oldest first. "best" marks the checkpoint that `ratchet best` prints, "last" the newest one,
     "earlier run" the files of runs before the newest one with the same path, and "pinned" those
     protected from deletion. The first metric is the one that decides what is best; `ratchet
-    show` prints all metrics. Without --verify no file is read; on a store, --verify asks for the
-    lengths and checksums of the objects.
+    show` prints all metrics. Without --verify no file is read, unless the column
+    `trainable_only` is asked for; on a store, --verify asks for the lengths and checksums of the
+    objects.
     """
     names = _columns.split(columns)
     snapshots = _select.checkpoints_in(directory)

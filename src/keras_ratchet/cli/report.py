@@ -19,6 +19,7 @@ from keras_ratchet._storage.single_file import METADATA
 from keras_ratchet._storage.space import readable
 from keras_ratchet.cli import _output, _select
 from keras_ratchet.cli._view import state_of
+from keras_ratchet.plots._runs import BELOW
 from keras_ratchet.types import CheckpointInfo
 
 _HEAD_BYTES = 400  # the generator stands there
@@ -93,7 +94,8 @@ def _place(found: find.Found, label: str, reader: find.Reader, verify: bool) -> 
         marks |= {info.path: named[info.name] for info in inside}
         listed += inside
     listed.sort(key=lambda info: info.saved_at)
-    events = [event for directory in directories for event in reader.events(directory)]
+    events = list(reader.events(found.directory))
+    events += [{**event, BELOW: part} for part in found.parts for event in reader.events(part)]
     local = [] if is_url(found.directory) else directories
     locks = [lock for directory in local for lock in lock_states(directory)]
     state, why = state_of(reader.events(found.directory), locks, has_any=bool(listed))

@@ -9,7 +9,7 @@ import click
 from keras_ratchet._numbers import count
 from keras_ratchet._storage import anywhere
 from keras_ratchet._storage.space import readable
-from keras_ratchet.cli import _output, _select
+from keras_ratchet.cli import _columns, _output, _select
 from keras_ratchet.types import CheckpointInfo
 
 
@@ -19,8 +19,9 @@ from keras_ratchet.types import CheckpointInfo
 def show(path: str, as_json: bool) -> None:
     """Show everything known about one checkpoint.
 
-    PATH is a checkpoint file or a snapshot directory. The output comes from its manifest; to
-    compare the bytes with it, use `ratchet verify`.
+    PATH is a checkpoint file or a snapshot directory. The output comes from its manifest, and
+    from a local weights file whether it holds only what trained; to compare the bytes with the
+    manifest, use `ratchet verify`.
     """
     snapshot = _select.one(path)
     files = anywhere.files_of(snapshot)
@@ -28,10 +29,13 @@ def show(path: str, as_json: bool) -> None:
     marks = _select.marks(beside).get(snapshot.name, [])
     if as_json:
         records = {name: {"bytes": r.size_bytes, "xxh3_128": r.digest} for name, r in files.items()}
-        _output.emit(_output.as_data(snapshot) | {"marks": marks, "files": records})
+        looked = {"trainable_only": _columns.value("trainable_only", snapshot)}
+        _output.emit(_output.as_data(snapshot) | looked | {"marks": marks, "files": records})
         return
     _output.say(snapshot.path, bold=True)
     lines = _facts(snapshot, marks) if snapshot.has_manifest else _bare(snapshot)
+    if left_out := _select.left_out(snapshot):
+        lines.append(("holds", f"only what trained: {count(left_out, 'weight')} left out"))
     lines += [
         (f"file {name}", f"{r.size_bytes} bytes, XXH3-128 {r.digest}") for name, r in files.items()
     ]

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_ratchet._json import number
+from keras_ratchet._storage.objects.location import is_url
 from keras_ratchet._warn import warn
 from keras_ratchet.callbacks._logs import metrics_of
 from keras_ratchet.callbacks.base import RatchetCallback
@@ -32,6 +33,8 @@ _Retry: Any = (
     getattr(optuna.storages, "RetryHeartbeatStaleTrialCallback", None)
     or optuna.storages.RetryFailedTrialCallback
 )
+
+_STUDY = ".optuna-study"
 
 
 class OptunaPruning(RatchetCallback):
@@ -147,13 +150,38 @@ def trial_directory(
         directory: Of the study.
         trial: The trial, in its objective, or afterwards, as `study.best_trial`. If Optuna has
             made it to retry one that was interrupted, the directory is that one's.
+
+    Warns:
+        If the directory is that of another study: its trials would be taken for those of this one.
     """
     frozen = trial
     if isinstance(trial, optuna.trial.Trial):
         frozen = trial.study.get_trials(deepcopy=False)[trial.number]
+        _check_study(os.fspath(directory), trial.study.study_name)
     with _no_warning():
         first = _Retry.retried_trial_number(frozen)
     return os.path.join(directory, f"trial-{trial.number if first is None else first:05d}")
+
+
+def _check_study(directory: str, name: str) -> None:
+    """Note which study a directory is of; warn if it is of another one."""
+    if is_url(directory):
+        return
+    path = os.path.join(directory, _STUDY)
+    try:
+        with open(path, encoding="utf-8") as file:
+            before = file.read()
+    except FileNotFoundError:
+        os.makedirs(directory, exist_ok=True)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(name)
+        return
+    if before != name:
+        warn(
+            f"{directory!r} has the trials of the study {before!r}, and this one is {name!r}: a "
+            "trial goes on where the one of the same number ended there, and returns its value. "
+            "Give each study a directory, and one that is to be continued a storage and a name."
+        )
 
 
 def retry_interrupted(study: optuna.study.Study) -> int:

@@ -12,6 +12,7 @@ from keras_ratchet.errors import LoadError
 Event = Mapping[str, Any]
 Turns = Mapping[str, tuple[float, ...]]
 TURNS = ("rollback", "reduce_lr")
+BELOW = "below"  # a key of events from another directory than that of the run: which one
 _MOST_EPOCHS = 10**9
 _AT_ONCE = 8  # so many runs at one time are told apart in one directory
 
@@ -107,6 +108,15 @@ class _Part:
         """How often it skipped or deleted; a callback that never does saves every time."""
         return sum(event["event"] in ("skip", "drop") for event in self.events)
 
+    @property
+    def is_loose(self) -> bool:
+        """Whether it is of no series and tells of no epoch, as what snapshots write down."""
+        return not self.series and not self.metrics
+
+    def is_left_by(self, event: Event) -> bool:
+        """Return whether an event of the same callback is the first one of another run."""
+        return event["event"] == "begin" or (self.is_loose and _is_start(event))
+
 
 def last_run(events: Iterable[Event]) -> RunHistory:
     """Return the last run of a journal.
@@ -136,8 +146,22 @@ def all_runs(events: Iterable[Event]) -> list[RunHistory]:
 def _begun(events: Iterable[Event]) -> tuple[list[list[_Part]], set[int]]:
     """Return the parts of each start of a run that has epochs, and the ids of standing saves."""
     events = list(events)
-    runs = [parts for parts in _runs(events) if any(part.metrics for part in parts)]
+    parts = _parts(events)
+    named = _runs(part for part in parts if not part.is_loose)
+    runs = [together for together in named if any(part.metrics for part in together)]
+    for part in parts if runs else ():
+        if part.is_loose:
+            _nearest(part, runs).append(part)
     return runs, _standing(events)
+
+
+def _nearest(part: _Part, runs: Sequence[list[_Part]]) -> list[_Part]:
+    """Return the run that started at the time nearest to that at which a part starts."""
+
+    def gap_s(run: list[_Part]) -> float:
+        return min(abs(part.start - other.start) for other in run if not other.is_loose)
+
+    return min(runs, key=gap_s)
 
 
 def _pop_last(runs: list[list[_Part]], standing: set[int]) -> RunHistory:
@@ -147,7 +171,7 @@ def _pop_last(runs: list[list[_Part]], standing: set[int]) -> RunHistory:
     others = []
     while runs and min(run.metrics) > 1:
         earlier = runs.pop()
-        if {part.series for part in earlier} & {part.series for part in last}:
+        if _series(earlier) & _series(last):
             run = _continued(_merged(earlier, standing), run)
         else:
             others.append(earlier)
@@ -155,10 +179,14 @@ def _pop_last(runs: list[list[_Part]], standing: set[int]) -> RunHistory:
     return run
 
 
-def _runs(events: Iterable[Event]) -> list[list[_Part]]:
+def _series(parts: Iterable[_Part]) -> set[str]:
+    return {part.series for part in parts if not part.is_loose}
+
+
+def _runs(parts: Iterable[_Part]) -> list[list[_Part]]:
     """Return the runs, each as what its callbacks wrote down, in the order of their starts."""
     runs: list[list[_Part]] = []
-    for part in _parts(events):
+    for part in parts:
         same = [t for t in runs[-_AT_ONCE:] if all(_same_run(part, p) for p in t)]
         if same:
             same[-1].append(part)
@@ -170,14 +198,22 @@ def _runs(events: Iterable[Event]) -> list[list[_Part]]:
 def _parts(events: Iterable[Event]) -> list[_Part]:
     """Return what each callback wrote down of each run, in the order of their starts."""
     parts: list[_Part] = []
-    current: dict[str, _Part] = {}
+    current: dict[tuple[str, str], _Part] = {}
     for event in events:
         series = str(event.get("series", ""))
-        if event["event"] == "begin" or series not in current:
-            current[series] = _Part(series)
-            parts.append(current[series])
-        current[series].add(event)
+        key = series, str(event.get(BELOW, ""))
+        if key not in current or current[key].is_left_by(event):
+            current[key] = _Part(series)
+            parts.append(current[key])
+        current[key].add(event)
     return parts
+
+
+def _is_start(event: Event) -> bool:
+    """Return whether an event of no series is among the first ones of a run, or of a resume."""
+    if event["event"] == "save":  # a snapshot of the state before the first batch
+        return event.get("epoch") == 0 and not event.get("batch")
+    return event["event"] in ("resume", "start")
 
 
 def _same_run(part: _Part, other: _Part) -> bool:
@@ -233,9 +269,9 @@ def _continued(before: RunHistory, run: RunHistory) -> RunHistory:
 def _standing(events: Sequence[Event]) -> set[int]:
     """Return the ids of the saves whose file has been neither replaced nor deleted since."""
     standing: set[int] = set()
-    gone: set[str] = set()
+    gone: set[tuple[str, str]] = set()
     for event in sorted(events, key=_time)[::-1]:
-        name = str(event.get("name", ""))
+        name = str(event.get(BELOW, "")), str(event.get("name", ""))
         if event["event"] == "save" and name not in gone:
             standing.add(id(event))
         if event["event"] in ("save", "drop"):

@@ -67,6 +67,12 @@ class Monitor:
         """Return whether `value` is better than `reference` by more than `min_delta`."""
         return self._better(value, reference, self._margin(reference))
 
+    @property
+    def gain(self) -> str:
+        """How much a value has to gain, for a sentence: " by more than min_delta=0.1", or ""."""
+        unit = " (relative)" if self.min_delta_mode == "relative" else ""
+        return f" by more than min_delta={self.min_delta:g}{unit}" if self.min_delta else ""
+
     def _margin(self, reference: float | None) -> float:
         if reference is None or not math.isfinite(reference):
             return 0.0

@@ -114,7 +114,7 @@ class PatienceRule:
         if self.baseline is not None and not self.order.improves(bar, self.baseline):
             bar = self.baseline
         return (
-            f"{self.order.name} has not improved on {bar:.6g} for {checks} "
+            f"{self.order.name} has not improved on {bar:.6g}{self.order.gain} for {checks} "
             f"(best: {state.best:.6g} in epoch {state.best_epoch + 1}, now: {value:.6g})"
         )
 

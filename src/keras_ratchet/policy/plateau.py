@@ -113,8 +113,8 @@ class Plateau:
         if state.reference is None:
             return f"{self.monitor.name} has been NaN for {epochs}"
         return (
-            f"{self.monitor.name} has not improved on {state.reference:.6g} for {epochs} "
-            f"(now: {value:.6g})"
+            f"{self.monitor.name} has not improved on {state.reference:.6g}{self.monitor.gain} "
+            f"for {epochs} (now: {value:.6g})"
         )
 
 

@@ -9,6 +9,7 @@ the validation data likewise, what is reachable and has changed is saved (`data_
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,13 @@ from keras_ratchet.types import Seekable, Stateful
 _WRAP = "Wrap it: keras_ratchet.data.resumable(...)."
 _WHOLE_BYTES = 1 << 28  # some hundredths of a second
 _ROWS = 4096
+_PATIENCE_S = 3.0
+_UNKNOWN = (
+    "Resume may not be exact: the global random stream of {streams} has moved in this epoch, and "
+    "the batches that are done do not draw from it. TensorFlow reads ahead, so it is unknown "
+    "whether the data had drawn for later ones; it is set to where it was. Give the data, or what "
+    "else draws from it, a generator of its own, such as np.random.default_rng(seed)."
+)
 
 
 class DataCursor:
@@ -88,22 +96,36 @@ class DataCursor:
         """Before the batches that were done are drawn again: note where the host's streams are."""
         self._before_skip = _digests(rng.capture()) if self._draws_ahead() else {}
 
-    def drawn_from(self) -> Collection[str]:
+    def drawn_from(self, saved: Mapping[str, Any]) -> Collection[str]:
         """Return from which streams the skipped batches were drawn, and more may have been.
 
-        Such a stream is where the data needs it. What else drew from it is unknown.
+        Such a stream is where the data needs it. What else drew from it is unknown. For one that
+        has moved in the saved run, but not now, the thread that reads ahead is waited for, which
+        is the only one that draws here: it may not have come to a batch that draws from it.
+
+        Args:
+            saved: The streams where the run before had them.
         """
-        if not self._before_skip:
-            return ()
-        now = _digests(rng.capture())
-        return [name for name, digest in self._before_skip.items() if now.get(name) != digest]
+        before = self._before_skip
+        moved = {name for name, at in _digests(saved).items() if before.get(name, at) != at}
+        give_up_at = time.monotonic() + _PATIENCE_S
+        while moved - (drawn := self._moved()):
+            if time.monotonic() > give_up_at:
+                warn(_UNKNOWN.format(streams=" and ".join(sorted(moved - drawn))))
+                break
+            time.sleep(0.01)
+        return drawn
+
+    def _moved(self) -> set[str]:
+        now = _digests(rng.capture()) if self._before_skip else {}
+        return {name for name, digest in self._before_skip.items() if now.get(name) != digest}
 
     def _draws_ahead(self) -> bool:
         """Return whether the data may draw for batches to come, on a thread of its own."""
-        if keras.backend.backend() == "tensorflow":
-            return True
         tensorflow = _backends.tensorflow_loading()
-        return tensorflow is not None and bool(tensorflow.is_pipeline(self.source))
+        if tensorflow is not None and tensorflow.is_pipeline(self.source):
+            return bool(tensorflow.runs_python(self.source))
+        return keras.backend.backend() == "tensorflow" and self.kind not in ("array", "loop")
 
     def completed(self, batch: int) -> int:
         """Return how many batches are done at the end of the step that `fit` counts as `batch`.

@@ -1,4 +1,4 @@
-"""The optimizer of a hand-written loop: its state, and gradients that it has yet to use."""
+"""The optimizers of a hand-written loop: their states, and gradients that they have yet to use."""
 
 from __future__ import annotations
 
@@ -6,9 +6,53 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_ratchet import _backends
+from keras_ratchet._warn import warn
 
 _GRADIENTS = "gradients"
 _ORDER = "order"
+_SEVERAL = "several"
+
+
+class LoopOptimizers:
+    """What a loop trains with: optimizers, schedulers of learning rates, scalers of gradients.
+
+    Args:
+        given: One object, or a list of several; each has `state_dict` and `load_state_dict`.
+        model: The model, or None.
+    """
+
+    def __init__(self, given: Any, model: Any = None) -> None:
+        several = given if isinstance(given, list) else [given]
+        self._each = [LoopOptimizer(one, model) for one in several]
+
+    def begin_batch(self) -> None:
+        """Note that a batch begins, in which no step was made yet."""
+        for one in self._each:
+            one.begin_batch()
+
+    def close(self) -> None:
+        """Watch them no more."""
+        for one in self._each:
+            one.close()
+
+    def state(self) -> dict[str, Any]:
+        """Return their states, as plain data and arrays."""
+        if len(self._each) == 1:
+            return self._each[0].state()
+        return {_SEVERAL: [one.state() for one in self._each]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned; warn if it was for another number of objects."""
+        if not state:
+            return
+        saved = state.get(_SEVERAL, [state])
+        if len(saved) != len(self._each):
+            warn(
+                f"Resume will not be exact: Run(optimizer=...) has {len(self._each)} objects, and "
+                f"the snapshot has the states of {len(saved)}. The first ones are restored."
+            )
+        for one, its_state in zip(self._each, saved, strict=False):
+            one.restore(its_state)
 
 
 class LoopOptimizer:

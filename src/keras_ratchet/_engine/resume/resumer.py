@@ -35,7 +35,7 @@ from keras_ratchet._engine.resume.comparison import (
 from keras_ratchet._engine.resume.data_cursor import DataCursor
 from keras_ratchet._engine.resume.drift import alike
 from keras_ratchet._engine.resume.elastic import Change, dealt_by, fresh_metrics
-from keras_ratchet._engine.resume.loop_optimizer import LoopOptimizer
+from keras_ratchet._engine.resume.loop_optimizer import LoopOptimizers
 from keras_ratchet._engine.resume.snapshot_store import SnapshotStore
 from keras_ratchet._engine.resume.train_state import (
     BeforeValidation,
@@ -81,7 +81,7 @@ class Resumer:
     callbacks: CallbackStates
     cursor: DataCursor
     attributes: AttributeStates | None = None
-    optimizer: LoopOptimizer = field(default_factory=lambda: LoopOptimizer(None))
+    optimizer: LoopOptimizers = field(default_factory=lambda: LoopOptimizers(None))
     script_sets_rate: bool = False
     state: TrainState | None = field(default=None, init=False)
     name: str = field(default="", init=False)
@@ -295,8 +295,8 @@ class Resumer:
     def restore_streams(self) -> None:
         """Set the random streams to where they were at the batch, or at the validation's start."""
         assert self.state is not None
-        ahead = () if self.in_validation else self.cursor.drawn_from()
         streams = self._streams(self.state.rng)
+        ahead = () if self.in_validation else self.cursor.drawn_from(streams)
         rng.restore({name: stream for name, stream in streams.items() if name not in ahead})
 
     @property
