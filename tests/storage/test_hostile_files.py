@@ -16,6 +16,7 @@ from support.models import dense
 import keras_ratchet
 from keras_ratchet._formats.safety import check_file
 from keras_ratchet._storage import journal, snapshot_directory
+from keras_ratchet._storage.journal_tail import Tail
 from keras_ratchet._storage.manifest import Manifest, read_manifest
 from keras_ratchet._storage.single_file import METADATA
 from keras_ratchet.errors import CorruptError, LoadError
@@ -208,6 +209,14 @@ def test_a_journal_with_garbage_is_read_around_it(quick_path):
         file.write(b'{"time": 1, "event": "sa')
     with bounded_memory():
         assert [event["name"] for event in journal.read(quick_path)] == ["a", "b"]
+
+
+def test_an_event_with_the_values_of_thousands_of_metrics_is_read(quick_path):
+    metrics = {f"accuracy_of_class_{index}": index / 7 for index in range(5000)}
+    tail = Tail(quick_path)
+    journal.append(quick_path, "save", metrics=metrics)
+    assert [event["metrics"] for event in journal.read(quick_path)] == [metrics]
+    assert [event["metrics"] for event in tail.new()] == [metrics]
 
 
 def test_an_event_after_a_torn_line_is_not_lost(quick_path):

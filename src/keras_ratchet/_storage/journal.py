@@ -18,7 +18,7 @@ from keras_ratchet._storage import disk
 from keras_ratchet._storage.single_file import METADATA
 
 NAME = "journal.jsonl"
-_MAX_LINE_BYTES = 1 << 16
+_MAX_LINE_BYTES = 1 << 22  # with the values of some ten thousand metrics
 
 
 def append(directory: str, event: str, **fields: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from keras_ratchet._storage.journal import NAME, event_of
 from keras_ratchet._storage.single_file import METADATA
 
-_MOST_BYTES = 1 << 20  # at a time
+_MOST_BYTES = 1 << 22  # at a time
 
 
 class Tail:
