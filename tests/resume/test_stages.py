@@ -34,6 +34,52 @@ class KillIn(keras.callbacks.Callback):
             raise Killed
 
 
+class Counted(keras.layers.Layer):
+    """Has a plain attribute, which training changes in the first stage only."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.noted = 0, []
+
+    def call(self, inputs):
+        return inputs
+
+
+class Counts(keras.callbacks.Callback):
+    def __init__(self, turn):
+        super().__init__()
+        self.turn = turn
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.turn == 0:
+            self.model.layers[0].seen += 1
+            self.model.layers[0].noted.append(batch)
+
+
+@pytest.mark.parametrize("after", [1, 5, None])
+def test_what_an_earlier_stage_changed_in_a_layer_is_there_in_the_next(tmp_path, after):
+    def script(name, kill=None):
+        scramble(as_new_process=False)
+        seed_all(5)
+        net = resuming.model(layers=[Counted()])
+        x, y = arrays()
+        for turn, plan in enumerate(EPOCH_BY_EPOCH):
+            backup = BackupAndRestore(tmp_path / name, delete_checkpoint=False, save_freq=2)
+            callbacks = [backup, Counts(turn), *([] if kill is None else [kill])]
+            try:
+                net.fit(x, y, batch_size=4, verbose=0, callbacks=callbacks, **plan)
+            except Killed:
+                background_saves.settle()
+                backup._store.end()
+                return None
+        return net.layers[0].seen, net.layers[0].noted, [v.tobytes() for v in values(net.variables)]
+
+    whole = script("whole")
+    assert script("cut", KillIn(KILLED_IN, after)) is None
+    with finished_before():
+        assert script("cut") == whole
+
+
 def process(directory, plans, kill=None, *, between=lambda net, turn: None, **backup):
     """Run the script once; return histories, weights and optimizer, or None if it was killed."""
     scramble(as_new_process=False)

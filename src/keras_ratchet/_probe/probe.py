@@ -53,7 +53,8 @@ class Probe(keras.callbacks.Callback):
         self._has_begun, self._validates, self._epoch = False, False, 0
         others = [c for c in self._list.callbacks if c is not self and not _is_ours_inside(c)]
         self._states = CallbackStates([c for c in others if c is not self._backup])
-        self._closures = Closures([*others, self._trained, *getattr(self._trained, "layers", ())])
+        layers = getattr(self._trained, "layers", ())
+        self._closures = Closures([*others, self._trained, *layers], self._trained)
         self._batches = Batches(self._trained)
 
     @property

@@ -221,7 +221,7 @@ class Session:
         self._epoch, self._done, self._logs = epoch + 1, 0, {}
         self._cursor.end_epoch(epoch)
         self._stopping = self._is_stopping() and not self._ctrl_c.requested
-        self._warn_of_lost()
+        self._states.warn_of_lost()
         self._looks_for_lost = False
         if self._has_diverged(logs):
             return False

@@ -197,11 +197,11 @@ def items_of(container: Any) -> Iterator[tuple[Any, Any]]:
 
 def is_users(thing: Any) -> bool:
     """Return whether an object is of a class of the user's own, with attributes."""
-    return hasattr(thing, "__dict__") and _is_users_module(type(thing).__module__)
+    return hasattr(thing, "__dict__") and is_users_module(type(thing).__module__)
 
 
 @functools.cache
-def _is_users_module(name: str) -> bool:
+def is_users_module(name: str) -> bool:
     """Return whether a module belongs neither to Python nor to an installed package."""
     if name == "__main__":
         return True

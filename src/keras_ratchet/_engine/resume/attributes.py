@@ -8,6 +8,7 @@ Dropout), the rest does not.
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -17,7 +18,8 @@ import numpy as np
 
 from keras_ratchet import _backends
 from keras_ratchet._engine.capture import optimizers
-from keras_ratchet._engine.capture.model_state import Reach, reach
+from keras_ratchet._engine.capture.model_state import Reach, is_users, reach
+from keras_ratchet._engine.resume.closures import Closures
 from keras_ratchet._engine.resume.state_codec import (
     NO_DATA,
     RANDOM,
@@ -50,14 +52,24 @@ _LOST = (
     "changed during training and cannot be saved. Use numbers, arrays, or lists and dicts of them "
     "there, or Keras variables."
 )
+_UNSEEN = (
+    "changed during training and is not saved. Keep it in an attribute of a layer, metric or loss "
+    "class of your own, or in a Keras variable there."
+)
 _BAKED = (
     "changed during training, but a compiled step keeps the value with which it was traced. "
     "Make it a Keras variable: self.add_weight(..., trainable=False)."
 )
 
 
+_first: weakref.WeakKeyDictionary[Any, dict[tuple[str, str], Any]] = weakref.WeakKeyDictionary()
+
+
 class AttributeStates:
     """The attributes of one model, recorded when the run starts.
+
+    What is saved is what has changed since the first run that this process started of the model:
+    one that resumes in a later stage may leave the earlier ones out.
 
     Args:
         model: The model, built, before any state is restored.
@@ -66,8 +78,14 @@ class AttributeStates:
     def __init__(self, model: Model) -> None:
         attributes = _attributes(model)
         self._begun = {(key, name): _Begun(value) for key, _, name, value in attributes}
+        self._first = _first.setdefault(model, {})
+        for place, begun in self._begun.items():
+            if begun.has_digest:  # others would keep the model alive
+                self._first.setdefault(place, begun)
         self._told: set[str] = set()
         self._has_looked_for_ops = False
+        self._closures = Closures(_with_functions(model, reach(model)), model)
+        self._looked_in_epoch = -1
 
     def look(self, model: Model, position: Position, found: Reach) -> dict[str, dict[str, Any]]:
         """Return what `capture` does; after the first step, warn of what cannot be saved.
@@ -83,6 +101,10 @@ class AttributeStates:
             return changed
         eager = keras.backend.backend() == "torch" or bool(getattr(model, "run_eagerly", False))
         sentences = self._complaints(maybe, not eager)
+        traced = not eager and (
+            keras.backend.backend() != "jax" or bool(getattr(model, "jit_compile", False))
+        )
+        sentences += self._of_functions(model, position, found, traced)
         if not self._has_looked_for_ops:
             self._has_looked_for_ops = True
             if ops := _backends.current().random_ops(getattr(model, "train_function", None)):
@@ -90,6 +112,23 @@ class AttributeStates:
         if sentences:
             warn(f"Resume will not be exact. {' '.join(sentences)}")
         return changed
+
+    def _of_functions(
+        self, model: Model, position: Position, found: Reach, traced: bool
+    ) -> list[str]:
+        """Return, at most once in an epoch, a sentence about what functions and classes keep.
+
+        What only the tracing of a compiled step changes does not count: a resumed run traces, too.
+        """
+        if position.epoch == self._looked_in_epoch and position.batch:
+            return []
+        self._looked_in_epoch = position.epoch
+        if traced and (position.epoch, position.batch) <= (1, 0):
+            self._closures = Closures(_with_functions(model, found), model)
+            return []
+        names = [name for name in self._closures.changed() if name not in self._told]
+        self._told |= set(names)
+        return [f"{'; '.join(names)}: this {_UNSEEN}"] if names else []
 
     def capture(self, model: Model, found: Reach | None = None) -> dict[str, dict[str, Any]]:
         """Return what has changed and can be saved, as plain data, by owner and name."""
@@ -99,13 +138,14 @@ class AttributeStates:
         """Yield the attributes but for constants that are what they were, as most are."""
         for key, owner, name, value in _attributes(model, found):
             begun = self._begun.get((key, name))
-            if begun is None or not begun.is_same(value):
+            recorded = () if begun is None else (begun, self._first.get((key, name), begun))
+            if not recorded or not all(one.is_same(value) for one in recorded):
                 yield key, owner, name, value
 
     def _data_of(self, attributes: Iterable[_Attribute]) -> dict[str, dict[str, Any]]:
         changed: dict[str, dict[str, Any]] = {}
         for key, _, name, value in attributes:
-            begun = self._begun.get((key, name))
+            begun = self._first.get((key, name))
             digest, _ = _digest(value)
             if digest and (begun is None or begun.has_changed(value, digest)):
                 changed.setdefault(key, {})[name] = owned(plain(value))
@@ -114,7 +154,7 @@ class AttributeStates:
     def restore(self, model: Model, saved: Mapping[str, Mapping[str, Any]]) -> None:
         """Restore what was saved; what had not changed by then gets its initial value."""
         for key, owner, name, value in list(_attributes(model)):
-            begun = self._begun.get((key, name))
+            begun = self._first.get((key, name))
             if name in saved.get(key, {}):
                 _put(owner, name, saved[key][name])
             elif begun is not None and begun.is_copied and begun.has_changed(value):
@@ -160,6 +200,11 @@ class _Begun:
         self._inside = None if self._digest else inside(value)
         self._same: tuple[Any, ...] = (value,) if isinstance(value, _UNCHANGING) else ()
 
+    @property
+    def has_digest(self) -> bool:
+        """Whether it is plain data."""
+        return bool(self._digest)
+
     def is_same(self, value: Any) -> bool:
         """Return whether it is the same constant, as most are, at no cost; False does not tell."""
         return bool(self._same) and value is self._same[0]
@@ -200,7 +245,18 @@ def _owners(model: Model, found: Reach) -> dict[str, Any]:
     outer = optimizers.keras_optimizers(model)
     inner = {f"{name}.inner": getattr(one, "inner_optimizer", None) for name, one in outer.items()}
     outer |= {name: one for name, one in inner.items() if one is not None}
-    return {**found.owners, **outer}
+    schedules = {
+        f"{name}.schedule": value
+        for name, one in outer.items()
+        for value in vars(one).values()
+        if isinstance(value, keras.optimizers.schedules.LearningRateSchedule) and is_users(value)
+    }
+    return {**found.owners, **outer, **schedules}
+
+
+def _with_functions(model: Model, found: Reach) -> list[Any]:
+    """Return what may have functions of the user's: layers, losses, metrics, schedules."""
+    return list(_owners(model, found).values())
 
 
 def _put(owner: Any, name: str, value: Any) -> None:

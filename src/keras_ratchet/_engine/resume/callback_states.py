@@ -6,8 +6,11 @@ A callback takes part in one of four ways:
 * it is one of Keras's, and listed in `_keras.callbacks`;
 * it is a subclass of one of these without a state_dict() of its own: what it adds is saved too;
 * its attributes are plain data (numbers, strings, arrays, containers of them): they are saved as
-  they are, and so are tensors. What has changed and cannot be saved is named in one warning, at
-  the first save or when the first epoch ends.
+  they are, and so are tensors, and in place the values of Keras's and torch's objects in them
+  (`held_values`). What has changed and cannot be saved is named in one warning, at the first save
+  or when the first epoch ends.
+
+Callbacks that only another one of the user's holds take part like those of the list.
 
 Callbacks of one class are told apart by the arguments of their constructors: the metric that they
 monitor must be the same, and of those that monitor it the one with most other strings in common
@@ -20,13 +23,17 @@ import dis
 import functools
 import os
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_ratchet._engine.capture.model_state import is_users
+from keras_ratchet._engine.resume.callback_identity import Identity, identity, matched
 from keras_ratchet._engine.resume.closures import Closures
+from keras_ratchet._engine.resume.held_values import HeldValues, things_in
+from keras_ratchet._engine.resume.shared_containers import Containers, Path, filled
 from keras_ratchet._engine.resume.state_codec import (
     NO_DATA,
     RANDOM,
@@ -46,12 +53,11 @@ from keras_ratchet.types import Stateful
 
 _C = keras.callbacks
 _OURS = "keras_ratchet."
-_ADDED = "attributes of the subclass"  # a key that no attribute can have
+_ADDED = "attributes of the subclass"  # keys that no attribute can have
+_HELD = "values of objects"
+_SAME = "the same containers"
 _SMALL_BYTES = 1 << 20
 _HARMLESS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType)
-Identity = dict[str, Any]
-_METRIC = "monitor"
-_MAX_LENGTH = 4096
 
 
 class CallbackStates:
@@ -67,19 +73,24 @@ class CallbackStates:
     """
 
     def __init__(self, callbacks: list[Any]) -> None:
-        self._callbacks = dict(_keyed(callbacks))
+        self._callbacks = dict(_keyed(_with_inner(callbacks)))
         self._begun = {
-            key: {n: _Begun(v) for n, v in _strange(c).items() if _is_plain(n, v)}
+            key: {n: _Begun(v, vars(c)[n]) for n, v in _strange(c).items() if _is_plain(n, v)}
             for key, c in self._callbacks.items()
         }
+        opened = {key: _open(c) for key, c in self._callbacks.items()}
+        model = _model_of(callbacks)
+        self._held = HeldValues(opened, model)
+        self._not_put_back: list[str] = []
         self._traces = {key: _traces(c) for key, c in self._callbacks.items()}
-        self._closures = Closures(callbacks)
+        self._closures = Closures(list(self._callbacks.values()), model)
         self.identities = {key: identity(c) for key, c in self._callbacks.items()}
         self._matched: dict[str, str] | None = None
         self._told: set[str] = set()
 
     def capture(self) -> dict[str, dict[str, Any]]:
         """Return the state of each callback, as plain data."""
+        self._warn_of_what_was_not_put_back()
         return {key: self._state_of(key, c) for key, c in self._callbacks.items()}
 
     def load(
@@ -96,11 +107,14 @@ class CallbackStates:
         if self._matched is None:
             known = self.identities if identities is None else identities
             self._matched = matched(self.identities, {key: known.get(key, {}) for key in states})
+        self._not_put_back = []
         for key, saved in self._matched.items():
             callback = self._callbacks[key]
             for name, begun in self._begun.get(key, {}).items():
                 begun.restore(callback, name)
             _load(callback, states[saved])
+            failed = self._held.load(key, _open(callback), states[saved].get(_HELD, {}))
+            self._not_put_back += [_name(callback, place) for place in failed]
         return sorted(set(states) - set(self._matched.values()))
 
     def lost(self) -> list[str]:
@@ -108,17 +122,17 @@ class CallbackStates:
 
         It is named `Class.attribute`, or by the function that keeps it.
         """
-        attributes = [
-            f"{type(callback).__name__}.{name}"
-            for key, callback in self._callbacks.items()
-            for name, trace in _traces(callback).items()
-            if self._traces[key].get(name) != trace
-        ]
-        return [*attributes, *self._closures.changed()]
+        found = []
+        for key, callback in self._callbacks.items():
+            traces = _traces(callback)
+            places = [name for name in traces if self._traces[key].get(name) != traces[name]]
+            places += self._held.lost(key, _open(callback))
+            found += [_name(callback, place) for place in places]
+        return list(dict.fromkeys([*found, *self._closures.changed()]))
 
     def warn_of_lost(self) -> None:
         """Warn, of each attribute once, of what an interruption will lose."""
-        lost = [name for name in dict.fromkeys(self.lost()) if name not in self._told]
+        lost = [name for name in self.lost() if name not in self._told]
         self._told.update(lost)
         if lost:
             warn(
@@ -126,7 +140,27 @@ class CallbackStates:
                 f"{'; '.join(lost)}. Give the callback state_dict() and load_state_dict()."
             )
 
+    def _warn_of_what_was_not_put_back(self) -> None:
+        """Warn, when other callbacks have had the time to make them, of objects that differ."""
+        if self._not_put_back:
+            warn(
+                "These objects of callbacks were saved, but are missing or have other shapes when "
+                f"training resumes, so they start anew: {'; '.join(self._not_put_back)}. "
+                "Create and build them before training starts."
+            )
+            self._not_put_back = []
+
     def _state_of(self, key: str, callback: Any) -> dict[str, Any]:
+        """Return a callback's state, and what `_load` needs to put it back in place."""
+        held = self._held.capture(key, _open(callback))
+        state = self._known_state_of(key, callback)
+        values = _unknown(callback)
+        names = [n for n in {**state, **state.get(_ADDED, {})} if n in values]
+        same = {n: b.containers.kept(values[n]) for n in names if (b := self._begun[key].get(n))}
+        same = {name: paths for name, paths in same.items() if paths}
+        return state | ({_HELD: held} if held else {}) | ({_SAME: same} if same else {})
+
+    def _known_state_of(self, key: str, callback: Any) -> dict[str, Any]:
         begun = self._begun[key]
         strange = {
             n: owned(v)
@@ -145,9 +179,15 @@ class CallbackStates:
 
 
 class _Begun:
-    """What an attribute was when the run started: a digest, and a copy if that costs little."""
+    """What an attribute was when the run started: a digest, and a copy if that costs little.
 
-    def __init__(self, value: Any) -> None:
+    Args:
+        value: Its value, with tensors as arrays.
+        present: The value itself.
+    """
+
+    def __init__(self, value: Any, present: Any) -> None:
+        self.containers = Containers(present)
         self._digest, size_bytes = fingerprint(value)
         self._copied = size_bytes <= _SMALL_BYTES
         self._value = owned(value) if self._copied else None
@@ -156,8 +196,9 @@ class _Begun:
         return fingerprint(value)[0] == self._digest
 
     def restore(self, callback: Any, name: str) -> None:
-        if self._copied and not self.is_still(getattr(callback, name, None)):
-            _put(callback, name, self._value)
+        present = getattr(callback, name, None)
+        if self._copied and not self.is_still(present):
+            _put(callback, name, self._value, self.containers.kept(present))
 
 
 def _keyed(callbacks: list[Any]) -> Iterator[tuple[str, Any]]:
@@ -169,10 +210,39 @@ def _keyed(callbacks: list[Any]) -> Iterator[tuple[str, Any]]:
         yield f"{name}#{count[name]}", callback
 
 
+def _with_inner(callbacks: list[Any]) -> list[Any]:
+    """Return callbacks, and after them those that only the user's own ones among them hold."""
+    found = list(callbacks)
+    known = {id(callback) for callback in found}
+    for callback in found:
+        if not (is_users(callback) or isinstance(callback, _C.CallbackList)):
+            continue
+        for _, inner in things_in(_open(callback)):
+            is_callback = isinstance(inner, _C.Callback) and not hasattr(inner, "resumed_from")
+            if is_callback and id(inner) not in known and not _is_inside(inner):
+                known.add(id(inner))
+                found.append(inner)
+    return found
+
+
+def _is_inside(callback: Any) -> bool:
+    """Return whether a callback was put into the list by this package."""
+    return _is_ours(callback) and "._" in type(callback).__module__
+
+
+def _model_of(callbacks: list[Any]) -> Any:
+    """Return the model in training; on jax, `callback.model` would bring it up to date."""
+    return next((m for c in callbacks if (m := vars(c).get("_model")) is not None), None)
+
+
+def _name(callback: Any, place: str) -> str:
+    return f"{type(callback).__name__}.{place}"
+
+
 def _load(callback: Any, state: Mapping[str, Any]) -> None:
     """Restore a state; the callback gets a copy of what it may change."""
-    added = state.get(_ADDED, {})
-    state = {name: value for name, value in state.items() if name != _ADDED}
+    added, same = state.get(_ADDED, {}), state.get(_SAME, {})
+    state = {name: value for name, value in state.items() if name not in (_ADDED, _HELD, _SAME)}
     if isinstance(callback, Stateful):
         callback.load_state_dict(state if _is_ours(callback) else owned(dict(state)))
     elif isinstance(callback, _C.CSVLogger):
@@ -180,18 +250,18 @@ def _load(callback: Any, state: Mapping[str, Any]) -> None:
     else:
         added = state
     for name, value in added.items():
-        _put(callback, name, value)
+        _put(callback, name, value, same.get(name, ()))
 
 
-def _put(callback: Any, name: str, value: Any) -> None:
-    """Set an attribute; a random generator in place, as others may share it."""
+def _put(callback: Any, name: str, value: Any, same: Collection[Path]) -> None:
+    """Set an attribute; random generators and some containers in place, as others share them."""
     present = getattr(callback, name, None)
     if isinstance(value, RANDOM) and isinstance(present, RANDOM):
         kind, state = random_state(value)
         if random_state(present)[0] == kind:
             set_random_state(present, kind, state)
             return
-    setattr(callback, name, thing(owned(value)))
+    setattr(callback, name, filled(present, thing(owned(value)), same))
 
 
 def _is_ours(callback: Any) -> bool:
@@ -246,6 +316,11 @@ def _listed(callback: Any) -> tuple[str, ...]:
     return next((n for kind, n in state_attributes().items() if isinstance(callback, kind)), ())
 
 
+def _open(callback: Any) -> dict[str, Any]:
+    """Return the attributes in which there may be objects with values of their own."""
+    return {name: v for name, v in _unknown(callback).items() if name not in SET_BY_KERAS}
+
+
 def _is_plain(name: str, value: Any) -> bool:
     if name in SET_BY_KERAS or isinstance(value, np.memmap):
         return False
@@ -258,8 +333,9 @@ def _is_plain(name: str, value: Any) -> bool:
 
 def _traces(callback: Any) -> dict[str, Any]:
     """Return, for attributes that cannot be saved, a trace that differs once they have changed."""
+    known = {id(thing) for _, thing in things_in(_open(callback))}
     return {
-        name: trace_of(value)
+        name: trace_of(value, known)
         for name, value in _strange(callback).items()
         if not _is_plain(name, value) and not _harmless(name, value)
     }
@@ -295,88 +371,3 @@ def _rewrite(logger: Any, state: Mapping[str, Any]) -> None:
     logger.keys = state["keys"]
     logger.writer = None
     logger.append_header = not state["rows"]
-
-
-def identity(callback: Any) -> Identity:
-    """Return what identifies a callback: its strings, such as a path and a metric.
-
-    The last part of a path counts once more, since directories often contain the time.
-    """
-    strings = {
-        name: value
-        for name, value in vars(callback).items()
-        if isinstance(value, str) and len(value) <= _MAX_LENGTH and name[0] != "_"
-    }
-    return strings | {f"{name}, file": os.path.basename(text) for name, text in strings.items()}
-
-
-def matched(present: Mapping[str, Identity], saved: Mapping[str, Identity]) -> dict[str, str]:
-    """Return, for the keys of callbacks, the keys of the states that were saved of them.
-
-    A warning names callbacks of one class that are not as they were saved and cannot be told apart.
-
-    Args:
-        present: The identities of the callbacks that are there, by key (`Class#number`).
-        saved: Those of the callbacks that were there; those without one go by their number.
-    """
-    found = {}
-    for kind in dict.fromkeys(map(_class_of, present)):
-        mine = [key for key in present if _class_of(key) == kind]
-        theirs = [key for key in saved if _class_of(key) == kind]
-        for key in mine:
-            same = [other for other in theirs if saved[other] == present[key]]
-            if same:
-                found[key] = same[0]
-                theirs.remove(same[0])
-        _match_changed([key for key in mine if key not in found], theirs, present, saved, found)
-    return found
-
-
-def _match_changed(
-    mine: list[str],
-    theirs: list[str],
-    present: Mapping[str, Identity],
-    saved: Mapping[str, Identity],
-    found: dict[str, str],
-) -> None:
-    guessed = []
-    scores = {
-        (key, other): _in_common(present[key], saved[other])
-        for key in mine
-        for other in theirs
-        if present[key].get(_METRIC) == saved[other].get(_METRIC)
-    }
-    while scores:
-        best = max(scores, key=lambda pair: scores[pair])  # the first of equals: by their order
-        rivals = [p for p in scores if p != best and (p[0] == best[0] or p[1] == best[1])]
-        if any(scores[rival] == scores[best] for rival in rivals):
-            guessed.append(best[0])
-        found[best[0]] = best[1]
-        theirs.remove(best[1])
-        scores = {p: n for p, n in scores.items() if p[0] != best[0] and p[1] != best[1]}
-    forgotten = [key for key in mine if key not in found and theirs]
-    if guessed:
-        warn(
-            "These callbacks differ from those of the interrupted run, and there is more than "
-            f"one of a class: {_names(guessed, present)}. They are matched by their order; if "
-            "that is wrong, give them their previous arguments."
-        )
-    if forgotten:
-        warn(
-            "These callbacks monitor another metric than when training was interrupted, so "
-            f"they start without saved state: {_names(forgotten, present)}."
-        )
-
-
-def _in_common(one: Identity, other: Identity) -> int:
-    return sum(other.get(name) == value for name, value in one.items())
-
-
-def _names(keys: Iterable[str], present: Mapping[str, Identity]) -> str:
-    metrics = {key: present[key].get(_METRIC) for key in keys}
-    names = {key: _class_of(key).rpartition(".")[2] for key in metrics}
-    return ", ".join(f"{names[k]}({m!r})" if m else names[k] for k, m in metrics.items())
-
-
-def _class_of(key: str) -> str:
-    return key.rpartition("#")[0]

@@ -1,4 +1,7 @@
-"""State that functions keep where nobody looks: in their closures, and in globals of the script."""
+"""State that functions and classes keep where nobody looks.
+
+In closures, in globals of the script, in attributes of functions and of classes.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,30 @@ import dis
 import functools
 import os
 import types
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import xxhash
 
-from keras_ratchet._engine.capture.model_state import is_users
+from keras_ratchet._engine.capture.model_state import is_users, is_users_module
+from keras_ratchet._engine.resume.held_values import Values, has_values, identities
+from keras_ratchet._engine.resume.state_codec import RANDOM, fingerprint
 
 _CODE = (type, types.ModuleType, types.FunctionType)
 _GLOBALS = ("LOAD_GLOBAL", "STORE_GLOBAL")
 _SHORT = 60  # characters of a value that are shown as they are
 _MANY = 256  # items of a container, inner ones included, of which only the number counts
 _MOST_CHARACTERS = 1 << 16  # of a text, of which only the number counts: it may be a corpus
-_CONTAINERS = (list, dict, set, tuple)
+_MOST_BYTES = 1 << 20  # of an array, which is not looked at if it has more: it may be data
+_MOST_OF_MODELS = 256 << 20
+_CONTAINERS = (list, dict, set, tuple, deque)
 _PLAIN = (bool, int, float, str, *_CONTAINERS)
-_WATCHED_ELSEWHERE = (keras.callbacks.Callback, keras.layers.Layer, keras.optimizers.Optimizer)
+_PARTS = (keras.layers.Layer, keras.metrics.Metric, keras.optimizers.Optimizer)
+_DEPTH = 3  # of functions that call one another, and of containers with functions in them
+_Variable = tuple[tuple[int, str], Any, str]  # which it is, its value, its name for people
 
 
 class Closures:
@@ -30,10 +40,11 @@ class Closures:
 
     Args:
         owners: Callbacks, a model, layers: what has functions as attributes, and methods.
+        model: The model in training, whose own variables are saved, if it is known.
     """
 
-    def __init__(self, owners: list[Any]) -> None:
-        self._owners = owners
+    def __init__(self, owners: list[Any], model: Any = None) -> None:
+        self._owners, self._model = owners, model
         self._begun = dict(self._look())
 
     def changed(self) -> dict[str, str]:
@@ -43,19 +54,37 @@ class Closures:
     def _look(self) -> Iterator[tuple[str, str]]:
         """Yield each variable once; those that have one name, as a factory makes, are numbered."""
         seen, counts = set(), Counter[str]()
-        for attribute, what in self._attributes():
-            for key, value, label in _inside(attribute, what):
-                if key not in seen:
-                    seen.add(key)
-                    counts[label] += 1
-                    number = f" (number {counts[label]})" if counts[label] > 1 else ""
-                    yield from _held(value, f"{label}{number}")
+        spare: set[Any] | None = None
+        for key, value, label in self._variables():
+            if key in seen:
+                continue
+            seen.add(key)
+            counts[label] += 1
+            number = f" (number {counts[label]})" if counts[label] > 1 else ""
+            if spare is None and has_values(value):
+                spare = identities(self._model)
+            yield from _held(value, f"{label}{number}", spare or ())
 
-    def _attributes(self) -> Iterator[tuple[Any, str]]:
+    def _variables(self) -> Iterator[_Variable]:
+        functions: set[int] = set()
         for owner in self._owners:
-            classes = vars(type(owner)) if is_users(owner) else {}
-            for name, value in [*vars(owner).items(), *classes.items()]:
-                yield value, f"{name} of {type(owner).__name__}"
+            name = type(owner).__name__
+            kinds = [k for k in type(owner).__mro__ if is_users_class(k)] if is_users(owner) else []
+            for kind in kinds:
+                yield from _of_class(kind)
+            members = [item for kind in kinds for item in vars(kind).items()]
+            for attribute, value in [*vars(owner).items(), *members]:
+                for function in _functions(value):
+                    yield from _inside(function, f"{attribute} of {name}", functions)
+
+
+def _functions(value: Any, depth: int = 0) -> Iterator[Any]:
+    """Yield a function, or those in a container."""
+    if isinstance(value, list | tuple | dict) and depth < _DEPTH and len(value) <= _MANY:
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _functions(inner, depth + 1)
+    elif callable(value) or isinstance(value, property):
+        yield value
 
 
 def _shown(value: Any) -> str:
@@ -90,40 +119,71 @@ def _cut(text: str) -> str:
     return text if len(text) <= _SHORT else str(xxhash.xxh3_64_hexdigest(text.encode()))
 
 
-def _inside(value: Any, what: str) -> Iterator[tuple[tuple[int, str], Any, str]]:
-    """Yield the variables of a function of the user's: which it is, its value, its name."""
+def _inside(value: Any, what: str, seen: set[int], depth: int = 0) -> Iterator[_Variable]:
+    """Yield the variables of a function of the user's, and of those that it calls."""
     while isinstance(value, functools.partial):
         value = value.func
+    value = value.fget if isinstance(value, property) else value
     function = getattr(value, "__func__", value)
     function = getattr(function, "__wrapped__", function)
     if not isinstance(function, types.FunctionType) or not _is_users(function):
         return
+    if id(function) in seen or depth > _DEPTH:
+        return
+    seen.add(id(function))
     code = function.__code__
     place = f"{code.co_name} ({os.path.basename(code.co_filename)}:{code.co_firstlineno})"
+    for name, held in vars(function).items():
+        yield (id(function), name), held, f"{name}, an attribute of {place}"
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         try:
             held = cell.cell_contents
         except ValueError:  # empty
             continue
         yield (id(cell), name), held, f"{name}, in the closure of {place}, {what}"
+        yield from _inside(held, what, seen, depth + 1)
     module = function.__globals__
     for name in _globals_of(code):
-        if name in module:
-            yield (id(module), name), module[name], f"{name}, a global that {place} uses"
+        held = module.get(name)
+        yield (id(module), name), held, f"{name}, a global that {place} uses"
+        yield from _of_class(held) if is_users_class(held) else ()
+        yield from _inside(held, what, seen, depth + 1)
+
+
+def _of_class(kind: Any) -> Iterator[_Variable]:
+    """Yield the attributes of a class."""
+    for name, held in list(vars(kind).items()):
+        if not name.startswith("__"):
+            yield (id(kind), name), held, f"{name}, an attribute of the class {kind.__name__}"
+
+
+def is_users_class(kind: Any) -> bool:
+    """Return whether this is a class of the user's own."""
+    return isinstance(kind, type) and is_users_module(kind.__module__)
 
 
 @functools.cache
 def _globals_of(code: types.CodeType) -> tuple[str, ...]:
-    """Return the global names that a function reads or sets."""
-    steps = dis.get_instructions(code)
-    return tuple(dict.fromkeys(step.argval for step in steps if step.opname in _GLOBALS))
+    """Return the global names that a function, or one that is defined in it, reads or sets."""
+    steps = [step.argval for step in dis.get_instructions(code) if step.opname in _GLOBALS]
+    inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
+    return tuple(dict.fromkeys([*steps, *(name for c in inner for name in _globals_of(c))]))
 
 
-def _held(value: Any, label: str) -> Iterator[tuple[str, str]]:
-    """Yield a plain value, or the plain attributes of an object of the user's."""
+def _held(value: Any, label: str, spare: Collection[Any]) -> Iterator[tuple[str, str]]:
+    """Yield a plain value, that of a generator or variable, or an object's plain attributes."""
     if isinstance(value, _PLAIN):
         yield label, _shown(value)
-    elif is_users(value) and not isinstance(value, (*_CODE, *_WATCHED_ELSEWHERE)):
+    elif isinstance(value, (*RANDOM, np.ndarray)):
+        if getattr(value, "nbytes", 0) <= _MOST_BYTES:
+            yield label, fingerprint(value)[0]
+    elif isinstance(value, (*_CODE, keras.callbacks.Callback)):
+        return
+    elif has_values(value):
+        values = Values(value, spare, with_numbers=not isinstance(value, _PARTS))
+        if values and values.size_bytes <= _MOST_OF_MODELS:
+            yield label, values.digest()
+    elif is_users(value):
         for name, inner in list(vars(value).items()):
             if isinstance(inner, _PLAIN):
                 yield f"{name} of {label}", _shown(inner)

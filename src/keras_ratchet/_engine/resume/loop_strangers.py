@@ -67,7 +67,7 @@ class Strangers:
         variables = {id(variable) for variable in self._model.variables}
         parameters = {id(getattr(variable, "value", None)) for variable in self._model.variables}
         things = gc.get_objects()
-        found = [t for t in things if _is_keras_optimizer(t) and _trains(t, variables)]
+        found = [thing for thing in things if _trains(thing, variables)]
         if self._torch is not None:
             found += self._torch.trainers(things, parameters)
         return found
@@ -76,12 +76,10 @@ class Strangers:
         return id(thing) in self._stepped or _uses(thing) != self._before.get(id(thing), 0)
 
 
-def _is_keras_optimizer(thing: Any) -> bool:
-    return issubclass(type(thing), keras.optimizers.Optimizer) and bool(thing.built)
-
-
-def _trains(optimizer: Any, variables: set[int]) -> bool:
-    return any(id(variable) in variables for variable in optimizer._trainable_variables)
+def _trains(thing: Any, variables: set[int]) -> bool:
+    """Return whether an object is a Keras optimizer of some variables, which have these ids."""
+    is_optimizer = issubclass(type(thing), keras.optimizers.Optimizer)
+    return is_optimizer and any(id(variable) in variables for variable in anatomy.built_for(thing))
 
 
 def _uses(thing: Any) -> float:

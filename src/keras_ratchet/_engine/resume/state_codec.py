@@ -1,8 +1,9 @@
 """Python data as JSON plus arrays, and back: what a state may be made of. Never pickle.
 
-Saved exactly: None, bool, int, float (NaN and infinities too), str, bytes, NumPy arrays and
-scalars, dates, times and paths, Python's and NumPy's random generators, and lists, tuples, sets,
-deques and dicts (with any of these as keys) of them. Tensors are saved as marked arrays.
+Saved exactly: None, bool, int, float (NaN and infinities too), str, bytes, `bytearray`, arrays of
+the module `array`, NumPy arrays and scalars, dates, times and paths, Python's and NumPy's random
+generators, and lists, tuples, sets, deques and dicts (with any of these as keys) of them. Tensors
+are saved as marked arrays.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import math
 import pathlib
 import random
+from array import array
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, timedelta, timezone
@@ -28,7 +30,9 @@ from keras_ratchet._formats.safetensors import can_hold
 
 _TAG = "$"
 _BIT_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
-_MOMENTS: dict[str, Callable[[Any], Any]] = {
+_SIMPLE: dict[str, Callable[[Any], Any]] = {
+    "bytes": lambda text: base64.b64decode(text, validate=True),
+    "buffer": lambda parts: _buffer(*parts),
     "path": pathlib.Path,
     "timedelta": lambda parts: timedelta(*parts),
     "date": date.fromisoformat,
@@ -66,6 +70,9 @@ def encode(value: Any, arrays: dict[str, NDArray[Any]], path: str) -> Any:
         return {_TAG: "random", "value": encode(random_state(value), arrays, path)}
     if type(value) is bytes:
         return {_TAG: "bytes", "value": base64.b64encode(value).decode()}
+    if type(value) in (bytearray, array):
+        typecode = value.typecode if isinstance(value, array) else ""
+        return {_TAG: "buffer", "value": [typecode, base64.b64encode(bytes(value)).decode()]}
     if type(value) is dict:
         return _encode_dict(value, arrays, path)
     if type(value) in (list, tuple, set, frozenset, deque):
@@ -132,9 +139,9 @@ def fingerprint(value: Any) -> tuple[str, int]:
     except NO_DATA:
         return "", 0
     hasher = xxhash.xxh3_128(text.encode())
-    for array in arrays.values():
-        hasher.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
-    return str(hasher.hexdigest()), sum(array.nbytes for array in arrays.values())
+    for one in arrays.values():
+        hasher.update(np.ascontiguousarray(one).view(np.uint8).reshape(-1).data)
+    return str(hasher.hexdigest()), sum(one.nbytes for one in arrays.values())
 
 
 def decode(data: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
@@ -158,10 +165,8 @@ def decode(data: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
         return _decode_raw(decode(value, arrays), kind == "raw scalar")
     if kind == "random":
         return _random(*decode(value, arrays))
-    if kind == "bytes":
-        return base64.b64decode(value, validate=True)
-    if kind in _MOMENTS:
-        return _MOMENTS[kind](value)
+    if kind in _SIMPLE:
+        return _SIMPLE[kind](value)
     if kind == "dict":
         return {decode(key, arrays): decode(inner, arrays) for key, inner in value}
     if kind == "deque":
@@ -170,6 +175,11 @@ def decode(data: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
     if kind not in makers:
         raise ValueError(f"{kind!r} is not a kind of data in a state")
     return makers[kind](decode(inner, arrays) for inner in value)
+
+
+def _buffer(typecode: str, text: str) -> Any:
+    raw = base64.b64decode(text, validate=True)
+    return array(typecode, raw) if typecode else bytearray(raw)
 
 
 def _decode_array(found: Any, kind: str) -> Any:

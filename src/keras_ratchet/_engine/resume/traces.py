@@ -14,7 +14,7 @@ import sys
 import types
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import islice
 from typing import Any
 
@@ -23,6 +23,8 @@ import numpy as np
 from keras_ratchet._engine.resume.data_reach import MISSING
 from keras_ratchet._engine.resume.state_codec import fingerprint
 
+_CONTAINERS = (list, tuple, deque, dict)
+_KNOWN = "looked at elsewhere"
 _MANY = 64  # elements of a container that are looked into
 _LIBRARIES = ("site-packages", "dist-packages")
 _NO_STATE = (
@@ -31,9 +33,16 @@ _NO_STATE = (
 )
 
 
-def trace_of(value: Any) -> Any:
-    """Return something that compares equal as long as an object has not changed."""
-    return id(value), _content(value), inside(value)
+def trace_of(value: Any, known: Collection[int] = ()) -> Any:
+    """Return something that compares equal as long as an object has not changed.
+
+    Args:
+        value: The object.
+        known: The ids of objects that are looked at elsewhere, whatever is in them.
+    """
+    if id(value) in known:
+        return _KNOWN
+    return id(value), _content(value, known), inside(value)
 
 
 def inside(value: Any) -> Any:
@@ -65,16 +74,22 @@ def _stand(iterator: Any) -> Any:
     return operator.length_hint(iterator, -1) if type(iterator).__module__ == "builtins" else None
 
 
-def _content(value: Any) -> str:
+def _content(value: Any, known: Collection[int]) -> str:
     if type(value).__module__ in ("builtins", "collections"):
-        return repr(value)
+        return repr(_shown(value, known) if known and isinstance(value, _CONTAINERS) else value)
     if _is_of_a_library(type(value)) or not hasattr(value, "__dict__"):
         return ""
-    return repr({name: _shown(held) for name, held in vars(value).items()})
+    return repr({name: _shown(held, known) for name, held in vars(value).items()})
 
 
-def _shown(held: Any) -> Any:
+def _shown(held: Any, known: Collection[int] = ()) -> Any:
     """Return a plain value, or which object it is."""
+    if id(held) in known:
+        return _KNOWN
+    if known and isinstance(held, list | tuple | deque):
+        return [_shown(inner, known) for inner in held]
+    if known and isinstance(held, dict):
+        return {repr(key): _shown(inner, known) for key, inner in held.items()}
     plain = held is None or isinstance(held, bool | int | float | str | list | tuple | dict | set)
     return held if plain else id(held)
 
