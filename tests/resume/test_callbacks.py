@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 from support.resuming import PER_EPOCH, Kill, Killed, Script, arrays, model
+from support.runs import warnings_like
 from support.sources import numpy_arrays
 
 import keras_ratchet
@@ -305,6 +306,28 @@ def test_state_that_only_a_function_has_is_named(tmp_path):
     (said,) = [str(w.message) for w in caught if "is lost" in str(w.message)]
     assert "interrupted: count, in the closure of step (test_callbacks.py:" in said
     assert "untouched" not in said
+
+
+def test_a_callback_that_says_itself_what_its_state_is_is_believed(tmp_path):
+    def counting():
+        seen = []
+
+        class Counts(C.Callback):
+            def on_train_batch_end(self, batch, logs=None):
+                seen.append(batch)
+
+            def state_dict(self):
+                return {"seen": seen}
+
+            def load_state_dict(self, state):
+                seen[:] = state["seen"]
+
+        return [Counts()]
+
+    script = Script(str(tmp_path / "b"), numpy_arrays, callbacks=counting)
+    with warnings_like("is lost") as count:
+        script.run()
+    assert count() == 0
 
 
 def test_functions_of_one_factory_are_not_taken_for_one_another():

@@ -83,7 +83,8 @@ class CallbackStates:
         self._held = HeldValues(opened, model)
         self._not_put_back: list[str] = []
         self._traces = {key: _traces(c) for key, c in self._callbacks.items()}
-        self._closures = Closures(list(self._callbacks.values()), model)
+        silent = [c for c in self._callbacks.values() if _is_ours(c) or not isinstance(c, Stateful)]
+        self._closures = Closures(silent, model)
         self.identities = {key: identity(c) for key, c in self._callbacks.items()}
         self._matched: dict[str, str] | None = None
         self._told: set[str] = set()
