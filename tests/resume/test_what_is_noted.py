@@ -12,6 +12,7 @@ from support.sources import numpy_arrays
 
 from keras_ratchet import EarlyStopping, ModelCheckpoint
 from keras_ratchet._storage import journal
+from keras_ratchet.callbacks import backup_and_restore
 from keras_ratchet.cli import history
 from keras_ratchet.errors import MissingMetricError
 from keras_ratchet.following import RunState
@@ -77,6 +78,13 @@ def test_on_another_machine_the_store_says_which_error_ended_it(
     else:
         script.directory = url
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path / "one"))
+    real = backup_and_restore.note_error
+
+    def note_error(store, *arguments):
+        store.writer.wait_for_upload(30.0)  # whichever is first, the upload or the error
+        real(store, *arguments)
+
+    monkeypatch.setattr(backup_and_restore, "note_error", note_error)
     train_in_vain(script)
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path / "another"))
     if is_mirror:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from keras_ratchet._backends import Foreign, Resolve, torch_device
+from keras_ratchet._backends import Foreign, Resolve, torch_data, torch_device
 from keras_ratchet._backends.arena import Buffers
 from keras_ratchet._keras.marks import tensors_of
 
@@ -193,28 +193,6 @@ class _Tensor(Foreign):
             setattr(self._module, self._attribute, tensor.to(found.device, found.dtype))
 
 
-class _Stream(Foreign):
-    """The state of a `torch.Generator`."""
-
-    def __init__(self, generator: torch.Generator) -> None:
-        super().__init__("state", is_stream=True)
-        self._generator = generator
-
-    @property
-    def identity(self) -> Any:
-        """The generator."""
-        return id(self._generator)
-
-    @property
-    def value(self) -> Any:
-        """The state, as a tensor of bytes."""
-        return self._generator.get_state()
-
-    def assign(self, value: NDArray[Any]) -> None:
-        """Set the state."""
-        self._generator.set_state(torch.from_numpy(np.array(value)))
-
-
 def _tensor(value: NDArray[Any]) -> torch.Tensor:
     """Return a tensor with a copy of the value."""
     for dtype, (seen_as, foreign) in _FOREIGN.items():
@@ -234,7 +212,7 @@ def is_split(variable: Any) -> bool:
 def state_of(thing: Any) -> list[Foreign] | None:
     """Return a module's tensors (those of a Keras layer itself), or a generator's state."""
     if isinstance(thing, torch.Generator):
-        return [_Stream(thing)]
+        return [torch_data.Stream(thing)]
     if not isinstance(thing, torch.nn.Module):
         return None
     found: list[Foreign] = []

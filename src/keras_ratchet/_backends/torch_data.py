@@ -10,7 +10,31 @@ import torch
 from numpy.typing import NDArray
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from keras_ratchet._backends import Foreign
+
 _TENSOR = "torch.Tensor"
+
+
+class Stream(Foreign):
+    """The state of a `torch.Generator`."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__("state", is_stream=True)
+        self._generator = generator
+
+    @property
+    def identity(self) -> Any:
+        """The generator."""
+        return id(self._generator)
+
+    @property
+    def value(self) -> Any:
+        """The state, as a tensor of bytes."""
+        return self._generator.get_state()
+
+    def assign(self, value: NDArray[Any]) -> None:
+        """Set the state."""
+        self._generator.set_state(torch.from_numpy(np.array(value)))
 
 
 def set_generator(generator: Any, state: NDArray[Any]) -> None:

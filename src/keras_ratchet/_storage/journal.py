@@ -64,3 +64,9 @@ def event_of(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
+
+
+def time_of(event: dict[str, Any]) -> float:
+    """Return when an event was, in seconds since 1970; 0 if it does not say."""
+    value = event.get("time")
+    return float(value) if isinstance(value, int | float) else 0.0

@@ -17,6 +17,8 @@ from keras_ratchet._warn import warn
 from keras_ratchet.errors import MetricError
 from keras_ratchet.types import Model
 
+_PATIENCE_S = 5.0  # for an upload, which puts the journal, too
+
 
 def note_error(store: SnapshotStore, epoch: int, error: BaseException) -> None:
     """Add to the journal that an error has ended a run whose epochs are done.
@@ -33,6 +35,8 @@ def note_error(store: SnapshotStore, epoch: int, error: BaseException) -> None:
     if fields.items() <= next(reversed(_own_events(store)), {}).items():
         return  # `guard` tells of it once more
     store.note("end", **fields, epoch=epoch)
+    if store.ranks.rank == 0 and store.writer.wait_for_upload(_PATIENCE_S):
+        store.mirror.note_late("end", **fields, epoch=epoch)
 
 
 def warn_of_error(store: SnapshotStore, epoch: int, epochs: int | None) -> None:
@@ -78,7 +82,7 @@ def _noted_error(store: SnapshotStore, epoch: int) -> str | None:
     It may have been on another machine: the journals on the store are read, too.
     """
     events = [*_own_events(store), *_own(store.mirror.noted())]
-    for event in reversed(sorted(events, key=_time)):
+    for event in reversed(sorted(events, key=journal.time_of)):
         if event["event"] == "save" and event.get("epoch") != epoch:
             return None  # it was trained after the errors that are older
         if event["event"] == "end" and event.get("epoch") == epoch:
@@ -94,8 +98,3 @@ def _own_events(store: SnapshotStore) -> list[dict[str, Any]]:
 def _own(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the events of this callback; others may save into the same directory."""
     return [event for event in events if "series" not in event]
-
-
-def _time(event: dict[str, Any]) -> float:
-    at = event.get("time")
-    return float(at) if isinstance(at, float | int) else 0.0

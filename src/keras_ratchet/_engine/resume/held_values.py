@@ -41,25 +41,6 @@ _MOST_BYTES = 256 << 20  # of one object; what has more is named and not saved
 _NUMBERS = (bool, int, float, str, type(None))
 
 
-class _Stream(Foreign):
-    """The state of a `torch.Generator`, whatever the backend is."""
-
-    def __init__(self, generator: Any) -> None:
-        super().__init__("state", is_stream=True)
-        self._generator = generator
-
-    @property
-    def identity(self) -> Any:
-        return id(self._generator)
-
-    @property
-    def value(self) -> Any:
-        return _backends.torch_loading().generator_state(self._generator)
-
-    def assign(self, value: NDArray[Any]) -> None:
-        _backends.torch_loading().set_generator(self._generator, np.array(value))
-
-
 class Values:
     """The values of one object, without those that the model in training has.
 
@@ -271,7 +252,7 @@ def _variables(thing: Any) -> list[Any]:
         inner = getattr(thing, "inner_optimizer", None)
         found = [*thing.variables, *(_variables(inner) if inner is not None else ())]
     elif _is_torch_generator(thing):
-        found = [_Stream(thing)]
+        found = [_backends.torch_loading().Stream(thing)]
     else:
         found = list(_backends.current().state_of(thing) or ())
         layers = thing.modules() if found and hasattr(thing, "modules") else ()
@@ -304,14 +285,19 @@ def _identity(variable: Any) -> Any:
     return variable.identity if isinstance(variable, Foreign) else id(variable)
 
 
+def _is_stream(variable: Any) -> bool:
+    """Return whether this is the state of a generator, which the backend need not know."""
+    return isinstance(variable, Foreign) and variable.is_stream
+
+
 def _view(variable: Any) -> NDArray[Any]:
-    if isinstance(variable, _Stream):
+    if _is_stream(variable):
         return np.asarray(variable.value)
     return np.asarray(_backends.current().view(variable))
 
 
 def _assign(variable: Any, value: NDArray[Any]) -> None:
-    if isinstance(variable, _Stream):
+    if _is_stream(variable):
         variable.assign(value)
     else:
         _backends.current().assign(variable, np.array(value))

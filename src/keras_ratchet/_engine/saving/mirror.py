@@ -22,7 +22,7 @@ from typing import Any
 from keras_ratchet._engine.saving.background import BackgroundWriter, Saved, drain_all
 from keras_ratchet._engine.saving.no_mirror import NoMirror
 from keras_ratchet._storage import anywhere
-from keras_ratchet._storage.objects import failures, journals, object_store, reading
+from keras_ratchet._storage.objects import changing, failures, journals, object_store, reading
 from keras_ratchet._storage.objects.fetch import fetch
 from keras_ratchet._storage.objects.location import cache_directory
 from keras_ratchet._storage.objects.replica import Replica
@@ -140,12 +140,16 @@ class Mirror(NoMirror):
         if replica is None:
             return
         try:
+            self._push_journal(replica)
+        finally:
+            replica.end()
+
+    def _push_journal(self, replica: Replica) -> None:
+        try:
             replica.store.patience_s = _JOURNAL_PATIENCE_S
             replica.push_journal()
         except Exception as error:  # nothing is restored from a journal
             _log.warning("the journal could not be put on %s: %s", self.url, error)
-        finally:
-            replica.end()
 
     def remote_only(self, here: Collection[str]) -> list[CheckpointInfo]:
         """Return the checkpoints that are on the store only, with the paths they would have here.
@@ -160,13 +164,18 @@ class Mirror(NoMirror):
 
     def noted(self) -> list[dict[str, Any]]:
         """Return the events in the journals on the store, those of other machines too."""
-        if self._replica is None:
-            return []
         try:
-            return list(journals.read(self._replica.store))
+            return [] if self._replica is None else list(journals.read(self._replica.store))
         except Exception as error:  # nothing is restored from a journal
             _log.warning("the journals on %s could not be read: %s", self.url, error)
             return []
+
+    def note_late(self, event: str, **fields: Any) -> None:
+        """Put an event that came when training was done, and is in the local journal already."""
+        if (replica := self._replica) is None:
+            changing.note(self.url, event, self._options, **fields)
+        else:
+            self._push_journal(replica)
 
     def has(self, name: str) -> bool:
         """Return whether a checkpoint of this name is on the store."""

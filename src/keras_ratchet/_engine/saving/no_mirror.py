@@ -37,6 +37,9 @@ class NoMirror:
         """Return nothing."""
         return []
 
+    def note_late(self, event: str, **fields: Any) -> None:
+        """Do nothing."""
+
     def has(self, name: str) -> bool:
         """Return False."""
         return False

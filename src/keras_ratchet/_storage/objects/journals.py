@@ -93,12 +93,7 @@ def read(store: ObjectStore) -> Iterator[dict[str, Any]]:
     lines = dict.fromkeys(line for key in keys for line in texts.get(key, b"").splitlines())
     events = (journal.event_of(line) for line in lines)
     known = [event for event in events if event is not None]
-    yield from sorted(known, key=_time)
-
-
-def _time(event: dict[str, Any]) -> float:
-    value = event.get("time")
-    return float(value) if isinstance(value, int | float) else 0.0
+    yield from sorted(known, key=journal.time_of)
 
 
 def delete(store: ObjectStore) -> None:
